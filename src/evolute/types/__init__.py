@@ -1,0 +1,73 @@
+"""The words that every room shares: plain data and protocols, no torch, no I/O."""
+
+from evolute.types.backend import Backend, Tokenizer
+from evolute.types.env import Env, Problem, StepResult, Task
+from evolute.types.errors import (
+    BackendError,
+    BadGrammar,
+    CheckpointError,
+    ConfigError,
+    EpisodeError,
+    EvoluteError,
+    ModelError,
+    NoPlan,
+    NotSupported,
+    OutOfCapacity,
+    PromptTooLong,
+    RequestError,
+    RewardError,
+    SandboxError,
+    ToolError,
+    TrainingError,
+    UnknownAdapter,
+    WireError,
+)
+from evolute.types.request import (
+    Delta,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    Output,
+    TopLogprob,
+    VersionSegment,
+)
+from evolute.types.rollout import Outcome, Rollout, TrainingSample
+from evolute.types.sampling import SamplingParams
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "BadGrammar",
+    "CheckpointError",
+    "ConfigError",
+    "Delta",
+    "Env",
+    "EpisodeError",
+    "EvoluteError",
+    "FinishReason",
+    "GenerateRequest",
+    "Message",
+    "ModelError",
+    "NoPlan",
+    "NotSupported",
+    "OutOfCapacity",
+    "Outcome",
+    "Output",
+    "Problem",
+    "PromptTooLong",
+    "RequestError",
+    "RewardError",
+    "Rollout",
+    "SamplingParams",
+    "SandboxError",
+    "StepResult",
+    "Task",
+    "Tokenizer",
+    "ToolError",
+    "TopLogprob",
+    "TrainingError",
+    "TrainingSample",
+    "UnknownAdapter",
+    "VersionSegment",
+    "WireError",
+]

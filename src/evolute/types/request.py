@@ -1,0 +1,90 @@
+"""What is asked of a model, and what comes back."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypedDict
+
+from evolute.types.sampling import SamplingParams
+
+_ids = itertools.count()
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # end of sequence, a stop string or token, or a finished grammar
+    LENGTH = "length"  # max_new_tokens or the end of the context
+    ABORT = "abort"  # cancelled by the client or the operator
+    ERROR = "error"  # the engine failed; `Output.error` says why
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One prompt to be completed `sampling.n` times."""
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams = SamplingParams()
+    adapter: str | None = None
+    tenant: str = "default"  # who is billed for fairness
+    cache_salt: str = ""  # requests with different salts never share cached pages
+    id: str = field(default_factory=lambda: f"req-{next(_ids)}")
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One completion.
+
+    Invariants: len(logprobs) == len(token_ids); the `num_tokens` of `weight_versions` sum to
+    len(token_ids). The end-of-sequence token, when sampled, is the last of `token_ids` and is
+    not in `text`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    cached_tokens: int  # prompt tokens whose keys and values were reused
+    weight_version: int  # of the last token
+    prompt_tokens: int = 0
+    weight_versions: tuple[VersionSegment, ...] = ()
+    top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()  # per output token, when asked for
+    prompt_logprobs: tuple[float | None, ...] = ()  # per prompt token, first None
+    matched_stop: str | int | None = None  # stop string or token id that ended it
+    index: int = 0  # which of the n
+    request_id: str = ""
+    error: str | None = None
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSegment:
+    """A run of output tokens that one version of the weights sampled."""
+
+    version: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a streamed completion. The last one of an index carries `output`."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()
+    output: Output | None = None
