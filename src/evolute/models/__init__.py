@@ -1,0 +1,28 @@
+"""Network definitions and weights: one model for serving and for training."""
+
+from evolute.models.config import ModelConfig, RopeScaling
+from evolute.models.decoder import Attend, Decoder, Delta, attention, causal_attention, rotary_table
+from evolute.models.loading import SHORT_NAMES, LoadedModel, load_model
+from evolute.models.lora import LoraConfig, LoraWeights, load_peft, save_peft
+from evolute.models.weights import BlockQuantized, ModelWeights, fingerprint
+
+__all__ = [
+    "SHORT_NAMES",
+    "Attend",
+    "BlockQuantized",
+    "Decoder",
+    "Delta",
+    "LoadedModel",
+    "LoraConfig",
+    "LoraWeights",
+    "ModelConfig",
+    "ModelWeights",
+    "RopeScaling",
+    "attention",
+    "causal_attention",
+    "fingerprint",
+    "load_model",
+    "load_peft",
+    "rotary_table",
+    "save_peft",
+]

@@ -1,0 +1,93 @@
+"""What can be set about an engine, and what the settings become for one model.
+
+    EngineConfig                         what a user writes
+    resolve(config, model) -> Resolved   every choice made; frozen; what the engine runs with
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from evolute.models import ModelConfig
+from evolute.types import ConfigError
+
+MAX_PAGE_SIZE = 16
+BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine. `auto` and 0 are decided by `resolve`."""
+
+    executor: Literal["auto", "native", "torch"] = "auto"  # torch: the plain reference
+    precision: Literal["auto", "float32", "quantized"] = "auto"  # auto: float32
+    kv_dtype: Literal["auto", "float32", "float16"] = "auto"  # auto: follows precision
+    context: int = 0  # longest prompt + output; 0: the model's own
+    max_running: int = 64  # requests computed at once
+    token_budget: int = 512  # tokens one step may compute
+    page_size: int = 16  # tokens a page of the prefix cache holds, 1 to 16
+    memory_mb: int = 1024  # keys and values
+    prefix_cache: bool = True
+    policy: Literal["fcfs", "lpm"] = "lpm"
+    max_waiting: int = 4096  # requests queued before new ones are refused
+    num_threads: int = 0  # 0: one for each core
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.page_size <= MAX_PAGE_SIZE:
+            raise ConfigError(
+                f"engine.page_size is {self.page_size}; it must lie between 1 and {MAX_PAGE_SIZE}."
+            )
+        for name in ("max_running", "token_budget", "memory_mb", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"engine.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("context", "num_threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings in force: `config` without `auto`, and what follows from it."""
+
+    config: EngineConfig
+    num_pages: int
+    page_bytes: int
+
+
+def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native: bool) -> Resolved:
+    """Decide everything that was left open. Raises ConfigError when it cannot work."""
+    executor = config.executor
+    if executor == "auto":
+        executor = "native" if has_native else "torch"
+    if executor == "native" and not has_native:
+        raise ConfigError("engine.executor is 'native' but the kernels are not built; `make build`.")
+    precision = "float32" if config.precision == "auto" else config.precision
+    if precision == "quantized" and executor == "torch":
+        raise ConfigError("engine.precision 'quantized' needs engine.executor 'native'.")
+    kv_dtype = config.kv_dtype
+    if kv_dtype == "auto":
+        kv_dtype = "float32" if precision == "float32" else "float16"
+    context = min(config.context or model.context, model.context)
+    chosen = dataclasses.replace(
+        config,
+        executor=executor,
+        precision=precision,
+        kv_dtype=kv_dtype,
+        context=context,
+        num_threads=config.num_threads or cores,
+    )
+    return Resolved(chosen, *_pages(chosen, model))
+
+
+def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int]:
+    width = 2 * model.num_layers * model.num_kv_heads * model.head_width
+    page_bytes = config.page_size * width * BYTES[config.kv_dtype]
+    num_pages = config.memory_mb * 2**20 // page_bytes
+    if num_pages < 2:
+        raise ConfigError(
+            f"engine.memory_mb is {config.memory_mb}, but one page of {config.page_size} tokens "
+            f"takes {page_bytes / 2**20:.1f} MB and two are needed; raise memory_mb."
+        )
+    return num_pages, page_bytes

@@ -1,0 +1,78 @@
+"""From token ids to text, while the tokens are still coming.
+
+    TextStream.push(token_id) -> the text that is now safe to show
+    TextStream.finish()       -> what was held back, when nothing more will come
+
+Two things are held back: bytes that are not yet a whole UTF-8 character, and text that may be
+the beginning of a stop string. A stop string that is found ends the stream; it and what follows
+it are not shown (unless `include_stop`).
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from functools import lru_cache
+
+from evolute.types import Tokenizer
+
+
+class TextStream:
+    """The text of one output, token by token. `matched_stop` is set once a stop was found."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._include_stop = include_stop
+        self._skip_special = skip_special_tokens
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""  # decoded, but perhaps the start of a stop string
+        self.matched_stop: str | None = None
+
+    def push(self, token_id: int) -> str:
+        """Add one token. Returns the text that became safe; often ''."""
+        if self.matched_stop is not None:
+            return ""
+        if self._skip_special and is_special(self._tokenizer, token_id):
+            return ""
+        return self._release(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+
+    def finish(self) -> str:
+        """Give back what was held; an unfinished character becomes U+FFFD."""
+        if self.matched_stop is not None:
+            return ""
+        rest = self._release(self._utf8.decode(b"", final=True)) + self._held
+        self._held = ""
+        return rest
+
+    def _release(self, new: str) -> str:
+        text = self._held + new
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            at, stop = min(found, key=lambda pair: (pair[0], -len(pair[1])))
+            self.matched_stop, self._held = stop, ""
+            return text[: at + len(stop) if self._include_stop else at]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`, the whole of it excluded."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0
+
+
+@lru_cache(maxsize=200_000)
+def is_special(tokenizer: Tokenizer, token_id: int) -> bool:
+    """True for control tokens, which `skip_special_tokens` leaves out of the text."""
+    return not tokenizer.decode([token_id]) and bool(tokenizer.token_bytes(token_id))

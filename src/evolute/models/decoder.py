@@ -1,0 +1,223 @@
+"""The network: one definition of the Llama family, for training and for reference serving.
+
+Tokens are packed, without padding. Two seams let everyone use it:
+
+    attend(layer, q, k, v) -> o      who sees whom, and where keys and values are kept
+    delta(layer, module, x) -> y     what is added to a linear layer's output: LoRA
+
+Letters: T tokens, D model width, H query heads, K kv heads, E head width, V vocabulary.
+Llama, Mistral, Qwen2 (biases) and Qwen3 (norms on q and k) differ by switches of ModelConfig.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evolute.models.config import ModelConfig, RopeScaling
+from evolute.models.weights import ModelWeights
+from evolute.types import ModelError
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+class Attend(Protocol):
+    """Attention of the packed tokens; q and k come with their positions rotated in."""
+
+    def __call__(
+        self,
+        layer: int,
+        q: Float[Tensor, "T H E"],
+        k: Float[Tensor, "T K E"],
+        v: Float[Tensor, "T K E"],
+    ) -> Float[Tensor, "T H E"]: ...
+
+
+class Delta(Protocol):
+    """What an adapter adds to a linear layer; None for nothing."""
+
+    def __call__(self, layer: int, module: str, x: Tensor) -> Tensor | None: ...
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) * weight (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class Block(nn.Module):
+    """One layer: attention and gated MLP, each behind a norm and a residual."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.config, self.index = config, index
+        self.input_layernorm = RmsNorm(config.width, config.norm_eps)
+        self.post_attention_layernorm = RmsNorm(config.width, config.norm_eps)
+        biases = dict.fromkeys(ATTENTION[:3], config.qkv_bias)
+        biases |= {"o_proj": config.output_bias} | dict.fromkeys(MLP, config.mlp_bias)
+        linears = {
+            name: nn.Linear(*reversed(config.linear_shape(name)), bias=bias)
+            for name, bias in biases.items()
+        }
+        self.self_attn = nn.ModuleDict({name: linears[name] for name in ATTENTION})
+        self.mlp = nn.ModuleDict({name: linears[name] for name in MLP})
+        if config.qk_norm:
+            self.self_attn["q_norm"] = RmsNorm(config.head_width, config.norm_eps)
+            self.self_attn["k_norm"] = RmsNorm(config.head_width, config.norm_eps)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, delta: Delta | None
+    ) -> Tensor:
+        x = x + self._attention(self.input_layernorm(x), rotary, attend, delta)
+        return x + self._mlp(self.post_attention_layernorm(x), delta)
+
+    def _attention(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, delta: Delta | None
+    ) -> Tensor:
+        width = self.config.head_width
+        q, k, v = (
+            self._linear(self.self_attn, name, x, delta).unflatten(-1, (-1, width))
+            for name in ATTENTION[:3]
+        )
+        if self.config.qk_norm:
+            q, k = self.self_attn["q_norm"](q), self.self_attn["k_norm"](k)
+        o = attend(self.index, rotate(q, *rotary), rotate(k, *rotary), v)
+        return self._linear(self.self_attn, "o_proj", o.flatten(-2), delta)
+
+    def _mlp(self, x: Tensor, delta: Delta | None) -> Tensor:
+        gate = self._linear(self.mlp, "gate_proj", x, delta)
+        up = self._linear(self.mlp, "up_proj", x, delta)
+        return self._linear(self.mlp, "down_proj", F.silu(gate) * up, delta)
+
+    def _linear(self, part: nn.ModuleDict, name: str, x: Tensor, delta: Delta | None) -> Tensor:
+        y: Tensor = part[name](x)
+        extra = delta(self.index, name, x) if delta else None
+        return y if extra is None else y + extra
+
+
+class Decoder(nn.Module):
+    """Token ids in, hidden states out. Parameters bear Hugging Face's names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.norm = RmsNorm(config.width, config.norm_eps)
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.register_buffer("rotary", rotary_table(config), persistent=False)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The output matrix; the embedding itself when tied."""
+        head = self.embed_tokens if self.config.tie_embeddings else self.lm_head
+        return head.weight
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, " T"],
+        positions: Int[Tensor, " T"],
+        attend: Attend,
+        delta: Delta | None = None,
+    ) -> Float[Tensor, "T D"]:
+        """Hidden states after the final norm; multiply by `head_weight` for logits."""
+        x = self.embed_tokens(token_ids)
+        half = self.config.head_width // 2
+        table = self.rotary[positions].to(x.dtype).unsqueeze(1)
+        rotary = (table[..., :half], table[..., half:])
+        for block in self.layers:
+            x = block(x, rotary, attend, delta)
+        out: Tensor = self.norm(x)
+        return out
+
+    def load(self, weights: ModelWeights) -> None:
+        """Copy weights in. Raises ModelError naming what is missing or of another shape."""
+        own = dict(self.named_parameters())
+        missing = sorted(own.keys() - weights.keys())
+        if missing:
+            raise ModelError(f"the model lacks {len(missing)} tensors, e.g. {missing[0]!r}.")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                value = weights.dense(name)
+                if value.shape != parameter.shape:
+                    raise ModelError(
+                        f"{name} is {tuple(value.shape)}, expected {tuple(parameter.shape)}."
+                    )
+                parameter.copy_(value)
+
+
+def rotate(
+    x: Float[Tensor, "T H E"], cos: Float[Tensor, "T 1 half"], sin: Float[Tensor, "T 1 half"]
+) -> Float[Tensor, "T H E"]:
+    """Rotary positions (Su et al. 2021), the two halves of a head as the pairs."""
+    low, high = x.chunk(2, dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+
+
+def rotary_table(config: ModelConfig) -> Float[Tensor, "context E"]:
+    """[cos | sin] of every position, float32."""
+    half = config.head_width // 2
+    exponent = torch.arange(half, dtype=torch.float64) / half
+    inverse = config.rope_theta**-exponent
+    if config.rope_scaling:
+        inverse = _scaled(inverse, config.rope_scaling)
+    angles = torch.outer(torch.arange(config.context, dtype=torch.float64), inverse)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def _scaled(inverse: Tensor, scaling: RopeScaling) -> Tensor:
+    if scaling.kind == "linear":
+        return inverse / scaling.factor
+    wavelength = 2 * math.pi / inverse  # llama3: long waves are stretched, short ones kept
+    low = scaling.original_context / scaling.low_freq_factor
+    high = scaling.original_context / scaling.high_freq_factor
+    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    blended = (1 - smooth) * inverse / scaling.factor + smooth * inverse
+    blended = torch.where(wavelength > low, inverse / scaling.factor, blended)
+    return torch.where(wavelength < high, inverse, blended)
+
+
+def causal_attention(lengths: list[int], sliding_window: int | None = None) -> Attend:
+    """Attention for independent sequences packed one after the other."""
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = [
+            attention(*(x.transpose(0, 1)[None] for x in part), sliding_window=sliding_window)
+            for part in zip(q.split(lengths), k.split(lengths), v.split(lengths))
+        ]
+        return torch.cat([part[0].transpose(0, 1) for part in parts])
+
+    return attend
+
+
+def attention(
+    q: Float[Tensor, "B H T E"],
+    k: Float[Tensor, "B K S E"],
+    v: Float[Tensor, "B K S E"],
+    sliding_window: int | None = None,
+) -> Float[Tensor, "B H T E"]:
+    """Causal attention of the last T of S positions."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if num_queries == num_keys and sliding_window is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    row = torch.arange(num_keys - num_queries, num_keys)[:, None]
+    column = torch.arange(num_keys)[None]
+    mask = column <= row
+    if sliding_window is not None:
+        mask &= column > row - sliding_window
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)

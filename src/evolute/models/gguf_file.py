@@ -1,0 +1,179 @@
+"""GGUF files: metadata, and tensors kept in their own quantisation where it is affine.
+
+The `gguf` package parses the file; here its blocks become `BlockQuantized` (or dense tensors
+for floats and Q6_K), names become Hugging Face's, and the rows of q and k that llama.cpp
+interleaves for its own rotary layout are put back in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evolute.models.config import ModelConfig
+from evolute.models.weights import BlockQuantized, ModelWeights, Weight
+from evolute.types import ModelError
+
+BLOCK_NAMES = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+TOP_NAMES = {
+    "token_embd.weight": "embed_tokens.weight",
+    "output_norm.weight": "norm.weight",
+    "output.weight": "lm_head.weight",
+}
+Bytes = NDArray[np.uint8]
+
+
+def read_metadata(path: Path) -> tuple[dict[str, Any], Any]:
+    """Metadata by key, and the reader. Raises ModelError for a missing or damaged file."""
+    import gguf
+
+    if not path.is_file():
+        raise ModelError(f"model file {path} does not exist; check the path.")
+    try:
+        reader = gguf.GGUFReader(str(path))
+        fields = {key: field.contents() for key, field in reader.fields.items()}
+        total = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
+    except Exception as error:
+        raise ModelError(
+            f"model file {path} cannot be read as GGUF ({error}); it is damaged or incomplete. "
+            "Fetch it again."
+        ) from error
+    if total > path.stat().st_size:
+        raise ModelError(f"model file {path} is cut short; fetch it again.")
+    return fields, reader
+
+
+def read_weights(reader: Any, config: ModelConfig) -> ModelWeights:
+    """All tensors of the file under Hugging Face names."""
+    tensors: dict[str, Weight] = {}
+    for tensor in reader.tensors:
+        name = _name(tensor.name)
+        if name is None:
+            continue
+        weight = _weight(tensor)
+        if config.architecture == "llama" and tensor.name.split(".")[-2] in ("attn_q", "attn_k"):
+            heads = config.num_heads if "attn_q" in tensor.name else config.num_kv_heads
+            weight = _unpermute(weight, heads)
+        tensors[name] = weight
+    return ModelWeights(tensors)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _name(name: str) -> str | None:
+    if name in TOP_NAMES:
+        return TOP_NAMES[name]
+    parts = name.split(".")
+    if parts[0] == "blk" and parts[2] in BLOCK_NAMES:
+        return f"layers.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
+    return None
+
+
+def _weight(tensor: Any) -> Weight:
+    kind = tensor.tensor_type.name
+    shape = [int(n) for n in reversed(tensor.shape)]
+    if kind in ("F32", "F16"):
+        return torch.from_numpy(np.array(tensor.data)).reshape(shape)
+    if kind == "BF16":
+        return torch.from_numpy(np.array(tensor.data).view(np.int16)).view(torch.bfloat16).view(shape)
+    if kind == "Q6_K":
+        import gguf
+
+        return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type)).reshape(shape)
+    if kind not in DECODERS:
+        raise ModelError(
+            f"tensor {tensor.name} has type {kind}; supported are F32, F16, BF16, Q6_K, "
+            f"{', '.join(DECODERS)}. Convert the file with llama.cpp's quantize tool."
+        )
+    size, bits, decode = DECODERS[kind]
+    raw = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(shape[0], -1, size)
+    codes, scale, offset = decode(raw)
+    rows = shape[0]
+    return BlockQuantized(
+        np.ascontiguousarray(codes.reshape(rows, -1)),
+        np.ascontiguousarray(scale.reshape(rows, -1)),
+        np.ascontiguousarray(offset.reshape(rows, -1)),
+        bits,
+    )
+
+
+def _unpermute(weight: Weight, heads: int) -> Weight:
+    rows = weight.shape[0]
+    order = np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
+    return weight.rows(order) if isinstance(weight, BlockQuantized) else weight[order]
+
+
+def _half(raw: Bytes) -> NDArray[np.float32]:
+    return np.ascontiguousarray(raw).view(np.float16).astype(np.float32)[..., 0]
+
+
+def _nibbles(raw: Bytes) -> Bytes:
+    return np.concatenate([raw & 15, raw >> 4], axis=-1)
+
+
+def _high_bits(raw: Bytes) -> Bytes:
+    return np.unpackbits(np.ascontiguousarray(raw), axis=-1, bitorder="little") << 4
+
+
+def _q4_0(raw: Bytes) -> tuple[Bytes, Any, Any]:
+    scale = _half(raw[..., :2])
+    return _nibbles(raw[..., 2:]), scale, -8 * scale
+
+
+def _q4_1(raw: Bytes) -> tuple[Bytes, Any, Any]:
+    return _nibbles(raw[..., 4:]), _half(raw[..., :2]), _half(raw[..., 2:4])
+
+
+def _q5_0(raw: Bytes) -> tuple[Bytes, Any, Any]:
+    scale = _half(raw[..., :2])
+    return _nibbles(raw[..., 6:]) | _high_bits(raw[..., 2:6]), scale, -16 * scale
+
+
+def _q5_1(raw: Bytes) -> tuple[Bytes, Any, Any]:
+    codes = _nibbles(raw[..., 8:]) | _high_bits(raw[..., 4:8])
+    return codes, _half(raw[..., :2]), _half(raw[..., 2:4])
+
+
+def _q8_0(raw: Bytes) -> tuple[Bytes, Any, Any]:
+    scale = _half(raw[..., :2])
+    return raw[..., 2:] ^ np.uint8(128), scale, -128 * scale
+
+
+def _q4_k(raw: Bytes) -> tuple[Bytes, Any, Any]:
+    """Super-blocks of 256: eight blocks of 32, each with 6-bit scale and minimum."""
+    d, dmin, packed = _half(raw[..., :2]), _half(raw[..., 2:4]), raw[..., 4:16]
+    low, high, mixed = packed[..., :4], packed[..., 4:8], packed[..., 8:]
+    scales = np.concatenate([low & 63, (mixed & 15) | ((low >> 6) << 4)], axis=-1)
+    minima = np.concatenate([high & 63, (mixed >> 4) | ((high >> 6) << 4)], axis=-1)
+    quarters = raw[..., 16:].reshape(*raw.shape[:-1], 4, 32)
+    codes = np.stack([quarters & 15, quarters >> 4], axis=-2)
+    scale = d[..., None] * scales.astype(np.float32)
+    return codes, scale, -(dmin[..., None] * minima.astype(np.float32))
+
+
+DECODERS: dict[str, tuple[int, int, Callable[[Bytes], tuple[Bytes, Any, Any]]]] = {
+    "Q4_0": (18, 4, _q4_0),
+    "Q4_1": (20, 4, _q4_1),
+    "Q5_0": (22, 8, _q5_0),
+    "Q5_1": (24, 8, _q5_1),
+    "Q8_0": (34, 8, _q8_0),
+    "Q4_K": (144, 4, _q4_k),
+}
