@@ -1,0 +1,8 @@
+"""Tokens in, tokens out: scheduling, memory, adapters and execution on one model."""
+
+from evolute.engine.adapters import AdapterInfo
+from evolute.engine.config import EngineConfig, resolve
+from evolute.engine.core import Counts
+from evolute.engine.engine import Engine, EngineStats
+
+__all__ = ["AdapterInfo", "Counts", "Engine", "EngineConfig", "EngineStats", "resolve"]

@@ -1,0 +1,7 @@
+"""What tests stand on: doubles of the seams, public so that users can test with them too."""
+
+from evolute.testing.backends import ScriptedBackend
+from evolute.testing.clock import ManualClock
+from evolute.testing.tokenizers import ByteTokenizer
+
+__all__ = ["ByteTokenizer", "ManualClock", "ScriptedBackend"]

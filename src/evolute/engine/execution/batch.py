@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evolute.models import LoraWeights, ModelWeights
+
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
@@ -52,6 +54,13 @@ class Executor(Protocol):
         """Logits [R, V] of `batch.logit_rows`; writes keys and values of all T tokens."""
         ...
 
+    def set_adapter(self, index: int, weights: LoraWeights) -> None: ...
+    def drop_adapter(self, index: int) -> None: ...
+    def adapter_fingerprint(self, index: int) -> str:
+        """Digest of what the executor computes with, not of what it was given."""
+        ...
+
+    def set_weights(self, weights: ModelWeights) -> None: ...
     def set_num_threads(self, num_threads: int) -> None: ...
 
 

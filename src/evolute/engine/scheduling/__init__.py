@@ -1,0 +1,18 @@
+"""Deciding what to compute next, without computing anything."""
+
+from evolute.engine.scheduling.queue import QUEUES, FcfsQueue, LpmQueue, Queue
+from evolute.engine.scheduling.sequence import Sequence
+from evolute.engine.scheduling.step import Candidate, Chunk, Limits, Step, next_step
+
+__all__ = [
+    "QUEUES",
+    "Candidate",
+    "Chunk",
+    "FcfsQueue",
+    "Limits",
+    "LpmQueue",
+    "Queue",
+    "Sequence",
+    "Step",
+    "next_step",
+]

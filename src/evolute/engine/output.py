@@ -1,0 +1,140 @@
+"""One output in the making: tokens, text, stops, and what was measured on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolute.engine.execution.sampler import Chosen, Row
+from evolute.engine.scheduling import Sequence
+from evolute.engine.text import TextStream
+from evolute.grammar import Matcher
+from evolute.types import (
+    Delta,
+    FinishReason,
+    GenerateRequest,
+    Output,
+    Tokenizer,
+    TopLogprob,
+    VersionSegment,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A request's `index`-th output. `output` is set once, when it is finished."""
+
+    request: GenerateRequest
+    index: int
+    sequence: Sequence
+    text_stream: TextStream
+    seed: int
+    stop_token_ids: frozenset[int]
+    vocab_size: int
+    adapter: int = -1
+    matcher: Matcher | None = None
+    text: str = ""
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[tuple[TopLogprob, ...]] = field(default_factory=list)
+    prompt_logprobs: list[float | None] = field(default_factory=list)
+    versions: list[VersionSegment] = field(default_factory=list)
+    matched_stop: str | int | None = None
+    output: Output | None = None
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.sequence.tokens[self.sequence.prompt_len :]
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        return self.request.sampling.prompt_logprobs
+
+    def row(self) -> Row:
+        """What the choice of the next token depends on."""
+        return Row(
+            sampling=self.request.sampling,
+            seed=self.seed,
+            position=self.sequence.num_tokens,
+            prompt=self.request.prompt,
+            output=self.token_ids,
+            stop_token_ids=self.stop_token_ids,
+            mask=self._mask(),
+        )
+
+    def accept(self, chosen: Chosen, version: int) -> Delta:
+        """Take the next token; sets `output` when it is the last. Returns what is new."""
+        token = chosen.token_id
+        self.sequence.tokens.append(token)
+        self.logprobs.append(chosen.logprob)
+        self.top_logprobs.append(chosen.top)
+        self._count(version)
+        if self.matcher:
+            self.matcher.accept(token)
+        ends = token in self.stop_token_ids
+        text = "" if ends else self.text_stream.push(token)
+        reason = self._reason(token, ends)
+        if reason:
+            text += self.text_stream.finish()
+        self.text += text
+        if reason:
+            self.finish(reason)
+        top = (chosen.top,) if self.request.sampling.top_logprobs else ()
+        return Delta(self.index, text, (token,), (chosen.logprob,), top, self.output)
+
+    def finish(self, reason: FinishReason, error: str | None = None) -> Output:
+        """Close the output as it is."""
+        sequence, sampling = self.sequence, self.request.sampling
+        self.output = Output(
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            logprobs=tuple(self.logprobs),
+            finish_reason=reason,
+            cached_tokens=sequence.num_cached or 0,
+            weight_version=self.versions[-1].version if self.versions else 0,
+            prompt_tokens=sequence.prompt_len,
+            weight_versions=tuple(self.versions),
+            top_logprobs=tuple(self.top_logprobs) if sampling.top_logprobs else (),
+            prompt_logprobs=tuple(self.prompt_logprobs),
+            matched_stop=self.matched_stop,
+            index=self.index,
+            request_id=self.request.id,
+            error=error,
+            num_preemptions=sequence.num_preemptions,
+        )
+        return self.output
+
+    def _mask(self) -> NDArray[np.uint32] | None:
+        if self.matcher is None:
+            return None
+        mask = np.zeros(-(-self.vocab_size // 32), np.uint32)
+        self.matcher.fill_mask(mask)
+        return mask
+
+    def _count(self, version: int) -> None:
+        if self.versions and self.versions[-1].version == version:
+            self.versions[-1] = VersionSegment(version, self.versions[-1].num_tokens + 1)
+        else:
+            self.versions.append(VersionSegment(version, 1))
+
+    def _reason(self, token: int, ends: bool) -> FinishReason | None:
+        if ends:
+            self.matched_stop = token
+            return FinishReason.STOP
+        if self.text_stream.matched_stop is not None:
+            self.matched_stop = self.text_stream.matched_stop
+            return FinishReason.STOP
+        if self.matcher and self.matcher.is_finished:
+            return FinishReason.STOP
+        if len(self.logprobs) >= self.sequence.max_new_tokens:
+            return FinishReason.LENGTH
+        return None
+
+
+def stop_ids(request: GenerateRequest, tokenizer: Tokenizer) -> frozenset[int]:
+    """Token ids that end an output of this request."""
+    sampling = request.sampling
+    if sampling.ignore_eos:
+        return frozenset(sampling.stop_token_ids)
+    return tokenizer.stop_token_ids | frozenset(sampling.stop_token_ids)

@@ -1,0 +1,46 @@
+"""What the scheduler knows about one request in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One output being made. `num_computed` tokens have keys and values in `pages`.
+
+    Invariants while running: len(pages) * page_size >= num_computed; the last token of
+    `tokens` is never computed before the next one is wanted, so num_uncomputed >= 1.
+    """
+
+    id: int
+    prompt_len: int
+    tokens: list[int]  # prompt, then output
+    max_new_tokens: int
+    namespace: Hashable = None
+    is_private: bool = False  # neither looks into the prefix cache nor fills it
+    tenant: str = "default"
+    pages: list[int] = field(default_factory=list)
+    num_shared_pages: int = 0  # the first ones belong to the prefix cache
+    num_computed: int = 0
+    num_cached: int | None = None  # prompt tokens found in the cache at first admission
+    passed_over: int = 0  # how often a later arrival was admitted before it
+    num_preemptions: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.prompt_len
+
+    def pages_for(self, num_new_tokens: int, page_size: int) -> int:
+        """Pages to add before `num_new_tokens` more tokens can be computed."""
+        needed = -(-(self.num_computed + num_new_tokens) // page_size)
+        return max(needed - len(self.pages), 0)
