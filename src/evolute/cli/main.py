@@ -1,0 +1,86 @@
+"""The command line: `evolute VERB`. Results on stdout, progress and logs on stderr.
+
+Each verb is a file of its own, loaded when it is called, so that `--help` is quick.
+Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+VERBS = {  # verb -> the line that --help shows
+    "loop": "the main job: serve, measure, roll out, train, publish, tune, report",
+    "serve": "an OpenAI-compatible HTTP server",
+    "generate": "complete one prompt",
+    "chat": "a conversation in the terminal",
+    "train": "a training run: `train rl RECIPE.toml`",
+    "eval": "accuracy on a task, with a confidence interval",
+    "tune": "the system loop on one part: `tune engine`",
+    "bench": "measure: serving, replay, training",
+    "trace": "a timeline of a run",
+    "doctor": "what this machine can do, and what is missing",
+}
+
+
+class _Verbs(TyperGroup):
+    """Looks a verb's file up only when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        if "--help" in sys.argv[1:2] or len(sys.argv) == 1:  # the list only needs one line each
+            return click.Command(name, help=VERBS[name], short_help=VERBS[name])
+        module: Any = importlib.import_module(f"evolute.cli.{name}")
+        command: click.Command = typer.main.get_command(module.app)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from evolute.types.settings import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            ctx.fail(f"no verb {args[0]!r}. {nearest(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    help="Serve language models, train agents on them, and let them tune the system they run on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root() -> None:
+    """Evolute."""
+
+
+def main() -> None:
+    """Entry point: expected errors become one line, not a traceback."""
+    from evolute.types import ConfigError, EvoluteError
+
+    try:
+        app()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except EvoluteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
