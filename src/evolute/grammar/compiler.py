@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -152,16 +153,16 @@ class GrammarCompiler:
         if matcher.error:
             raise BadGrammar(f"{kind} cannot be compiled: {_reason(matcher.error)}")
         bits = np.unpackbits(row.view(np.uint8), bitorder="little")
-        if self._eos_token_ids >= {int(id) for id in np.flatnonzero(bits)}:
-            if not matcher.is_accepting:
-                raise BadGrammar(f"{kind} allows no text at all; loosen it.")
+        only_the_end = self._eos_token_ids >= {int(id) for id in np.flatnonzero(bits)}
+        if only_the_end and not matcher.is_accepting:
+            raise BadGrammar(f"{kind} allows no text at all; loosen it.")
 
 
 def _source(kind: str, text: str) -> str:
     """The library's own form of a grammar. Raises BadGrammar for JSON that is none."""
     try:
         if kind == "json_schema":
-            defaults = {"whitespace_pattern": JSON_WHITESPACE}
+            defaults: Any = {"whitespace_pattern": JSON_WHITESPACE}
             return str(LLMatcher.grammar_from_json_schema(text, defaults=defaults))
         if kind == "regex":
             return str(LLMatcher.grammar_from_regex(text))

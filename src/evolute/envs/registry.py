@@ -1,0 +1,48 @@
+"""Tasks by name.
+
+    make_task("addition-2"), make_task("reasoning-gym:chain_sum", max_terms=2)
+    validate(task)      the gold answer earns 1, another one less
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evolute.envs.arithmetic import arithmetic_tasks
+from evolute.envs.gym_task import gym_task
+from evolute.envs.words import word_tasks
+from evolute.types import ConfigError, Task
+from evolute.types.settings import nearest
+
+GYM = "reasoning-gym:"
+
+
+def task_names() -> list[str]:
+    """Our own tasks; every reasoning-gym family is there as well, as reasoning-gym:FAMILY."""
+    return sorted([*arithmetic_tasks(), *word_tasks()])
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """A task by name. Raises ConfigError with the nearest known name."""
+    if name.startswith(GYM):
+        return gym_task(name, **options)
+    own: dict[str, Task] = {**arithmetic_tasks(), **word_tasks()}
+    if name not in own:
+        raise ConfigError(f"no task {name!r}. {nearest(name, [*own, GYM + 'FAMILY'])}")
+    if options:
+        raise ConfigError(f"task {name!r} takes no options, got {sorted(options)}.")
+    return own[name]
+
+
+def validate(task: Task, count: int = 10) -> None:
+    """Raise ConfigError unless gold answers earn 1 and a wrong one earns less."""
+    for problem in task.problems("train", count):
+        for action, is_right in ((problem.gold, True), ("no idea", False)):
+            env = task.make(problem)
+            env.init(problem.messages)
+            reward = env.step(action).reward
+            env.close()
+            if (reward >= 1.0) != is_right:
+                raise ConfigError(
+                    f"task {task.name!r} gives {action!r} a reward of {reward} on {problem.id!r}."
+                )
