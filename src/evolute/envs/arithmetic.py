@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from evolute.envs.base import TextEnv, split_of
-from evolute.types import ConfigError, Env, Problem
+from evolute.envs.base import Draw, TextEnv, draw_problems
+from evolute.types import Env, Problem
 
+FORM = "Answer with the number only."
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*")
-Draw = Callable[[random.Random], tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +26,10 @@ class ArithmeticTask:
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """`count` different problems of a split, the same for the same seed."""
-        source = random.Random(f"{self.name}/{split}/{seed}")
-        found: dict[str, Problem] = {}
-        for _ in range(count * 1000):
-            if len(found) == count:
-                break
-            question, answer = self.draw(source)
-            if question not in found and split_of(question) == split:
-                found[question] = self._problem(question, answer)
-        if len(found) < count:
-            raise ConfigError(
-                f"task {self.name!r} has only {len(found)} problems in split {split!r}, "
-                f"{count} were asked for; ask for fewer."
-            )
-        return list(found.values())
+        return draw_problems(self.name, self.draw, split, count, seed)
 
     def make(self, problem: Problem) -> Env:
         return TextEnv(lambda action: grade_number(action, problem.gold))
-
-    def _problem(self, question: str, answer: int) -> Problem:
-        text = f"What is {question}? Answer with the number only."
-        return Problem(question, ({"role": "user", "content": text},), str(answer))
 
 
 def grade_number(action: str, gold: str) -> float:
@@ -71,14 +53,14 @@ def arithmetic_tasks() -> dict[str, ArithmeticTask]:
 def _binary(sign: str, digits: int) -> Draw:
     low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits - 1
 
-    def draw(source: random.Random) -> tuple[str, int]:
+    def draw(source: random.Random) -> tuple[str, str]:
         a, b = source.randint(low, high), source.randint(low, high)
         result = {"+": a + b, "-": a - b, "*": a * b}[sign]
-        return f"{a} {sign} {b}", result
+        return f"What is {a} {sign} {b}? {FORM}", str(result)
 
     return draw
 
 
-def _chain(source: random.Random) -> tuple[str, int]:
+def _chain(source: random.Random) -> tuple[str, str]:
     a, b, c = (source.randint(10, 99) for _ in range(3))
-    return f"{a} + {b} - {c}", a + b - c
+    return f"What is {a} + {b} - {c}? {FORM}", str(a + b - c)

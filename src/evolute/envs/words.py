@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evolute.envs.arithmetic import NUMBER
-from evolute.envs.base import TextEnv, split_of
-from evolute.types import ConfigError, Env, Message, Problem, StepResult
+from evolute.envs.base import Draw, TextEnv, draw_problems
+from evolute.types import Env, Message, Problem, StepResult
 
 SYLLABLES = ("ba", "ko", "ri", "ten", "lu", "mas", "do", "vel", "ni", "sa", "por", "ge")
-Ask = Callable[[random.Random], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class WordTask:
     """Questions on made-up words; the answer is the last word of the text."""
 
     name: str
-    ask: Ask
+    ask: Draw
     max_new_tokens: int = 16
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
@@ -77,22 +76,6 @@ def grade_word(action: str, gold: str) -> float:
     """1 if the last word of the text is the gold one, without regard to case and marks."""
     words = action.split()
     return float(bool(words) and words[-1].strip(".,!?\"'`*").lower() == gold.lower())
-
-
-def draw_problems(name: str, ask: Ask, split: str, count: int, seed: int) -> list[Problem]:
-    """`count` different problems of a split, the same for the same seed."""
-    source = random.Random(f"{name}/{split}/{seed}")
-    found: dict[str, Problem] = {}
-    for _ in range(count * 1000):
-        if len(found) == count:
-            return list(found.values())
-        question, answer = ask(source)
-        if question not in found and split_of(question) == split:
-            found[question] = Problem(question, ({"role": "user", "content": question},), answer)
-    raise ConfigError(
-        f"task {name!r} has only {len(found)} problems in split {split!r}, {count} were asked "
-        "for; ask for fewer."
-    )
 
 
 def word_tasks() -> dict[str, WordTask | GuessTask]:

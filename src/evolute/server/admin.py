@@ -6,6 +6,7 @@ that adapters loaded later are seen and a scripted double is enough for a server
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,7 +30,8 @@ def adapter_names(engine: Backend) -> list[str]:
 
 def context_of(engine: Backend) -> int | None:
     """Tokens that prompt and output may have together, or None when the engine does not say."""
-    context = getattr(engine, "context", None)
+    holder = getattr(engine, "config", engine)
+    context = getattr(holder, "context", None)
     return context if isinstance(context, int) else None
 
 
@@ -39,7 +41,9 @@ def is_alive(engine: Backend) -> bool:
     return bool(alive() if callable(alive) else alive)
 
 
-def stats(engine: Backend) -> Mapping[str, Any]:
-    """The engine's own figures; empty when it has none."""
+def stats(engine: Backend) -> dict[str, Any]:
+    """The engine's own figures as plain values; empty when it has none."""
     found = engine.stats() if isinstance(engine, HasStats) else {}
-    return found if isinstance(found, Mapping) else {}
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        return dataclasses.asdict(found)
+    return dict(found) if isinstance(found, Mapping) else {}

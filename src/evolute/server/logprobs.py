@@ -1,6 +1,6 @@
 """Log-probabilities in OpenAI's two shapes.
 
-    Piece                              tokens with their log-probabilities, as they came
+    Piece, Held                        tokens with their log-probabilities; those not yet told
     completion_logprobs(piece, ...)    {tokens, token_logprobs, top_logprobs, text_offset}
     chat_logprobs(piece, ...)          {content: [{token, logprob, bytes, top_logprobs}]}
 
@@ -38,6 +38,23 @@ class Piece:
             self.logprobs + other.logprobs,
             self.top + other.top,
         )
+
+
+class Held:
+    """Tokens of one choice whose text is still held back, to be told with the next text."""
+
+    def __init__(self) -> None:
+        self._piece = Piece()
+        self.num_chars = 0  # of text told so far
+
+    def push(self, delta: Delta) -> Piece | None:
+        """The tokens to tell now with `delta.text`; None while there is nothing to show."""
+        self._piece += Piece.of(delta)
+        if not delta.text and delta.output is None:
+            return None
+        told, self._piece = self._piece, Piece()
+        self.num_chars += len(delta.text)
+        return told
 
 
 def completion_logprobs(

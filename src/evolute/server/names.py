@@ -1,11 +1,15 @@
 """Which model a request means: the base, or one of the adapters on it.
 
-    names.resolve("default" | base | adapter | "base:adapter") -> adapter or None
-    names.listing() -> the body of GET /v1/models
+    await names.resolve("default" | base | adapter | "base:adapter") -> adapter or None
+    await names.listing()                    the cards of GET /v1/models
+
+An engine answers which adapters it has between two of its steps, so that is asked in a thread
+and only when the name is not the base's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -29,11 +33,11 @@ class ModelNames:
         self._created = int(time.time())
         self.served = tuple(served) or (engine.model_name,)
 
-    def resolve(self, name: str) -> str | None:
+    async def resolve(self, name: str) -> str | None:
         """The adapter meant by `name`, None for the base. Raises FieldError 404."""
         if name == DEFAULT or name in self.served:
             return None
-        adapters = admin.adapter_names(self._engine)
+        adapters = await self._adapters()
         if name in adapters:
             return name
         for base in (DEFAULT, *self.served):
@@ -48,19 +52,22 @@ class ModelNames:
         """The name that a response carries."""
         return self.served[0] if name == DEFAULT else name
 
-    def listing(self) -> list[dict[str, Any]]:
+    async def listing(self) -> list[dict[str, Any]]:
         base = self.served[0]
         cards = [self._card(name, root=base, parent=None) for name in self.served]
-        for adapter in admin.adapter_names(self._engine):
+        for adapter in await self._adapters():
             cards.append(self._card(adapter, root=adapter, parent=base))
             cards.append(self._card(f"{base}:{adapter}", root=adapter, parent=base))
         return cards
 
-    def card(self, name: str) -> dict[str, Any]:
+    async def card(self, name: str) -> dict[str, Any]:
         """One entry of the listing; 'default' is the base. Raises FieldError 404."""
-        adapter = self.resolve(name)
+        adapter = await self.resolve(name)
         root = self.served[0] if adapter is None else adapter
         return self._card(self.shown(name), root=root, parent=adapter and self.served[0])
+
+    async def _adapters(self) -> list[str]:
+        return await asyncio.to_thread(admin.adapter_names, self._engine)
 
     def _card(self, name: str, *, root: str, parent: str | None) -> dict[str, Any]:
         return {

@@ -1,0 +1,20 @@
+"""Training on the engine's own rollouts: credit, update, checkpoint, publication."""
+
+from evolute.train.controller import Controller, StepReport
+from evolute.train.policy import Policy
+from evolute.train.settings import AlgorithmConfig, OptimizerConfig, TrainConfig
+from evolute.train.sync import PublishProof, publish
+from evolute.train.trainer import Trainer, UpdateReport
+
+__all__ = [
+    "AlgorithmConfig",
+    "Controller",
+    "OptimizerConfig",
+    "Policy",
+    "PublishProof",
+    "StepReport",
+    "TrainConfig",
+    "Trainer",
+    "UpdateReport",
+    "publish",
+]

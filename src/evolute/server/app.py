@@ -1,0 +1,138 @@
+"""The HTTP application: which paths there are and who may call them.
+
+    create_app(engine, served_names=["smollm2-135m"]) -> FastAPI
+
+Other rooms mount their pages with `extra_routers`; the same key check guards them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from evolute.server import admin, errors
+from evolute.server.chat import converse
+from evolute.server.completions import complete
+from evolute.server.errors import FieldError
+from evolute.server.names import ModelNames
+from evolute.server.sse import ClientLeft
+from evolute.types import Backend
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it but a log
+REFUSED = {
+    "/v1/embeddings": "a text-generating model is served here, not an embedding model",
+    "/v1/images/{rest:path}": "no vision model is served here",
+    "/v1/audio/{rest:path}": "no audio model is served here",
+}
+Serve = Callable[[Request, Backend, ModelNames], Coroutine[Any, Any, Response]]
+
+
+def create_app(
+    engine: Backend,
+    *,
+    served_names: Sequence[str],
+    api_keys: Sequence[str] | None = None,
+    extra_routers: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """An application on `engine`. `served_names[0]` is the base's name in answers.
+
+    With `api_keys`, every path but /health needs `Authorization: Bearer KEY`.
+    """
+    names = ModelNames(engine, served_names)
+    app = FastAPI(
+        title="Evolute",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(_gate(api_keys))] if api_keys else [],
+    )
+    errors.install(app)
+    app.state.engine, app.state.names = engine, names
+    for router in (_openai(engine, names), _status(engine), _refusals(), *extra_routers):
+        app.include_router(router)
+    return app
+
+
+def _openai(engine: Backend, names: ModelNames) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    def post(path: str, serve: Serve) -> None:
+        async def handle(request: Request) -> Response:
+            try:
+                return await serve(request, engine, names)
+            except ClientLeft:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+        router.post(path, response_model=None)(handle)
+
+    post("/completions", complete)
+    post("/chat/completions", converse)
+
+    @router.get("/models")
+    async def models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": await names.listing()})
+
+    @router.get("/models/{name:path}")
+    async def model(name: str) -> JSONResponse:
+        return JSONResponse(await names.card(name))
+
+    return router
+
+
+def _status(engine: Backend) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health")
+    async def health() -> JSONResponse:
+        alive = admin.is_alive(engine)
+        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    @router.get("/stats")
+    async def stats() -> JSONResponse:
+        return JSONResponse(await asyncio.to_thread(admin.stats, engine))
+
+    @router.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(_prometheus_text(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _refusals() -> APIRouter:
+    router = APIRouter()
+    for path, reason in REFUSED.items():
+
+        async def refuse(request: Request, reason: str = reason) -> Response:
+            text = f"{request.url.path} is not supported: {reason}."
+            raise FieldError(text, code="not_supported", status=501)
+
+        router.add_api_route(path, refuse, methods=["GET", "POST"], response_model=None)
+    return router
+
+
+def _gate(api_keys: Sequence[str]) -> Callable[[Request], None]:
+    keys = [f"bearer {key}".encode() for key in api_keys]
+
+    def check(request: Request) -> None:
+        if request.url.path == "/health":
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = f"{scheme.lower()} {key.strip()}".encode()
+        if not any([secrets.compare_digest(given, known) for known in keys]):
+            text = "no valid API key; send the header 'Authorization: Bearer KEY'."
+            raise FieldError(text, code="invalid_api_key", status=401)
+
+    return check
+
+
+def _prometheus_text() -> str:
+    try:
+        from evolute.telemetry.metrics import prometheus_text
+    except ImportError:
+        return ""
+    return str(prometheus_text())

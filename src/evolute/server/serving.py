@@ -1,0 +1,136 @@
+"""Putting an application on a port, in front or in a thread.
+
+    serve(app, host, port, on_ready)        until Ctrl-C or SIGTERM
+    serve_in_thread(app, host, port)        a RunningServer with url and stop()
+
+The port is taken before anything else, so one in use is a ConfigError and not a traceback;
+port 0 takes a free one. Stopping waits briefly for answers in progress, then cancels them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from evolute.types import ConfigError
+
+GRACE_S = 2  # for answers in progress when the server stops
+START_S = 30.0
+REASONS = {
+    errno.EADDRINUSE: "it is in use; choose another --port, or 0 for any free one",
+    errno.EACCES: "it needs root; choose a --port above 1023",
+    errno.EADDRNOTAVAIL: "this machine has no such address; use --host 127.0.0.1 or 0.0.0.0",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunningServer:
+    """A server in a thread of this process."""
+
+    url: str  # http://HOST:PORT
+    _server: uvicorn.Server
+    _thread: threading.Thread
+
+    def stop(self) -> None:
+        """Finish or cancel what is in progress and free the port. Idempotent."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def __enter__(self) -> RunningServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _Server(uvicorn.Server):
+    """Says when requests are accepted."""
+
+    def __init__(self, app: FastAPI, on_ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_graceful_shutdown=GRACE_S,
+                backlog=2048,
+            )
+        )
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def serve(
+    app: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until interrupted. Calls `on_ready(url)` once requests are accepted."""
+    with contextlib.closing(_listen(host, port)) as listener:
+        server = _Server(app, lambda: on_ready(_url(listener)) if on_ready else None)
+        with contextlib.suppress(KeyboardInterrupt):  # a clean stop: uvicorn raises it again
+            server.run(sockets=[listener])
+        if not server.started:
+            raise ConfigError("the server could not start; its log says why.")
+
+
+def serve_in_thread(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> RunningServer:
+    """Returns once requests are accepted."""
+    listener = _listen(host, port)
+    ready = threading.Event()
+    server = _Server(app, ready.set)
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            listener.close()
+            ready.set()
+
+    thread = threading.Thread(target=run, name="evolute-server", daemon=True)
+    thread.start()
+    if not ready.wait(START_S) or not server.started:
+        server.should_exit = True
+        raise ConfigError(f"the server did not start within {START_S:g} s; its log says why.")
+    return RunningServer(_url(listener), server, thread)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises ConfigError that names the fix."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port {port} does not exist; choose 0 (any free one) to 65535.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"host {host!r} has no address: {error}.") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        reason = REASONS.get(error.errno or 0, str(error))
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}.") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{host}:{port}"

@@ -1,0 +1,216 @@
+"""The synchronous loop of a run.
+
+    problems --episodes on the live engine--> rollouts --journal--> update --checkpoint-->
+        ^                                                                       |
+        +------------- publish: new adapter version, proved <-------------------+
+
+A step counts when the checkpoint pointer has passed it. Killed at any moment, a run goes on
+after its last counted step: later journal lines are cut off and the step is done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from evolute.engine import Engine
+from evolute.envs import make_task, run_episode
+from evolute.models import LoadedModel, save_peft
+from evolute.telemetry import RecordWriter, read_records
+from evolute.train import checkpoint
+from evolute.train.policy import Policy
+from evolute.train.rollouts import Journal, ProblemSource
+from evolute.train.settings import TrainConfig
+from evolute.train.sync import PublishProof, publish
+from evolute.train.trainer import Trainer, UpdateReport
+from evolute.types import Outcome, Problem, Rollout, SamplingParams, TrainingError
+from evolute.types.settings import to_toml
+
+logger = logging.getLogger(__name__)
+SAMPLES_A_STEP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One finished step, as the caller's progress shows it."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+class Controller:
+    """One training run in `run_dir`, on a live engine."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        model: LoadedModel,
+        engine: Engine,
+        adapter: str = "policy",
+    ) -> None:
+        self.config, self.run_dir, self.engine, self.adapter = config, run_dir, engine, adapter
+        self.task = make_task(config.task)
+        self.policy = Policy(model, config.lora, config.seed)
+        self.trainer = Trainer(self.policy, config)
+        self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
+        self.sampling = SamplingParams(
+            max_new_tokens=config.max_new_tokens or self.task.max_new_tokens,
+            temperature=config.temperature,
+        )
+        self.digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:16]
+        canary = self.task.problems("canary", 1)[0]
+        self.canary = tuple([*engine.tokenizer.chat(canary.messages), *_gold(engine, canary)])
+        self._journal = Journal(run_dir / "rollouts.jsonl")
+
+    async def run(
+        self,
+        on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Do the steps that are left. Returns the number of the last finished step."""
+        done = await self._resume()
+        for step in range(done + 1, self.config.steps):
+            if should_stop():
+                break
+            report = await self._step(step)
+            done = step
+            if on_step:
+                on_step(report)
+        return done
+
+    def save_adapter(self) -> Path:
+        """The trained adapter as a PEFT directory."""
+        path = self.run_dir / "adapter"
+        save_peft(self.policy.lora, path, self.config.model)
+        return path
+
+    # -- internals ---------------------------------------------------------------
+
+    async def _resume(self) -> int:
+        """Restore the last counted step and bring every file back to it."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        done = checkpoint.load(self.run_dir / "checkpoints", self.trainer, self.digest)
+        self._journal.cut_after(done)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            _cut_steps(self.run_dir / name, done)
+        await publish(self.engine, self.adapter, self.policy, done + 1, self.canary)
+        return done
+
+    async def _step(self, step: int) -> StepReport:
+        started = time.perf_counter()
+        rollouts = await self._roll_out(step)
+        self._journal.append(step, rollouts)
+        rolled = time.perf_counter()
+        update = await asyncio.to_thread(self.trainer.update, rollouts)
+        self._check_agreement(update)
+        proof = await publish(self.engine, self.adapter, self.policy, step + 2, self.canary)
+        published = time.perf_counter()
+        report = self._report(step, rollouts, update, proof)
+        report |= {
+            "rollout_s": rolled - started,
+            "publish_s": published - rolled - update.metrics["update_s"],
+        }
+        self._record(step, rollouts, report)
+        last = step + 1 == self.config.steps
+        if last or (step + 1) % self.config.checkpoint_every == 0:
+            checkpoint.save(
+                self.run_dir / "checkpoints",
+                step,
+                self.trainer,
+                self.digest,
+                self.config.keep_checkpoints,
+            )
+        return StepReport(step, {k: v for k, v in report.items() if isinstance(v, float | int)})
+
+    async def _roll_out(self, step: int) -> list[Rollout]:
+        problems = self.source.batch(step)
+        jobs = [
+            self._episode(problem, step, group, index)
+            for group, problem in enumerate(problems)
+            for index in range(self.config.samples_per_prompt)
+        ]
+        return list(await asyncio.gather(*jobs))
+
+    async def _episode(self, problem: Problem, step: int, group: int, index: int) -> Rollout:
+        play = partial(
+            run_episode,
+            self.task,
+            problem,
+            self.engine,
+            self.sampling,
+            adapter=self.adapter,
+            group=group,
+            index=index,
+        )
+        rollout = await play(seed=self.config.seed * 1_000_003 + step)
+        for attempt in range(self.config.train_retries):
+            if rollout.outcome is not Outcome.FAILED:
+                break
+            logger.warning("episode %s/%d failed: %s", problem.id, index, rollout.failure)
+            seed = self.config.seed * 1_000_003 + step + 7919 * (attempt + 1)
+            rollout = await play(seed=seed)
+        return rollout
+
+    def _check_agreement(self, update: UpdateReport) -> None:
+        single = self.config.epochs == self.config.mini_batches == 1
+        if update.num_tokens and single and update.metrics["ratio_max"] != 1.0:
+            raise TrainingError(f"the first ratio is {update.metrics['ratio_max']}, not 1.")
+
+    def _report(
+        self, step: int, rollouts: list[Rollout], update: UpdateReport, proof: PublishProof
+    ) -> dict[str, object]:
+        valid = [r for r in rollouts if r.outcome.is_reward_valid]
+        n = max(len(valid), 1)
+        return {
+            "kind": "train_step",
+            "step": step,
+            "reward_mean": sum(r.reward for r in valid) / n,
+            "accuracy_mean": sum(r.reward >= 1 for r in valid) / n,
+            "tokens": sum(len(s.response_ids) for r in valid for s in r.samples),
+            "num_failed": len(rollouts) - len(valid),
+            "failures": update.failures,
+            "fingerprint": proof.fingerprint,
+            "version": proof.version,
+            "canary_abs_diff": proof.canary_abs_diff,
+            **update.metrics,
+        }
+
+    def _record(self, step: int, rollouts: list[Rollout], report: dict[str, object]) -> None:
+        with RecordWriter(self.run_dir / "metrics.jsonl") as metrics:
+            metrics.write(report)
+        with RecordWriter(self.run_dir / "samples.jsonl") as samples:
+            for rollout in rollouts[:: max(len(rollouts) // SAMPLES_A_STEP, 1)]:
+                samples.write(
+                    {
+                        "step": step,
+                        "problem_id": rollout.problem_id,
+                        "prompt": rollout.problem_id,
+                        "text": rollout.text,
+                        "reward": rollout.reward,
+                        "outcome": rollout.outcome,
+                    }
+                )
+
+
+def _gold(engine: Engine, problem: Problem) -> list[int]:
+    ids: list[int] = engine.tokenizer.encode(problem.gold)
+    return ids
+
+
+def _cut_steps(path: Path, last: int) -> None:
+    """Drop records of steps after `last`; records without a step stay."""
+    if not path.exists():
+        return
+    kept = [r for r in read_records(path) if r.get("step", -1) <= last]
+    temporary = path.with_suffix(".tmp")
+    with RecordWriter(temporary) as writer:
+        for record in kept:
+            writer.write(record)
+    temporary.replace(path)

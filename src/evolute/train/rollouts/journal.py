@@ -1,0 +1,73 @@
+"""Append-only journal of rollouts: what was sampled survives whatever happens next.
+
+One JSON line a rollout with its step. A step's lines count only when the checkpoint pointer has
+passed that step; on resume, lines of later steps are cut off and the step is done again. A torn
+last line is cut off as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evolute.types import Outcome, Rollout, TrainingSample, VersionSegment
+
+
+class Journal:
+    """Rollouts of a run, in `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        """Write a step's rollouts and wait until they are on disk."""
+        lines = [json.dumps({"step": step, **dataclasses.asdict(r)}) + "\n" for r in rollouts]
+        with self.path.open("a") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cut_after(self, step: int) -> int:
+        """Drop lines of steps > `step`, and a torn tail. Returns how many rollouts are left."""
+        if not self.path.exists():
+            return 0
+        kept = [line for line, record in _lines(self.path) if record["step"] <= step]
+        replacement = self.path.with_suffix(".tmp")
+        replacement.write_text("".join(kept))
+        os.replace(replacement, self.path)
+        return len(kept)
+
+    def read(self) -> Iterator[tuple[int, Rollout]]:
+        """Every rollout with its step, in order."""
+        for _, record in _lines(self.path):
+            yield record.pop("step"), _rollout(record)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open() as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return  # torn by a kill: nothing after it counts
+            if not line.endswith("\n"):
+                return
+            yield line, record
+
+
+def _rollout(record: dict[str, Any]) -> Rollout:
+    samples = tuple(
+        TrainingSample(
+            tuple(s["prompt_ids"]),
+            tuple(s["response_ids"]),
+            tuple(s["loss_mask"]),
+            tuple(s["rollout_logprobs"]),
+            tuple(VersionSegment(**v) for v in s["weight_versions"]),
+        )
+        for s in record.pop("samples")
+    )
+    return Rollout(**{**record, "outcome": Outcome(record["outcome"]), "samples": samples})
