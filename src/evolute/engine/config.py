@@ -1,7 +1,7 @@
 """What can be set about an engine, and what the settings become for one model.
 
-    EngineConfig                         what a user writes
-    resolve(config, model) -> Resolved   every choice made; frozen; what the engine runs with
+EngineConfig                         what a user writes
+resolve(config, model) -> Resolved   every choice made; frozen; what the engine runs with
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
     if executor == "auto":
         executor = "native" if has_native else "torch"
     if executor == "native" and not has_native:
-        raise ConfigError("engine.executor is 'native' but the kernels are not built; `make build`.")
+        raise ConfigError(
+            "engine.executor is 'native' but the kernels are not built; `make build`."
+        )
     precision = "float32" if config.precision == "auto" else config.precision
     if precision == "quantized" and executor == "torch":
         raise ConfigError("engine.precision 'quantized' needs engine.executor 'native'.")

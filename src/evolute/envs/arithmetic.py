@@ -1,6 +1,6 @@
 """Sums and products, graded on the number itself.
 
-    addition-1, addition-2, addition-3, subtraction-2, multiplication-1, multiplication-2, chain-2
+addition-1, addition-2, addition-3, subtraction-2, multiplication-1, multiplication-2, chain-2
 """
 
 from __future__ import annotations

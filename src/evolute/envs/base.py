@@ -1,8 +1,8 @@
 """Worlds made of text: one question, one or more answers, a reward.
 
-    TextEnv(grade, max_turns)      an Env around a grading function
-    split_of(text)                 which split a problem belongs to: a hash decides
-    draw_problems(...)             different problems of a split, from a random source
+TextEnv(grade, max_turns)      an Env around a grading function
+split_of(text)                 which split a problem belongs to: a hash decides
+draw_problems(...)             different problems of a split, from a random source
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class TextEnv:
     With `max_turns` > 1 a wrong answer gets `hint` back until the turns are used up.
     """
 
-    def __init__(self, grade: Grade, *, max_turns: int = 1, hint: str = "Wrong. Try again.") -> None:
+    def __init__(
+        self, grade: Grade, *, max_turns: int = 1, hint: str = "Wrong. Try again."
+    ) -> None:
         self._grade, self._max_turns, self._hint = grade, max_turns, hint
         self.turns = 0
 

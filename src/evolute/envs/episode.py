@@ -127,7 +127,9 @@ async def _play(
             cut = output.finish_reason is FinishReason.LENGTH
             return Outcome.TRUNCATED if cut else Outcome.DONE
         new = observation_ids(tokenizer, step.observations, record.ids)
-        record.observed(new, "".join(f"\n[{m['role']}] {m['content']}\n" for m in step.observations))
+        record.observed(
+            new, "".join(f"\n[{m['role']}] {m['content']}\n" for m in step.observations)
+        )
 
 
 async def _ask(

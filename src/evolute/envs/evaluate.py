@@ -1,7 +1,7 @@
 """Accuracy on held-out problems, with its uncertainty.
 
-    evaluate(task, backend, count=...) -> Accuracy       Wilson 95 % interval
-    paired_difference(before, after) -> Interval         on the same problems, bootstrap
+evaluate(task, backend, count=...) -> Accuracy       Wilson 95 % interval
+paired_difference(before, after) -> Interval         on the same problems, bootstrap
 """
 
 from __future__ import annotations

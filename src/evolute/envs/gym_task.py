@@ -1,6 +1,6 @@
 """Tasks of the reasoning-gym package: procedural problems, each family with its own verifier.
 
-    reasoning-gym:FAMILY     e.g. reasoning-gym:chain_sum
+reasoning-gym:FAMILY     e.g. reasoning-gym:chain_sum
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class GymTask:
 
         def grade(action: str) -> float:
             try:
-                score = _dataset(self.family, 0, 1, self.options).score_answer(_clean(action), entry)
+                score = _dataset(self.family, 0, 1, self.options).score_answer(
+                    _clean(action), entry
+                )
             except Exception as error:
                 raise RewardError(f"the verifier of {self.name} failed: {error}") from error
             return 1.0 if float(score) >= 1.0 else 0.0

@@ -1,7 +1,7 @@
 """Tasks by name.
 
-    make_task("addition-2"), make_task("reasoning-gym:chain_sum", max_terms=2)
-    validate(task)      the gold answer earns 1, another one less
+make_task("addition-2"), make_task("reasoning-gym:chain_sum", max_terms=2)
+validate(task)      the gold answer earns 1, another one less
 """
 
 from __future__ import annotations

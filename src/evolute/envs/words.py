@@ -1,6 +1,6 @@
 """Small tasks on letters and words, and a game of several turns.
 
-    reverse-word, last-letters, count-letter, sort-letters, guess-number
+reverse-word, last-letters, count-letter, sort-letters, guess-number
 """
 
 from __future__ import annotations

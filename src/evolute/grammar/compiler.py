@@ -137,13 +137,16 @@ class GrammarCompiler:
 
     def _build(self, kind: str, text: str) -> Grammar:
         source = _source(kind, text)
-        limits = LLParserLimits(verbose_errors=False)
-        pristine = LLMatcher(self._vocabulary, source, log_level=0, limits=limits)
+        pristine = LLMatcher(self._vocabulary, source, log_level=0, limits=self._limits())
         if pristine.is_error():
             raise BadGrammar(f"{kind} cannot be compiled: {_reason(pristine.get_error())}")
         grammar = Grammar(kind, pristine, self._vocab_size, self._eos_token_ids)
         self._refuse_if_unsatisfiable(kind, grammar)
         return grammar
+
+    def _limits(self) -> LLParserLimits:
+        """The library's own bounds on work; errors leave out the grammar's text."""
+        return LLParserLimits(verbose_errors=False)
 
     def _refuse_if_unsatisfiable(self, kind: str, grammar: Grammar) -> None:
         """A grammar that no text satisfies would offer only the end, without accepting it."""

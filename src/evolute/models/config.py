@@ -1,8 +1,8 @@
 """The shape of a Llama-family network, from a Hugging Face config or GGUF metadata.
 
-    from_hugging_face(mapping) -> ModelConfig
-    from_gguf(fields)          -> ModelConfig
-    to_hugging_face(config)    -> mapping that transformers reads
+from_hugging_face(mapping) -> ModelConfig
+from_gguf(fields)          -> ModelConfig
+to_hugging_face(config)    -> mapping that transformers reads
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ def _weight(tensor: Any) -> Weight:
     if kind in ("F32", "F16"):
         return torch.from_numpy(np.array(tensor.data)).reshape(shape)
     if kind == "BF16":
-        return torch.from_numpy(np.array(tensor.data).view(np.int16)).view(torch.bfloat16).view(shape)
+        return (
+            torch.from_numpy(np.array(tensor.data).view(np.int16)).view(torch.bfloat16).view(shape)
+        )
     if kind == "Q6_K":
         import gguf
 

@@ -1,6 +1,6 @@
 """From a name to a model: short names, GGUF files, Hugging Face directories.
 
-    load_model("smollm2-135m" | "tiny" | "model.gguf" | "directory/") -> LoadedModel
+load_model("smollm2-135m" | "tiny" | "model.gguf" | "directory/") -> LoadedModel
 """
 
 from __future__ import annotations

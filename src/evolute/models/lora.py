@@ -1,7 +1,7 @@
 """LoRA adapters: y += scale * (x A^T) B^T on chosen linear layers (Hu et al. 2021).
 
-    LoraWeights.init(config, model)      A uniform, B zero: the base model
-    load_peft(dir) / save_peft(w, dir)   the PEFT package's directories
+LoraWeights.init(config, model)      A uniform, B zero: the base model
+load_peft(dir) / save_peft(w, dir)   the PEFT package's directories
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def load_peft(directory: str | Path) -> LoraWeights:
     try:
         flat = load_file(directory / "adapter_model.safetensors")
     except Exception as error:
-        raise ModelError(f"{directory}: adapter_model.safetensors cannot be read: {error}") from error
+        raise ModelError(
+            f"{directory}: adapter_model.safetensors cannot be read: {error}"
+        ) from error
     halves: dict[Key, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         layer, module, part = _parse(name)

@@ -1,7 +1,7 @@
 """Text to token ids and back, and the model's own chat template.
 
-    ChatTokenizer.from_directory(path)   tokenizer.json, tokenizer_config.json, chat_template.jinja
-    ChatTokenizer.from_gguf(fields)      byte-level BPE out of GGUF metadata
+ChatTokenizer.from_directory(path)   tokenizer.json, tokenizer_config.json, chat_template.jinja
+ChatTokenizer.from_gguf(fields)      byte-level BPE out of GGUF metadata
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class ChatTokenizer:
                 eos_token=self.tokenizers.id_to_token(self.eos_token_id),
             )
         except (jinja2.TemplateError, KeyError, TypeError) as error:
-            raise RequestError(f"the model's chat template refuses these messages: {error}") from error
+            raise RequestError(
+                f"the model's chat template refuses these messages: {error}"
+            ) from error
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:

@@ -117,15 +117,19 @@ class _Answer:
             echo = "" if index in held else self._echo(index)
             offset = held[index].num_chars + len(self._echo(index))
             piece = held[index].push(delta)
-            if piece is None and not echo:
-                continue
-            yield self._frame([self._part(index, echo + delta.text, piece, offset)]) | tail
+            if echo or delta.text or self._tells(piece):
+                yield self._frame([self._part(index, echo + delta.text, piece, offset)]) | tail
             if delta.output is not None:
                 outputs[index] = delta.output
                 yield self._frame([self._end(index, delta.output)]) | tail
         if tail:
             groups = _by_prompt(outputs, self.call.num_samples)
             yield self._frame([]) | {"usage": usage(groups)}
+
+    def _tells(self, piece: Piece | None) -> bool:
+        """True when tokens without text are still news to this client."""
+        asked = self.body.logprobs is not None or bool(self.body.return_token_ids)
+        return asked and piece is not None and bool(piece.token_ids)
 
     def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

@@ -1,7 +1,7 @@
 """Every failure as one JSON shape, the one OpenAI's clients read.
 
-    envelope(error) -> {"error": {"message", "type", "param", "code"}}
-    install(app)       handlers for our errors, unknown paths and what nobody foresaw
+envelope(error) -> {"error": {"message", "type", "param", "code"}}
+install(app)       handlers for our errors, unknown paths and what nobody foresaw
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Append-only JSON lines: metrics.jsonl, samples.jsonl, ledger.jsonl.
 
-    with RecordWriter(path) as writer: writer.write({...})
-    read_records(path) -> list; a torn last line, left by a kill, is ignored
+with RecordWriter(path) as writer: writer.write({...})
+read_records(path) -> list; a torn last line, left by a kill, is ignored
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class RecordWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -106,7 +106,9 @@ class SharedPrefixAttention:
     """An `Attend`: prompts see themselves, responses see their prompt and themselves."""
 
     def __init__(self, batch: MicroBatch) -> None:
-        self._groups = [(len(g.prompt), [len(m.sample.response_ids) for m in g.members]) for g in batch]
+        self._groups = [
+            (len(g.prompt), [len(m.sample.response_ids) for m in g.members]) for g in batch
+        ]
         self._masks = [_mask(prompt, lengths) for prompt, lengths in self._groups]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

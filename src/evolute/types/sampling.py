@@ -77,9 +77,7 @@ def _at_least(name: str, value: int, low: int) -> None:
         raise RequestError(f"{name} is {value}; it must be at least {low}.")
 
 
-def _within(
-    name: str, value: float, low: float, high: float, *, low_open: bool = False
-) -> None:
+def _within(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
     below = value <= low if low_open else value < low
     if below or not value <= high:  # `not <=` also catches NaN
         edge = "(" if low_open else "["

@@ -24,9 +24,7 @@ from evolute.types.errors import ConfigError
 T = TypeVar("T")
 
 
-def load(
-    cls: type[T], *, files: Iterable[str | Path] = (), overrides: Iterable[str] = ()
-) -> T:
+def load(cls: type[T], *, files: Iterable[str | Path] = (), overrides: Iterable[str] = ()) -> T:
     """Read `files` in order, then `key=value` overrides; later ones win."""
     values: dict[str, Any] = {}
     for file in files:

@@ -47,7 +47,9 @@ class AdapterTable:
             raise UnknownAdapter(f"no adapter {request.adapter!r} is loaded. {known}")
         return info.index, (info.name, info.version, request.cache_salt)
 
-    def load(self, name: str, weights: LoraWeights | str | Path, version: int | None) -> AdapterInfo:
+    def load(
+        self, name: str, weights: LoraWeights | str | Path, version: int | None
+    ) -> AdapterInfo:
         """Load or replace; the old version's pages are forgotten, requests in flight rebound."""
         if not isinstance(weights, LoraWeights):
             weights = load_peft(weights)

@@ -95,7 +95,9 @@ def _adjust(logits: Float32, row: Row) -> Float32:
     if s.repetition_penalty != 1.0:
         seen = np.fromiter({*row.prompt, *row.output}, np.int64)
         values = out[seen]
-        out[seen] = np.where(values > 0, values / s.repetition_penalty, values * s.repetition_penalty)
+        out[seen] = np.where(
+            values > 0, values / s.repetition_penalty, values * s.repetition_penalty
+        )
     counts = Counter(row.output)
     if counts and (s.frequency_penalty or s.presence_penalty):
         ids = np.fromiter(counts, np.int64)

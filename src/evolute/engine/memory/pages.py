@@ -1,7 +1,7 @@
 """Pages of keys and values: who may write where.
 
-    allocate(n) -> pages or None     all or nothing
-    free(pages)                      give back; twice is an error of ours
+allocate(n) -> pages or None     all or nothing
+free(pages)                      give back; twice is an error of ours
 """
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def _preempt(running: list[Sequence], limits: Limits, step: Step) -> list[Sequen
     while len(running) > 1:
         decodes = [s for s in running if s.num_uncomputed == 1]
         need = sum(s.pages_for(1, limits.page_size) for s in decodes)
-        stuck = not decodes and not any(s.pages_for(1, limits.page_size) <= available for s in running)
+        stuck = not decodes and not any(
+            s.pages_for(1, limits.page_size) <= available for s in running
+        )
         if need <= available and not stuck:
             break
         latest = range(len(running) - 1, -1, -1)

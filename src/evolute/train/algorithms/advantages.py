@@ -1,10 +1,10 @@
 """Credit of a response from the rewards of its group: GRPO, Dr. GRPO, RLOO as one rule.
 
-    advantage = (reward - mean) * gain / spread
+advantage = (reward - mean) * gain / spread
 
-    grpo      gain 1, spread = sample std + 1e-6     (Shao et al. 2024)
-    dr_grpo   gain 1, spread 1                       (Liu et al. 2025)
-    rloo      gain n / (n - 1), spread 1: reward minus the mean of the others (Ahmadian et al. 2024)
+grpo      gain 1, spread = sample std + 1e-6     (Shao et al. 2024)
+dr_grpo   gain 1, spread 1                       (Liu et al. 2025)
+rloo      gain n / (n - 1), spread 1: reward minus the mean of the others (Ahmadian et al. 2024)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Policy-gradient losses per token. Pure functions of tensors; T trained tokens.
 
-    clipped     -min(r A, clip(r) A), r = exp(logp - old)          (PPO; clip-higher: DAPO)
-    dual_clip   the same, bounded by -c A where A < 0              (Ye et al. 2020)
-    importance_sampling   -r A
-    cispo       -A sg(clip(r)) logp                                (MiniMax 2025)
+clipped     -min(r A, clip(r) A), r = exp(logp - old)          (PPO; clip-higher: DAPO)
+dual_clip   the same, bounded by -c A where A < 0              (Ye et al. 2020)
+importance_sampling   -r A
+cispo       -A sg(clip(r)) logp                                (MiniMax 2025)
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ def correction(
 ) -> Float[Tensor, " T"]:
     """Factor on each token's loss; 0 drops it. `sequence` numbers the tokens' sequences."""
     if config.is_active and not torch.isfinite(rollout_logprobs).all():
-        raise TrainingError("off-policy correction is on, but rollout log-probabilities are missing.")
+        raise TrainingError(
+            "off-policy correction is on, but rollout log-probabilities are missing."
+        )
     log_q = (old_logprobs - rollout_logprobs).detach()
     q = log_q.clamp(-20, 20).exp()
     factor = torch.ones_like(q)

@@ -1,0 +1,98 @@
+"""The judge: same answers, and faster than the noise. Proposers see verdicts, never this file.
+
+Baseline and candidate are measured in turn, A B A B ..., and compared pair by pair. A change is
+kept when the lower end of the 95 % interval of the ratio (Student's t on log ratios) is above
+1 + margin. Other answers than the baseline's are thrown out however fast they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from evolute.envs.tuning.space import Change
+from evolute.envs.tuning.trial import Measurement, Runner
+
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+HOPELESS = 0.9  # a first ratio below this is not measured again
+
+
+class Verdict(StrEnum):
+    KEEP = "keep"
+    DISCARD = "discard"
+    CHEAT = "cheat"  # other answers than the baseline's
+    CRASH = "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Candidate's speed over the baseline's, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    verdict: Verdict
+    why: str
+    ratio: Ratio | None = None
+
+
+class Judge:
+    """Frozen: its digest stands in the ledger, and trials compare only under the same digest."""
+
+    def __init__(self, runner: Runner, workload: Path, *, pairs: int = 3, margin: float = 0.03) -> None:
+        if not 2 <= pairs <= max(T95):
+            raise ValueError(f"pairs is {pairs}; it must lie between 2 and {max(T95)}")
+        self._runner, self._pairs, self._margin = runner, pairs, margin
+        source = inspect.getsource(sys.modules[__name__]).encode()
+        self.digest = hashlib.sha256(source + workload.read_bytes()).hexdigest()[:16]
+
+    async def judge(self, baseline: Change, candidate: Change) -> Judgement:
+        """Measure both and decide."""
+        logs: list[float] = []
+        for _ in range(self._pairs):
+            old = await self._runner.measure(baseline)
+            if old.error:
+                return Judgement(Verdict.CRASH, f"the baseline itself failed: {old.error}")
+            new = await self._runner.measure(candidate)
+            bad = _refusal(old, new)
+            if bad:
+                return bad
+            logs.append(math.log(new.tokens_per_s / old.tokens_per_s))
+            if len(logs) == 1 and logs[0] < math.log(HOPELESS):
+                ratio = Ratio(math.exp(logs[0]), 0.0, math.inf, 1)
+                return Judgement(Verdict.DISCARD, f"{ratio.mean:.2f} times the baseline", ratio)
+        return self._decide(interval(logs))
+
+    def _decide(self, ratio: Ratio) -> Judgement:
+        text = f"{ratio.mean:.2f} times the baseline ({ratio.low:.2f} to {ratio.high:.2f})"
+        if ratio.low > 1 + self._margin:
+            return Judgement(Verdict.KEEP, text, ratio)
+        return Judgement(Verdict.DISCARD, f"{text}: within the noise or slower", ratio)
+
+
+def interval(logs: list[float]) -> Ratio:
+    """Geometric mean ratio and Student's t interval of paired log ratios (2 to 10 pairs)."""
+    mean, n = statistics.fmean(logs), len(logs)
+    half = T95[n] * statistics.stdev(logs) / math.sqrt(n)
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+
+
+def _refusal(old: Measurement, new: Measurement) -> Judgement | None:
+    if new.error:
+        return Judgement(Verdict.CRASH, new.error)
+    if new.digest != old.digest:
+        return Judgement(Verdict.CHEAT, "its answers differ from the baseline's")
+    if not new.tokens_per_s > 0:
+        return Judgement(Verdict.CRASH, "it reported no speed")
+    return None

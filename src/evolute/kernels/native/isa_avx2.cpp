@@ -1,0 +1,22 @@
+// The kernels compiled for avx2; the flags are in CMakeLists.txt.
+#include "ops.h"
+
+namespace evolute {
+namespace {
+#include "vec.inc"
+
+#include "linear.inc"
+
+#include "rowwise.inc"
+
+#include "attention.inc"
+}  // namespace
+
+const Ops& avx2_ops() {
+  static const Ops ops = {"avx2",  linear,   quantize,         rms_norm,            add,
+                          silu_mul, rotary,   to_half,          from_half,           attention<float>,
+                          attention<uint16_t>, maximum, exp_sum};
+  return ops;
+}
+
+}  // namespace evolute

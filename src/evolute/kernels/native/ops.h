@@ -1,0 +1,79 @@
+// What one instruction set must provide. Every table is compiled from the same .inc files with
+// other compiler flags; `active_ops` picks one at run time.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace evolute {
+
+constexpr int kBlock = 32;      // weights that share a scale and an offset
+constexpr int kCodePanel = 16;  // outputs of a panel of codes
+constexpr int kFloatPanel = 32; // outputs of a panel of floats
+constexpr int kKeyBlock = 64;   // positions of one online-softmax step, at absolute multiples
+constexpr int kMaxHead = 256;   // widest head
+constexpr int kMaxTileRows = 32;
+
+enum class Storage : int { kFloat32 = 0, kQ4 = 1, kQ8 = 2 };
+
+// The panels of one weight matrix.
+struct PanelView {
+  const uint8_t* data;
+  ptrdiff_t panel_bytes;
+  int64_t n, k;
+  Storage storage;
+  bool half_scales;
+  const float* bias;  // [n] padded to a panel, or null
+};
+
+// Rows of activations: always float32, and 8-bit codes when a quantised layer reads them.
+struct Rows {
+  const float* x;       // [m, k]
+  const int8_t* codes;  // [m, k]
+  const float* scale;   // [m, k / 32]
+  const float* sum;     // [m, k / 32] scale * sum(codes)
+  int64_t k;
+};
+
+// One head's keys and values for some queries of one sequence.
+struct AttentionTile {
+  const float* q;  // first row; already scaled by 1 / sqrt(E)
+  ptrdiff_t q_stride;  // floats between tokens; heads of a group are head_width apart
+  float* out;
+  ptrdiff_t out_stride;
+  int num_tokens, group, head_width;
+  const int32_t* positions;  // of the tile's tokens
+  const int32_t* page_table;
+  int page_size;
+  int window;           // 0: none
+  const void* keys;     // of this layer and kv head; [page][E][page_size]
+  const void* values;   // [page][page_size][E]
+  ptrdiff_t page_stride;  // elements between pages
+};
+
+struct Ops {
+  const char* name;
+  void (*linear)(const PanelView&, int64_t panel_begin, int64_t panel_end, const Rows&, int64_t m,
+                 float* out, ptrdiff_t out_stride, bool accumulate);
+  void (*quantize)(const float* x, int64_t k, int8_t* codes, float* scale, float* sum);
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*silu_mul)(float* gate, const float* up, int64_t n);
+  void (*rotary)(float* x, const float* table, int num_heads, int head_width, float scale);
+  void (*to_half)(const float* x, uint16_t* out, int64_t n);
+  void (*from_half)(const uint16_t* x, float* out, int64_t n);
+  void (*attention_float)(const AttentionTile&);
+  void (*attention_half)(const AttentionTile&);
+  float (*maximum)(const float* x, int64_t n);  // NaN is passed over
+  // out[i] = exp((x[i] - shift) * inverse); returns the sum. out may be null.
+  double (*exp_sum)(const float* x, float shift, float inverse, int64_t n, float* out);
+};
+
+const Ops& generic_ops();
+#if defined(EVOLUTE_X86)
+const Ops& avx2_ops();
+const Ops& avx512_ops();
+#endif
+const Ops& active_ops();
+void select_isa(const char* name);  // throws std::invalid_argument with what is there
+
+}  // namespace evolute
