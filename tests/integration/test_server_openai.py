@@ -457,7 +457,7 @@ def test_a_client_that_leaves_aborts_its_request(
     if stream and delay_s < 1:
         assert raw.recv(100).startswith(b"HTTP/1.1 200")
     raw.close()
-    assert eventually(lambda: len(backend.cancelled) == 2, 2.0)
+    assert eventually(lambda: len(backend.cancelled) == 2, 2.0), backend.cancelled
     assert backend.stats()["running"] == 0
 
 

@@ -1,5 +1,6 @@
-"""What the system did: records, logs, progress."""
+"""What the system did: records and progress."""
 
+from evolute.telemetry.progress import Progress, progress
 from evolute.telemetry.records import RecordWriter, read_records, repair
 
-__all__ = ["RecordWriter", "read_records", "repair"]
+__all__ = ["Progress", "RecordWriter", "progress", "read_records", "repair"]

@@ -1,0 +1,56 @@
+"""`evolute train rl RECIPE.toml`: a training run, resumable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evolute.cli.options import Json, PrintConfig, Set, emit, say, settings
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Train a model on its own rollouts."""
+
+
+@app.command()
+def rl(
+    recipe: Annotated[Path, typer.Argument(help="TOML, see recipes/")],
+    run_dir: Annotated[Path | None, typer.Option(help="default: runs/TIME; may exist")] = None,
+    set_: Set = None,
+    print_config: PrintConfig = False,
+    json: Json = False,
+) -> None:
+    """Reinforcement learning by a recipe. The same command with the same --run-dir goes on."""
+    from evolute.engine import Engine, EngineConfig
+    from evolute.models import load_model
+    from evolute.telemetry import progress
+    from evolute.train import Controller, StepReport, TrainConfig
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    config = settings(TrainConfig, [recipe], set_, print_config=print_config)
+    directory = run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    model = load_model(config.model)
+    last: dict[str, float] = {}
+    with (
+        Engine(model, EngineConfig(page_size=4)) as engine,
+        progress("train", config.steps) as bar,
+    ):
+
+        def show(report: StepReport) -> None:
+            last.update(report.metrics)
+            bar.advance(report.step + 1, f"accuracy {report.metrics['accuracy_mean']:.2f}")
+
+        controller = Controller(config, directory, model, engine)
+        done = asyncio.run(controller.run(show))
+        adapter = controller.save_adapter()
+    say(f"adapter: {adapter}")
+    if json:
+        emit({"run_dir": str(directory), "steps": done + 1, "adapter": str(adapter), **last})
