@@ -27,7 +27,9 @@ class WorkItem:
 SHAPES = ("batch", "shared", "single")
 
 
-def make_workload(shape: str, vocab_size: int, *, seed: int = 0, scale: float = 1.0) -> list[WorkItem]:
+def make_workload(
+    shape: str, vocab_size: int, *, seed: int = 0, scale: float = 1.0
+) -> list[WorkItem]:
     """batch: 64 requests, prompts of 32-256, 128 new. shared: 64 of 512 shared + 32 own, 32 new.
     single: one of 128 + 128. `scale` shrinks numbers of requests and tokens alike."""
     source = random.Random(seed)
@@ -42,7 +44,9 @@ def make_workload(shape: str, vocab_size: int, *, seed: int = 0, scale: float = 
 
     prefix = tokens(shared) if shared else []
     return [
-        WorkItem(f"{shape}-{i}", (*prefix, *tokens(source.randint(*sizes))), max(int(new * scale), 1))
+        WorkItem(
+            f"{shape}-{i}", (*prefix, *tokens(source.randint(*sizes))), max(int(new * scale), 1)
+        )
         for i in range(max(int(count * scale), 1))
     ]
 

@@ -10,9 +10,8 @@ import importlib
 import sys
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 VERBS = {  # verb -> the line that --help shows
     "loop": "the main job: serve, measure, roll out, train, publish, tune, report",
@@ -31,19 +30,18 @@ VERBS = {  # verb -> the line that --help shows
 class _Verbs(TyperGroup):
     """Looks a verb's file up only when the verb is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, name: str) -> Any:
         if name not in VERBS:
             return None
-        if "--help" in sys.argv[1:2] or len(sys.argv) == 1:  # the list only needs one line each
-            return click.Command(name, help=VERBS[name], short_help=VERBS[name])
+        if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help"):  # the list needs a line each
+            return TyperCommand(name, help=VERBS[name], short_help=VERBS[name])
         module: Any = importlib.import_module(f"evolute.cli.{name}")
-        command: click.Command = typer.main.get_command(module.app)
-        return command
+        return typer.main.get_command(module.app)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         from evolute.types.settings import nearest
 
         if args and not args[0].startswith("-") and args[0] not in VERBS:

@@ -24,7 +24,14 @@ from evolute.dashboard import write_report
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import Accuracy, evaluate, paired_difference
 from evolute.envs.tuning import Judge, SubprocessRunner, engine_space
-from evolute.evolve import Ledger, ModelProposer, OptunaProposer, RandomProposer, tune
+from evolute.evolve import (
+    Ledger,
+    ModelProposer,
+    OptunaProposer,
+    Proposer,
+    RandomProposer,
+    tune,
+)
 from evolute.models import load_model
 from evolute.server import create_app, serve_in_thread
 from evolute.telemetry import RecordWriter, progress
@@ -166,7 +173,11 @@ class MainJob:
         runner = SubprocessRunner(self.config.train.model, workload, base)
         judge = Judge(runner, workload, pairs=self.config.tune.pairs)
         seed = self.config.train.seed
-        proposers = [RandomProposer(seed), OptunaProposer(seed), ModelProposer(engine, seed=seed)]
+        proposers: list[Proposer] = [
+            RandomProposer(seed),
+            OptunaProposer(seed),
+            ModelProposer(engine, seed=seed),
+        ]
         with progress("tune", self.config.tune.trials) as bar:
             report = await tune(
                 engine_space(),
@@ -189,7 +200,9 @@ class MainJob:
 
     def _traffic(self) -> list[WorkItem]:
         """The last rollouts of the run, as requests."""
-        rollouts = list(Journal(self.run_dir / "rollouts.jsonl").read())[-self.config.tune.requests :]
+        rollouts = list(Journal(self.run_dir / "rollouts.jsonl").read())[
+            -self.config.tune.requests :
+        ]
         return [
             WorkItem(f"{step}-{r.group}-{r.index}", s.prompt_ids, max(len(s.response_ids), 1))
             for step, r in rollouts

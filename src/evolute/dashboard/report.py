@@ -112,7 +112,14 @@ def _tuning(outcome: Records, ledger: Records) -> str:
     if not ledger:
         return "<h2>Tuning</h2>" + _missing("no trial was made")
     rows = [
-        [t["id"], t["proposer"], t["change"] or "-", t["verdict"], t["why"], f"{t['seconds']:.0f} s"]
+        [
+            t["id"],
+            t["proposer"],
+            t["change"] or "-",
+            t["verdict"],
+            t["why"],
+            f"{t['seconds']:.0f} s",
+        ]
         for t in ledger
     ]
     table = _table(["trial", "proposer", "change", "verdict", "why", "took"], rows)

@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import logging
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from evolute.engine.config import EngineConfig, Resolved
@@ -25,7 +25,16 @@ from evolute.engine.execution.batch import Executor, Segment, build_batch
 from evolute.engine.execution.sampler import Chosen, Float32, Row, logprob_of
 from evolute.engine.memory import PagePool, RadixCache, RadixNode
 from evolute.engine.output import Draft, stop_ids
-from evolute.engine.scheduling import QUEUES, Candidate, Chunk, Limits, Queue, Sequence, next_step
+from evolute.engine.scheduling import (
+    QUEUES,
+    Candidate,
+    Chunk,
+    Limits,
+    Namespace,
+    Queue,
+    Sequence,
+    next_step,
+)
 from evolute.engine.text import TextStream
 from evolute.grammar import GrammarCompiler
 from evolute.types import (
@@ -99,7 +108,7 @@ class EngineCore:
 
     # -- requests --------------------------------------------------------------
 
-    def add(self, request: GenerateRequest, adapter: int, namespace: Hashable) -> list[Draft]:
+    def add(self, request: GenerateRequest, adapter: int, namespace: Namespace) -> list[Draft]:
         """Queue all samples of a request. Raises RequestError or OutOfCapacity; then none is."""
         limit = self._check(request)
         grammar = self.grammars.compile(request.sampling)
@@ -182,11 +191,11 @@ class EngineCore:
 
     # -- weights ---------------------------------------------------------------
 
-    def drop_namespaces(self, is_stale: Callable[[Hashable], bool]) -> None:
+    def drop_namespaces(self, is_stale: Callable[[Namespace], bool]) -> None:
         """Forget cached pages of weights that changed."""
         self.pool.free(self.cache.drop(is_stale))
 
-    def rebind(self, rename: Callable[[Hashable], Hashable]) -> None:
+    def rebind(self, rename: Callable[[Namespace], Namespace]) -> None:
         """Give sequences in flight the namespace of new weights; they keep what they computed.
 
         A running sequence then mixes keys and values of two versions, so nothing of it may be
@@ -334,8 +343,7 @@ class EngineCore:
         return events
 
     def _version(self, sequence: Sequence) -> int:
-        namespace = sequence.namespace
-        return namespace[1] if isinstance(namespace, tuple) else 0
+        return sequence.namespace[1]
 
     def _score(self, draft: Draft, logits: Float32, start: int) -> None:
         """Log-probabilities of the prompt tokens that follow each row."""

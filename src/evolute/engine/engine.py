@@ -28,6 +28,7 @@ from evolute.engine.adapters import AdapterInfo, AdapterTable
 from evolute.engine.build import build_core
 from evolute.engine.config import EngineConfig
 from evolute.engine.core import Counts, EngineCore
+from evolute.engine.metrics import refresh
 from evolute.engine.output import Draft
 from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model
 from evolute.types import Delta, FinishReason, GenerateRequest, Output, RequestError, SamplingParams
@@ -232,6 +233,7 @@ class Engine:
             return
         for event in events:
             self._tell(event.draft, event.delta)
+        refresh(self._core)
 
     def _fail_running(self, error: str) -> None:
         drafts = [d for drafts in self._by_request.values() for d in drafts if d.output is None]

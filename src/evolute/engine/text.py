@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from functools import lru_cache
 
 from evolute.types import Tokenizer
 
@@ -72,7 +71,6 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-@lru_cache(maxsize=200_000)
 def is_special(tokenizer: Tokenizer, token_id: int) -> bool:
     """True for control tokens, which `skip_special_tokens` leaves out of the text."""
     return not tokenizer.decode([token_id]) and bool(tokenizer.token_bytes(token_id))

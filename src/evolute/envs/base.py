@@ -14,7 +14,7 @@ from typing import Any
 
 from evolute.types import ConfigError, Message, Problem, StepResult
 
-SPLITS = ("train", "heldout", "canary")
+SPLITS = ("train", "heldout")
 Grade = Callable[[str], float]
 Draw = Callable[[random.Random], tuple[str, str]]  # question, answer
 PATIENCE = 2000  # draws without a new problem before a family counts as exhausted
@@ -50,9 +50,9 @@ class TextEnv:
 
 
 def split_of(text: str) -> str:
-    """The split of a problem: 80 % train, 19 % heldout, 1 % canary, by a hash of its text."""
+    """The split of a problem: 80 % train, 20 % heldout, by a hash of its text."""
     share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
-    return "train" if share < 0.8 else "heldout" if share < 0.99 else "canary"
+    return "train" if share < 0.8 else "heldout"
 
 
 def draw_problems(name: str, draw: Draw, split: str, count: int, seed: int) -> list[Problem]:

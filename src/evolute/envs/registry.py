@@ -26,7 +26,9 @@ def make_task(name: str, **options: Any) -> Task:
     """A task by name. Raises ConfigError with the nearest known name."""
     if name.startswith(GYM):
         return gym_task(name, **options)
-    own: dict[str, Task] = {**arithmetic_tasks(), **word_tasks()}
+    own: dict[str, Task] = {}
+    own |= arithmetic_tasks()
+    own |= word_tasks()
     if name not in own:
         raise ConfigError(f"no task {name!r}. {nearest(name, [*own, GYM + 'FAMILY'])}")
     if options:

@@ -41,7 +41,9 @@ async def tune(
 ) -> TuneReport:
     """Spend at most `max_trials` trials, those already in the ledger included."""
     if not ledger.of_judge(judge.digest):
-        _write(ledger, judge, "baseline", {}, 0, Judgement(Verdict.KEEP, "the system as it is"), 0.0)
+        _write(
+            ledger, judge, "baseline", {}, 0, Judgement(Verdict.KEEP, "the system as it is"), 0.0
+        )
     best, best_id = _best(ledger.of_judge(judge.digest))
     while len(ledger.of_judge(judge.digest)) <= max_trials and not should_stop():
         history = ledger.of_judge(judge.digest)

@@ -91,7 +91,9 @@ class ModelProposer:
             seed=self._seed + len(history),
             json_schema=space.json_schema(),
         )
-        prompt = self._backend.tokenizer.chat([{"role": "user", "content": _question(space, history)}])
+        prompt = self._backend.tokenizer.chat(
+            [{"role": "user", "content": _question(space, history)}]
+        )
         request = GenerateRequest(tuple(prompt), sampling, self._adapter, tenant="tuner")
         (output,) = await self._backend.agenerate(request)
         try:

@@ -1,7 +1,15 @@
 """Network definitions and weights: one model for serving and for training."""
 
 from evolute.models.config import ModelConfig, RopeScaling
-from evolute.models.decoder import Attend, Decoder, Delta, attention, causal_attention, rotary_table
+from evolute.models.decoder import (
+    Attend,
+    Decoder,
+    Delta,
+    attend_one,
+    attention,
+    causal_attention,
+    rotary_table,
+)
 from evolute.models.loading import SHORT_NAMES, LoadedModel, load_model
 from evolute.models.lora import LoraConfig, LoraWeights, load_peft, save_peft
 from evolute.models.weights import BlockQuantized, ModelWeights, fingerprint
@@ -18,6 +26,7 @@ __all__ = [
     "ModelConfig",
     "ModelWeights",
     "RopeScaling",
+    "attend_one",
     "attention",
     "causal_attention",
     "fingerprint",

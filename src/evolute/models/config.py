@@ -107,7 +107,10 @@ def from_gguf(fields: Mapping[str, Any], has_tensor: Mapping[str, Any]) -> Model
     """Read GGUF metadata; `has_tensor` holds the file's tensor names."""
     kind = str(fields.get("general.architecture"))
     _check_architecture(kind)
-    get = lambda key, default=None: fields.get(f"{kind}.{key}", default)  # noqa: E731
+
+    def get(key: str, default: Any = None) -> Any:
+        return fields.get(f"{kind}.{key}", default)
+
     heads, width = int(get("attention.head_count")), int(get("embedding_length"))
     scaling = str(get("rope.scaling.type", "none"))
     if scaling not in ("none", "linear") or "rope_freqs.weight" in has_tensor:

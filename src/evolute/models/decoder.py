@@ -67,10 +67,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RmsNorm(config.width, config.norm_eps)
         biases = dict.fromkeys(ATTENTION[:3], config.qkv_bias)
         biases |= {"o_proj": config.output_bias} | dict.fromkeys(MLP, config.mlp_bias)
-        linears = {
-            name: nn.Linear(*reversed(config.linear_shape(name)), bias=bias)
-            for name, bias in biases.items()
-        }
+        linears = {name: _linear(config, name, bias) for name, bias in biases.items()}
         self.self_attn = nn.ModuleDict({name: linears[name] for name in ATTENTION})
         self.mlp = nn.ModuleDict({name: linears[name] for name in MLP})
         if config.qk_norm:
@@ -88,7 +85,7 @@ class Block(nn.Module):
     ) -> Tensor:
         width = self.config.head_width
         q, k, v = (
-            self._linear(self.self_attn, name, x, delta).unflatten(-1, (-1, width))
+            self._linear(self.self_attn, name, x, delta).view(len(x), -1, width)
             for name in ATTENTION[:3]
         )
         if self.config.qk_norm:
@@ -136,7 +133,7 @@ class Decoder(nn.Module):
         """Hidden states after the final norm; multiply by `head_weight` for logits."""
         x = self.embed_tokens(token_ids)
         half = self.config.head_width // 2
-        table = self.rotary[positions].to(x.dtype).unsqueeze(1)
+        table = self.get_buffer("rotary")[positions].to(x.dtype).unsqueeze(1)
         rotary = (table[..., :half], table[..., half:])
         for block in self.layers:
             x = block(x, rotary, attend, delta)
@@ -157,6 +154,11 @@ class Decoder(nn.Module):
                         f"{name} is {tuple(value.shape)}, expected {tuple(parameter.shape)}."
                     )
                 parameter.copy_(value)
+
+
+def _linear(config: ModelConfig, name: str, bias: bool) -> nn.Linear:
+    outputs, inputs = config.linear_shape(name)
+    return nn.Linear(inputs, outputs, bias=bias)
 
 
 def rotate(
@@ -197,12 +199,23 @@ def causal_attention(lengths: list[int], sliding_window: int | None = None) -> A
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         parts = [
-            attention(*(x.transpose(0, 1)[None] for x in part), sliding_window=sliding_window)
-            for part in zip(q.split(lengths), k.split(lengths), v.split(lengths))
+            attend_one(q_T, k_T, v_T, sliding_window)
+            for q_T, k_T, v_T in zip(*(torch.split(x, lengths) for x in (q, k, v)))
         ]
-        return torch.cat([part[0].transpose(0, 1) for part in parts])
+        return torch.cat(parts)
 
     return attend
+
+
+def attend_one(
+    q: Float[Tensor, "T H E"],
+    k: Float[Tensor, "S K E"],
+    v: Float[Tensor, "S K E"],
+    sliding_window: int | None = None,
+) -> Float[Tensor, "T H E"]:
+    """Causal attention of the last T of the S positions of one sequence."""
+    q_H, k_H, v_H = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return attention(q_H, k_H, v_H, sliding_window)[0].transpose(0, 1)
 
 
 def attention(

@@ -132,7 +132,8 @@ def _nibbles(raw: Bytes) -> Bytes:
 
 
 def _high_bits(raw: Bytes) -> Bytes:
-    return np.unpackbits(np.ascontiguousarray(raw), axis=-1, bitorder="little") << 4
+    bits: Bytes = np.unpackbits(np.ascontiguousarray(raw), axis=-1, bitorder="little")
+    return bits * np.uint8(16)
 
 
 def _q4_0(raw: Bytes) -> tuple[Bytes, Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from evolute.models.weights import ModelWeights
+from evolute.models.weights import ModelWeights, Weight
 from evolute.types import ModelError
 
 
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_weights(directory: Path) -> ModelWeights:
     """All tensors, whether sharded or not, under names without "model."."""
-    tensors = {}
+    tensors: dict[str, Weight] = {}
     for file in _files(directory):
         try:
             shard = load_file(file)

@@ -81,7 +81,7 @@ class ChatTokenizer:
         kind = fields.get("tokenizer.ggml.model")
         if kind != "gpt2":
             raise ModelError(
-                f"the file's tokenizer is {kind!r}; only byte-level BPE ('gpt2') is read from GGUF. "
+                f"the file's tokenizer is {kind!r}; only byte-level BPE ('gpt2') is read. "
                 "Use the safetensors directory of the model instead."
             )
         tokens = fields["tokenizer.ggml.tokens"]

@@ -86,5 +86,5 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
         values = tensor.detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(values.shape)}".encode())
-        digest.update(memoryview(values.numpy()).cast("B"))
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from evolute.server.completions import complete
 from evolute.server.errors import FieldError
 from evolute.server.names import ModelNames
 from evolute.server.sse import ClientLeft
+from evolute.telemetry import prometheus_text
 from evolute.types import Backend
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it but a log
@@ -98,7 +99,7 @@ def _status(engine: Backend) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics() -> PlainTextResponse:
-        return PlainTextResponse(_prometheus_text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(prometheus_text(), media_type="text/plain; version=0.0.4")
 
     return router
 
@@ -128,11 +129,3 @@ def _gate(api_keys: Sequence[str]) -> Callable[[Request], None]:
             raise FieldError(text, code="invalid_api_key", status=401)
 
     return check
-
-
-def _prometheus_text() -> str:
-    try:
-        from evolute.telemetry.metrics import prometheus_text
-    except ImportError:
-        return ""
-    return str(prometheus_text())

@@ -1,5 +1,6 @@
 """What the system did: records and progress."""
 
+from evolute.telemetry.metrics import counter, gauge, histogram, prometheus_text
 from evolute.telemetry.progress import Progress, progress
 from evolute.telemetry.records import RecordWriter, read_records, repair
 

@@ -48,7 +48,7 @@ def save(directory: Path, step: int, trainer: Trainer, digest: str, keep: int = 
         free = shutil.disk_usage(directory if directory.exists() else directory.parent).free
         raise CheckpointError(
             f"checkpoint of step {step} could not be written to {directory} ({error.strerror}; "
-            f"{free / 2**20:.0f} MB free). Free some space and resume; the last checkpoint is whole."
+            f"{free / 2**20:.0f} MB free). Free some space and resume; the last one is whole."
         ) from error
     _prune(directory, keep)
     return final

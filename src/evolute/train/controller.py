@@ -65,7 +65,7 @@ class Controller:
             temperature=config.temperature,
         )
         self.digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:16]
-        canary = self.task.problems("canary", 1)[0]
+        canary = self.task.problems("train", 1)[0]
         self.canary = tuple([*engine.tokenizer.chat(canary.messages), *_gold(engine, canary)])
         self._journal = Journal(run_dir / "rollouts.jsonl")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from evolute.models import Decoder, LoadedModel, LoraConfig, LoraWeights, attention
+from evolute.models import Decoder, LoadedModel, LoraConfig, LoraWeights, attend_one
 from evolute.train.rollouts.packing import MicroBatch, PackedGroup
 
 CHUNK = 256
@@ -65,7 +65,7 @@ class Policy:
         hidden = self.decoder(
             tokens.token_ids, tokens.positions, SharedPrefixAttention(batch), self.lora.delta
         )
-        logprobs, entropy = _ChunkedLogprob.apply(
+        logprobs, entropy = _ChunkedLogprob.apply(  # type: ignore[no-untyped-call]
             hidden[tokens.predicts], self.decoder.head_weight, tokens.targets, temperature
         )
         return tokens, Scores(logprobs, entropy)
@@ -130,15 +130,19 @@ def _mask(prompt: int, lengths: list[int]) -> Tensor:
 def _attend_group(
     prompt: int, lengths: list[int], mask: Tensor, q: Tensor, k: Tensor, v: Tensor
 ) -> list[Tensor]:
-    heads_first = [x[:prompt].transpose(0, 1)[None] for x in (q, k, v)]
-    own = attention(*heads_first)[0].transpose(0, 1)
+    own = attend_one(q[:prompt], k[:prompt], v[:prompt])
     q_G, k_G, v_G = (
-        pad_sequence(x[prompt:].split(lengths), batch_first=True).transpose(1, 2) for x in (q, k, v)
+        pad_sequence(list(torch.split(x[prompt:], lengths)), batch_first=True).transpose(1, 2)
+        for x in (q, k, v)
     )
-    keys = torch.cat([heads_first[1].expand(len(lengths), -1, -1, -1), k_G], dim=2)
-    values = torch.cat([heads_first[2].expand(len(lengths), -1, -1, -1), v_G], dim=2)
+    keys = torch.cat([_shared(k[:prompt], len(lengths)), k_G], dim=2)
+    values = torch.cat([_shared(v[:prompt], len(lengths)), v_G], dim=2)
     o_G = F.scaled_dot_product_attention(q_G, keys, values, attn_mask=mask, enable_gqa=True)
     return [own, *(o[:, :length].transpose(0, 1) for o, length in zip(o_G, lengths))]
+
+
+def _shared(x: Float[Tensor, "P K E"], copies: int) -> Float[Tensor, "G K P E"]:
+    return x.transpose(0, 1).expand(copies, -1, -1, -1)
 
 
 class _ChunkedLogprob(torch.autograd.Function):

@@ -68,4 +68,5 @@ def _own_logprobs(policy: Policy, canary: tuple[int, ...]) -> torch.Tensor:
     attend = causal_attention([len(ids)], policy.decoder.config.sliding_window)
     hidden = policy.decoder(ids, torch.arange(len(ids)), attend, policy.lora.delta)
     logits = hidden[:-1] @ policy.decoder.head_weight.T
-    return logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    own: torch.Tensor = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    return own

@@ -45,8 +45,9 @@ class Problem:
 class Task(Protocol):
     """A family of problems with its world. `problems` is deterministic in (split, seed)."""
 
-    name: str
-    max_new_tokens: int  # what an answer needs
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_new_tokens(self) -> int: ...  # what an answer needs
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]: ...
     def make(self, problem: Problem) -> Env: ...

@@ -31,7 +31,7 @@ class GenerateRequest:
     """One prompt to be completed `sampling.n` times."""
 
     prompt: tuple[int, ...]
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     adapter: str | None = None
     tenant: str = "default"  # who is billed for fairness
     cache_salt: str = ""  # requests with different salts never share cached pages

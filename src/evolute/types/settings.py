@@ -165,7 +165,7 @@ def _convert_scalar(hint: Any, value: Any, key: str) -> Any:
         if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
             raise ConfigError(wanted)
         return text in ("true", "1", "yes", "on")
-    if isinstance(value, bool) or isinstance(value, list | dict):
+    if isinstance(value, bool | list | dict):
         raise ConfigError(wanted)
     try:
         return hint(value) if hint in (int, float, str) else value

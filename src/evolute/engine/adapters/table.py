@@ -6,11 +6,11 @@ weights never share pages, and an update makes the old pages unreachable at once
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
 from evolute.engine.core import EngineCore
+from evolute.engine.scheduling import Namespace
 from evolute.models import LoraWeights, ModelWeights, load_peft
 from evolute.types import GenerateRequest, RequestError, UnknownAdapter
 from evolute.types.settings import nearest
@@ -37,7 +37,7 @@ class AdapterTable:
     def infos(self) -> dict[str, AdapterInfo]:
         return dict(self._infos)
 
-    def resolve(self, request: GenerateRequest) -> tuple[int, Hashable]:
+    def resolve(self, request: GenerateRequest) -> tuple[int, Namespace]:
         """Index of the request's adapter (-1: none) and its namespace."""
         if request.adapter is None:
             return -1, (None, self.base_version, request.cache_salt)
@@ -71,7 +71,7 @@ class AdapterTable:
             raise RequestError(f"adapter {name!r} is in use; abort its requests or wait.")
         self._core.executor.drop_adapter(info.index)
         del self._infos[name]
-        self._core.drop_namespaces(lambda n: isinstance(n, tuple) and n[0] == name)
+        self._core.drop_namespaces(lambda n: n[0] == name)
 
     def load_base(self, weights: ModelWeights, version: int) -> str:
         """Replace the base weights: every cached page is of the past."""

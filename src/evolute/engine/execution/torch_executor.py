@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evolute.engine.config import Resolved
 from evolute.engine.execution.batch import Float32, StepBatch
-from evolute.models import Decoder, LoadedModel, LoraWeights, ModelWeights, attention
+from evolute.models import Decoder, LoadedModel, LoraWeights, ModelWeights, attend_one
 
 
 class TorchExecutor:
@@ -79,8 +79,7 @@ class _PagedAttention:
             table = torch.from_numpy(self._batch.page_table[row].astype(np.int64))
             table = table[: -(-int(length) // self._executor._page_size)]
             seen = [x[table].flatten(0, 1)[:length].to(q.dtype) for x in (keys, values)]
-            parts = [x.transpose(0, 1)[None] for x in (q[start:end], *seen)]
-            out[start:end] = attention(*parts, sliding_window=self._window)[0].transpose(0, 1)
+            out[start:end] = attend_one(q[start:end], seen[0], seen[1], self._window)
         return out
 
 

@@ -17,6 +17,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from evolute.engine.memory.pages import PageId
 
@@ -147,7 +148,7 @@ class RadixCache:
                     self._offer(parent)
         return freed
 
-    def drop(self, is_stale: Callable[[Hashable], bool]) -> list[PageId]:
+    def drop(self, is_stale: Callable[[Any], bool]) -> list[PageId]:
         """Forget namespaces. What is pinned goes when it is unpinned."""
         freed: list[PageId] = []
         for namespace in [name for name in self._roots if is_stale(name)]:

@@ -1,7 +1,7 @@
 """Deciding what to compute next, without computing anything."""
 
 from evolute.engine.scheduling.queue import QUEUES, FcfsQueue, LpmQueue, Queue
-from evolute.engine.scheduling.sequence import Sequence
+from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.step import Candidate, Chunk, Limits, Step, next_step
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "FcfsQueue",
     "Limits",
     "LpmQueue",
+    "Namespace",
     "Queue",
     "Sequence",
     "Step",

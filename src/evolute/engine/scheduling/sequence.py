@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
+
+Namespace = tuple[str | None, int, str]  # adapter, weight version, salt: who may share pages
 
 
 @dataclass(slots=True, eq=False)
@@ -18,7 +19,7 @@ class Sequence:
     prompt_len: int
     tokens: list[int]  # prompt, then output
     max_new_tokens: int
-    namespace: Hashable = None
+    namespace: Namespace = (None, 0, "")
     is_private: bool = False  # neither looks into the prefix cache nor fills it
     tenant: str = "default"
     pages: list[int] = field(default_factory=list)

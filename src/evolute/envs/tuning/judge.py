@@ -50,7 +50,9 @@ class Judgement:
 class Judge:
     """Frozen: its digest stands in the ledger, and trials compare only under the same digest."""
 
-    def __init__(self, runner: Runner, workload: Path, *, pairs: int = 3, margin: float = 0.03) -> None:
+    def __init__(
+        self, runner: Runner, workload: Path, *, pairs: int = 3, margin: float = 0.03
+    ) -> None:
         if not 2 <= pairs <= max(T95):
             raise ValueError(f"pairs is {pairs}; it must lie between 2 and {max(T95)}")
         self._runner, self._pairs, self._margin = runner, pairs, margin

@@ -1,0 +1,29 @@
+"""What the engine tells Prometheus; refreshed after each step."""
+
+from __future__ import annotations
+
+from evolute.engine.core import EngineCore
+from evolute.telemetry import gauge
+
+RUNNING = gauge("engine/running_requests", "sequences being computed")
+WAITING = gauge("engine/waiting_requests", "sequences in the queue")
+FREE_PAGES = gauge("engine/free_pages", "pages of keys and values that nobody uses")
+CACHED_PAGES = gauge("engine/cached_pages", "pages held by the prefix cache")
+STEPS = gauge("engine/steps_total", "forward passes since the start")
+COMPUTED = gauge("engine/computed_tokens_total", "tokens computed since the start")
+CACHED = gauge("engine/cached_tokens_total", "prompt tokens found in the prefix cache")
+OUTPUT = gauge("engine/output_tokens_total", "tokens sampled since the start")
+PREEMPTIONS = gauge("engine/preemptions_total", "sequences sent back to the queue")
+
+
+def refresh(core: EngineCore) -> None:
+    """Copy the core's exact counts."""
+    RUNNING.set(len(core.running))
+    WAITING.set(core.num_waiting)
+    FREE_PAGES.set(core.pool.num_free)
+    CACHED_PAGES.set(core.cache.num_pages)
+    STEPS.set(core.counts.steps)
+    COMPUTED.set(core.counts.computed_tokens)
+    CACHED.set(core.counts.cached_tokens)
+    OUTPUT.set(core.counts.output_tokens)
+    PREEMPTIONS.set(core.counts.preemptions)
