@@ -153,7 +153,7 @@ class GrammarCompiler:
         matcher = grammar.start()
         row = np.zeros((self._vocab_size + 31) // 32, np.uint32)
         matcher.fill_mask(row)
-        if matcher.error:
+        if matcher.error and "NoExtension" not in matcher.error:
             raise BadGrammar(f"{kind} cannot be compiled: {_reason(matcher.error)}")
         bits = np.unpackbits(row.view(np.uint8), bitorder="little")
         only_the_end = self._eos_token_ids >= {int(id) for id in np.flatnonzero(bits)}
@@ -166,7 +166,8 @@ def _source(kind: str, text: str) -> str:
     try:
         if kind == "json_schema":
             defaults: Any = {"whitespace_pattern": JSON_WHITESPACE}
-            return str(LLMatcher.grammar_from_json_schema(text, defaults=defaults))
+            is_object = text.lstrip().startswith("{")  # `true` is a schema that takes no options
+            return str(LLMatcher.grammar_from_json_schema(text, defaults if is_object else None))
         if kind == "regex":
             return str(LLMatcher.grammar_from_regex(text))
         return str(LLMatcher.grammar_from_lark(text))

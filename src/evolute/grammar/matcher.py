@@ -31,6 +31,7 @@ class Matcher:
 
     def __init__(self, inner: LLMatcher, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
         self._inner: Any = inner
+        self._vocab_size = vocab_size
         self._num_words = (vocab_size + 31) // 32
         self._eos_token_ids = eos_token_ids
         self._accepted: list[int] = []
@@ -52,7 +53,7 @@ class Matcher:
     @property
     def is_finished(self) -> bool:
         """Only an end-of-sequence token may follow, or the matcher failed (see `error`)."""
-        return bool(self._inner.is_stopped())
+        return self.is_ended or bool(self._inner.is_stopped())
 
     @property
     def error(self) -> str:
@@ -62,8 +63,8 @@ class Matcher:
     def fill_mask(self, row: MaskRow) -> None:
         """Write the mask into `row` [>= ceil(vocab / 32)], 32-bit words, lowest bit first.
 
-        Words beyond the vocabulary (a padded embedding) become 0. A failed matcher allows only
-        the end-of-sequence ids, so that sampling can go on and the engine can end the output.
+        Words beyond the vocabulary (a padded embedding) become 0. A matcher that ended or
+        failed allows only the end-of-sequence ids, so that sampling can go on and the engine can end the output.
         """
         if row.ndim != 1 or row.size < self._num_words or row.itemsize != 4:
             raise ValueError(
@@ -77,18 +78,24 @@ class Matcher:
                 self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
             else:
                 words[:] = np.frombuffer(self._inner.compute_bitmask(), dtype=row.dtype)
-        if self.error:  # computing a mask can also be what runs into a limit
+        if self.is_ended or self.error:  # computing a mask can also run into a limit
             self._allow_only_eos(words)
 
     def allows(self, token_id: int) -> bool:
         """True when `accept(token_id)` would succeed."""
-        if self.is_ended or self.error:
-            return False
+        if self.is_ended or self.error or not 0 <= token_id < self._vocab_size:
+            return False  # an id outside the vocabulary would put the library in its error state
+        if token_id in self._eos_token_ids:
+            return self.is_accepting
         return bool(self._inner.validate_tokens([token_id]) == 1)
 
     def accept(self, token_id: int) -> bool:
         """Move on by one token. False, with no change, when it may not come."""
-        if not self.allows(token_id) or self._inner.try_consume_tokens([token_id]) != 1:
+        if not self.allows(token_id):
+            return False
+        # the library counts an end after its own stop as no token, which would break rollback
+        is_end = token_id in self._eos_token_ids
+        if not is_end and not self._inner.consume_token(token_id):
             return False
         self._accepted.append(token_id)
         return True
@@ -99,7 +106,11 @@ class Matcher:
         They are what the tokenizer would write for the forced text, short of its last token
         where that could still grow into another one.
         """
-        return [] if self.error else [int(id) for id in self._inner.compute_ff_tokens()]
+        return (
+            []
+            if self.is_ended or self.error
+            else [int(id) for id in self._inner.compute_ff_tokens()]
+        )
 
     def rollback(self, count: int) -> bool:
         """Take back the last `count` accepted tokens; False when there are fewer."""
@@ -107,7 +118,8 @@ class Matcher:
             return False
         if count == 0:
             return True
-        if not self._inner.rollback(count):
+        inner_count = count - self.is_ended
+        if inner_count and not self._inner.rollback(inner_count):
             return False
         del self._accepted[-count:]
         return True
@@ -115,6 +127,7 @@ class Matcher:
     def copy(self) -> Matcher:
         twin = Matcher.__new__(Matcher)
         twin._inner = self._inner.deep_copy()
+        twin._vocab_size = self._vocab_size
         twin._num_words = self._num_words
         twin._eos_token_ids = self._eos_token_ids
         twin._accepted = self._accepted.copy()

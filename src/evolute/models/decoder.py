@@ -12,7 +12,7 @@ Llama, Mistral, Qwen2 (biases) and Qwen3 (norms on q and k) differ by switches o
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
+@runtime_checkable
 class Attend(Protocol):
     """Attention of the packed tokens; q and k come with their positions rotated in."""
 
@@ -39,6 +40,7 @@ class Attend(Protocol):
     ) -> Float[Tensor, "T H E"]: ...
 
 
+@runtime_checkable
 class Delta(Protocol):
     """What an adapter adds to a linear layer; None for nothing."""
 

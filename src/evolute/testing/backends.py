@@ -149,6 +149,8 @@ class ScriptedBackend:
         for end in range(1, min(len(token_ids), sampling.max_new_tokens) + 1):
             if token_ids[end - 1] in sampling.stop_token_ids:
                 return token_ids[:end], FinishReason.STOP, token_ids[end - 1]
+            if not sampling.stop:
+                continue
             text = tokenizer.decode(token_ids[:end])
             found = next((stop for stop in sampling.stop if stop in text), None)
             if found is not None:

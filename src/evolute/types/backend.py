@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from evolute.types.request import Delta, GenerateRequest, Message, Output
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids and back, with the model's own chat template."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from evolute.types.request import Message
 
@@ -20,6 +20,7 @@ class StepResult:
     postprocessed_action: str | None = None  # replaces the model's text in the conversation
 
 
+@runtime_checkable
 class Env(Protocol):
     """One episode. Built anew for each rollout; `close` is always called."""
 
@@ -42,6 +43,7 @@ class Problem:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Task(Protocol):
     """A family of problems with its world. `problems` is deterministic in (split, seed)."""
 
