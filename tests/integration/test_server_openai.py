@@ -439,6 +439,24 @@ def test_keys_guard_all_but_health(start: Start) -> None:
     connection.close()
 
 
+def test_metrics_count_answers_by_status(start: Start) -> None:
+    _, server = start()
+
+    def count(status: int) -> float:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        label = f'path="/v1/completions",status="{status}"'
+        found = [line for line in text.splitlines() if label in line and "_total" in line]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    before = count(200), count(400)
+    ask(server, "/v1/completions", {"prompt": "x"})
+    ask(server, "/v1/completions", {"prompt": ""})
+    assert (count(200), count(400)) == (before[0] + 1, before[1] + 1)
+
+
 # -- leaving, crowds, ports ----------------------------------------------------------
 
 

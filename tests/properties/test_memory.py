@@ -134,7 +134,8 @@ class ForgetsToCountEvicted(RadixCache):
 )
 def test_a_planted_bug_is_found(bug):
     run = settings(
-        max_examples=200,
+        max_examples=2000,
+        derandomize=True,
         stateful_step_count=30,
         deadline=None,
         database=None,

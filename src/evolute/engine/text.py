@@ -4,8 +4,8 @@
     TextStream.finish()       -> what was held back, when nothing more will come
 
 Two things are held back: bytes that are not yet a whole UTF-8 character, and text that may be
-the beginning of a stop string. A stop string that is found ends the stream; it and what follows
-it are not shown (unless `include_stop`).
+the beginning of a stop string. The stop string that is complete first ends the stream; it and
+what follows it are not shown (unless `include_stop`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TextStream:
         text = self._held + new
         found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            at, stop = min(found, key=lambda pair: (pair[0], -len(pair[1])))
+            at, stop = min(found, key=lambda pair: (pair[0] + len(pair[1]), pair[0]))
             self.matched_stop, self._held = stop, ""
             return text[: at + len(stop) if self._include_stop else at]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)

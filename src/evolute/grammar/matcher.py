@@ -64,7 +64,8 @@ class Matcher:
         """Write the mask into `row` [>= ceil(vocab / 32)], 32-bit words, lowest bit first.
 
         Words beyond the vocabulary (a padded embedding) become 0. A matcher that ended or
-        failed allows only the end-of-sequence ids, so that sampling can go on and the engine can end the output.
+        failed allows only the end-of-sequence ids, so that sampling can go on and the engine
+        can end the output.
         """
         if row.ndim != 1 or row.size < self._num_words or row.itemsize != 4:
             raise ValueError(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors
 from evolute.server.chat import converse
@@ -21,7 +23,7 @@ from evolute.server.completions import complete
 from evolute.server.errors import FieldError
 from evolute.server.names import ModelNames
 from evolute.server.sse import ClientLeft
-from evolute.telemetry import prometheus_text
+from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it but a log
@@ -30,6 +32,11 @@ REFUSED = {
     "/v1/images/{rest:path}": "no vision model is served here",
     "/v1/audio/{rest:path}": "no audio model is served here",
 }
+COUNTED = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status"))
+SECONDS = histogram(
+    "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
+)
 Serve = Callable[[Request, Backend, ModelNames], Coroutine[Any, Any, Response]]
 
 
@@ -52,6 +59,7 @@ def create_app(
         openapi_url=None,
         dependencies=[Depends(_gate(api_keys))] if api_keys else [],
     )
+    app.add_middleware(_Counted)
     errors.install(app)
     app.state.engine, app.state.names = engine, names
     for router in (_openai(engine, names), _status(engine), _refusals(), *extra_routers):
@@ -129,3 +137,29 @@ def _gate(api_keys: Sequence[str]) -> Callable[[Request], None]:
             raise FieldError(text, code="invalid_api_key", status=401)
 
     return check
+
+
+class _Counted:
+    """Counts answers by path and status, and the seconds until each one's end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), "none"  # none: nothing was sent
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            path = scope["path"] if scope["path"] in COUNTED else "other"
+            REQUESTS.labels(path, status).inc()
+            SECONDS.observe(time.perf_counter() - began)

@@ -127,7 +127,9 @@ class Controller:
                 self.digest,
                 self.config.keep_checkpoints,
             )
-        return StepReport(step, {k: v for k, v in report.items() if isinstance(v, float | int)})
+        return StepReport(
+            step, {k: float(v) for k, v in report.items() if isinstance(v, float | int)}
+        )
 
     async def _roll_out(self, step: int) -> list[Rollout]:
         problems = self.source.batch(step)

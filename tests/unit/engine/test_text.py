@@ -14,10 +14,10 @@ def stream(text, stop, **options):
 
 
 @given(st.text(max_size=20), st.lists(st.text("ab\u00e9", min_size=1, max_size=3), max_size=3))
-def test_what_is_shown_is_the_text_up_to_the_first_stop(text, stop):
+def test_what_is_shown_is_the_text_up_to_the_stop_that_is_complete_first(text, stop):
     pieces, out = stream(text, stop)
-    found = [text.find(s) for s in stop if s in text]
-    assert "".join(pieces) == (text[: min(found)] if found else text)
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    assert "".join(pieces) == (text[: min(found)[1]] if found else text)
     assert (out.matched_stop is not None) == bool(found)
 
 

@@ -218,6 +218,10 @@ class RadixCache:
 
     def _offer(self, node: RadixNode) -> None:
         if self._is_evictable(node):
+            if len(self._leaves) > 2 * self.num_pages + 64:  # a node has a page: half is stale
+                live = {n: (used, i, n) for used, i, n in self._leaves if used == n.last_used}
+                self._leaves = [entry for n, entry in live.items() if self._is_evictable(n)]
+                heapq.heapify(self._leaves)
             heapq.heappush(self._leaves, (node.last_used, next(self._order), node))
 
     def _remove(self, leaf: RadixNode) -> tuple[PageId, ...]:

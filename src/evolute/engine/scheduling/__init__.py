@@ -2,10 +2,12 @@
 
 from evolute.engine.scheduling.queue import QUEUES, FcfsQueue, LpmQueue, Queue
 from evolute.engine.scheduling.sequence import Namespace, Sequence
+from evolute.engine.scheduling.simulate import Arrival, Replay, SimulationSettings, simulate
 from evolute.engine.scheduling.step import Candidate, Chunk, Limits, Step, next_step
 
 __all__ = [
     "QUEUES",
+    "Arrival",
     "Candidate",
     "Chunk",
     "FcfsQueue",
@@ -13,7 +15,10 @@ __all__ = [
     "LpmQueue",
     "Namespace",
     "Queue",
+    "Replay",
     "Sequence",
+    "SimulationSettings",
     "Step",
     "next_step",
+    "simulate",
 ]

@@ -15,7 +15,7 @@ from evolute.engine.scheduling.sequence import Sequence
 
 CachedTokens = Callable[[Sequence], int]
 LONG_QUEUE = 128  # matching every waiting prompt costs more than it saves
-AGEING_TOKENS = 64  # what being passed over once is worth
+MAX_PASSES = 64  # passed over this often, a sequence goes before all that were not
 
 
 class Queue(Protocol):
@@ -23,7 +23,7 @@ class Queue(Protocol):
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None: ...
     def remove(self, sequence: Sequence) -> None: ...
-    def order(self, cached_tokens: CachedTokens) -> list[Sequence]: ...
+    def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]: ...
     def __len__(self) -> int: ...
 
 
@@ -42,8 +42,8 @@ class FcfsQueue:
     def remove(self, sequence: Sequence) -> None:
         del self._waiting[sequence]
 
-    def order(self, cached_tokens: CachedTokens) -> list[Sequence]:
-        return list(self._waiting)
+    def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]:
+        return iter(list(self._waiting))
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -53,14 +53,18 @@ class FcfsQueue:
 
 
 class LpmQueue(FcfsQueue):
-    """Longest prefix match first. Being passed over counts as AGEING_TOKENS more cached tokens,
-    so a cold request is admitted after a bounded number of passes."""
+    """Longest prefix match first, but a sequence passed over MAX_PASSES times goes before.
 
-    def order(self, cached_tokens: CachedTokens) -> list[Sequence]:
-        if len(self._waiting) > LONG_QUEUE:
-            return list(self._waiting)
-        worth = {s: cached_tokens(s) + AGEING_TOKENS * s.passed_over for s in self._waiting}
-        return sorted(self._waiting, key=lambda sequence: -worth[sequence])
+    A bound on passes, not a bonus in tokens: a bonus larger than the shared prefixes turns the
+    order back into arrival order, and a small one lets a cold request starve.
+    """
+
+    def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]:
+        """Lazy: no prompt is matched before somebody asks for the first sequence."""
+        waiting = list(self._waiting)
+        if len(waiting) <= LONG_QUEUE:
+            waiting.sort(key=lambda s: (s.passed_over < MAX_PASSES, -cached_tokens(s)))
+        yield from waiting
 
     def remove(self, sequence: Sequence) -> None:
         for earlier in self._waiting:

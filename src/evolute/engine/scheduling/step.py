@@ -8,7 +8,7 @@ already begun, then to newly admitted ones, in the queue's order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from evolute.engine.scheduling.sequence import Sequence
@@ -126,15 +126,13 @@ def _admit(
     if step.preempted:
         return  # memory is short: let those who run come to an end first
     size, num_running = limits.page_size, len(running)
-    filling = {_next_page(s, s.num_computed, size) for s in running} - {None}
+    fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
+    if budget <= 0 or num_running >= limits.max_running:
+        return  # before `waiting` is looked at: putting it in order is not free
     for sequence in waiting:
-        if budget <= 0 or num_running >= limits.max_running:
-            return
         candidate = look_up(sequence)
-        wanted = _next_page(sequence, candidate.num_cached, size)
-        if wanted is not None and wanted in filling:
-            continue  # a sibling computes this very page now; next step it is in the cache
-        filling.add(wanted)
+        if any(_fills(f, sequence, candidate.num_cached, size) for f in fillers):
+            continue  # a sibling computes its next page now: soon it is in the cache
         uncached = sequence.num_tokens - candidate.num_cached
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
@@ -148,12 +146,19 @@ def _admit(
         budget -= count
         pages = left - (-(-uncached // size))  # the whole prompt is spoken for, chunk by chunk
         num_running += 1
+        if not sequence.is_private:
+            fillers.append(sequence)
+        if budget <= 0 or num_running >= limits.max_running:
+            return
 
 
-def _next_page(sequence: Sequence, start: int, page_size: int) -> Hashable | None:
-    """What the first whole page from `start` will hold, unless the cache can never share it."""
-    start -= start % page_size
-    tokens = tuple(sequence.tokens[: start + page_size])
-    if sequence.is_private or len(tokens) < start + page_size or sequence.num_uncomputed == 1:
-        return None
-    return (sequence.namespace, tokens)
+def _fills(filler: Sequence, sequence: Sequence, start: int, page_size: int) -> bool:
+    """Whether `filler` will publish the first page that `sequence` misses, from `start` on."""
+    end = start - start % page_size + page_size
+    return (
+        not sequence.is_private
+        and filler.namespace == sequence.namespace
+        and end < sequence.num_tokens  # the last token is never matched
+        and end <= filler.num_tokens
+        and filler.tokens[:end] == sequence.tokens[:end]
+    )

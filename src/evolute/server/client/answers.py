@@ -136,6 +136,8 @@ class StreamReader:
         try:
             for part in chunk["choices"]:
                 yield from self._add(part)
+        except ConfigError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             text = f"the endpoint's answer has no valid {error}: {str(chunk)[:200]}"
             raise BackendError(text) from error

@@ -1,0 +1,205 @@
+// The Python face; evolute.kernels wraps it with types and documentation.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+
+#include "decoder.h"
+
+namespace nb = nanobind;
+using namespace evolute;
+
+template <typename T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <typename T, int N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+void require(bool ok, const char* text) {
+  if (!ok) throw std::invalid_argument(text);
+}
+
+std::vector<float> vector_of(const In<float, 1>& x, int64_t n) {
+  if ((int64_t)x.shape(0) != n)
+    throw std::invalid_argument("a vector has " + std::to_string(x.shape(0)) + " values, expected " +
+                                std::to_string(n) + ".");
+  return {x.data(), x.data() + n};
+}
+
+struct Serial {  // a decoder with its lock: one step at a time
+  Decoder decoder;
+  std::mutex mutex;
+  Serial(const Shape& shape, std::vector<float> rotary, int threads)
+      : decoder(shape, std::move(rotary), threads) {}
+};
+
+void run_linear(const Packed& w, const In<float, 2>& x, const Out<float, 2>& out, int threads) {
+  const int64_t m = x.shape(0), k = x.shape(1), blocks = k / kBlock;
+  require(k == w.k && (int64_t)out.shape(0) == m && (int64_t)out.shape(1) == w.n,
+          "x must be [T, K] and out [T, N] of the packed matrix.");
+  require(threads >= 1 && threads <= 256, "num_threads must lie between 1 and 256.");
+  nb::gil_scoped_release release;
+  std::vector<int8_t> codes(m * k);
+  std::vector<float> scale(m * blocks), sum(m * blocks);
+  if (w.view.storage != Storage::kFloat32)
+    for (int64_t i = 0; i < m; i++)
+      active_ops().quantize(x.data() + i * k, k, codes.data() + i * k, scale.data() + i * blocks,
+                            sum.data() + i * blocks);
+  const Rows rows{x.data(), codes.data(), scale.data(), sum.data(), k};
+  Pool pool(threads);
+  pool.run(w.panels(), [&](int64_t p) {
+    active_ops().linear(w.view, p, p + 1, rows, m, out.data(), w.n, false);
+  });
+}
+
+void run_step(Serial& self, Pages& pages, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
+              In<int32_t, 1> row_start, In<int32_t, 1> context_len, In<int32_t, 2> page_table,
+              In<int32_t, 1> adapter, In<int32_t, 1> logit_rows, Out<float, 2> logits) {
+  const size_t t = token_ids.shape(0), b = context_len.shape(0), r = logit_rows.shape(0);
+  require(positions.shape(0) == t && row_start.shape(0) == b + 1 && page_table.shape(0) == b &&
+              adapter.shape(0) == b && logits.shape(0) == r &&
+              (int64_t)logits.shape(1) == self.decoder.shape.vocab_size,
+          "shapes disagree: token_ids and positions [T], row_start [B + 1], context_len and adapter "
+          "[B], page_table [B, W], logit_rows [R], logits [R, V].");
+  const Step step{(int)t, (int)b, (int)page_table.shape(1), (int)r, token_ids.data(),
+                  positions.data(), row_start.data(), context_len.data(), page_table.data(),
+                  adapter.data(), logit_rows.data(), logits.data()};
+  nb::gil_scoped_release release;
+  std::lock_guard<std::mutex> lock(self.mutex);
+  self.decoder.forward(pages, step);
+}
+
+void module_shape(const Shape& s, int module, int64_t& n, int64_t& k) {
+  const int64_t q = (int64_t)s.num_heads * s.head_width, kv = (int64_t)s.num_kv_heads * s.head_width;
+  const int64_t outs[] = {q, kv, kv, s.width, s.ff_width, s.ff_width, s.width};
+  n = outs[module];
+  k = module == kO ? q : module == kDown ? s.ff_width : s.width;
+}
+
+void set_linear(Serial& self, int layer, int module, std::shared_ptr<Packed> packed,
+                std::optional<In<float, 1>> bias) {
+  Decoder& d = self.decoder;
+  require(layer >= 0 && layer < d.shape.num_layers && module >= 0 && module < kNumModules,
+          "no such layer or module.");
+  int64_t n, k;
+  module_shape(d.shape, module, n, k);
+  require(packed->n == n && packed->k == k, "the matrix has another shape than the module.");
+  std::vector<float> padded;
+  if (bias) {
+    padded = vector_of(*bias, n);
+    padded.resize((n + kFloatPanel - 1) / kFloatPanel * kFloatPanel);
+  }
+  std::lock_guard<std::mutex> lock(self.mutex);
+  d.layers[layer].linear[module] = {std::move(packed), std::move(padded)};
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.def("set_isa", [](const std::string& name) { select_isa(name.c_str()); });
+  m.def("isa", [] { return std::string(active_ops().name); });
+  nb::class_<Packed>(m, "Packed")
+      .def_static("from_float32", [](In<float, 2> w) {
+        return pack_float(w.data(), w.shape(0), w.shape(1));
+      })
+      .def_static("from_blocks", [](In<uint8_t, 2> codes, In<float, 2> scale, In<float, 2> offset,
+                                    int bits) {
+        const size_t n = codes.shape(0), blocks = codes.shape(1) / kBlock;
+        require(scale.shape(0) == n && offset.shape(0) == n && scale.shape(1) == blocks &&
+                    offset.shape(1) == blocks,
+                "scale and offset must be [N, K / 32] for codes [N, K].");
+        return pack_codes(codes.data(), scale.data(), offset.data(), n, codes.shape(1), bits);
+      })
+      .def("run", &run_linear)
+      .def("rows", [](const Packed& w, In<int64_t, 1> ids, Out<float, 2> out) {
+        require(out.shape(0) == ids.shape(0) && (int64_t)out.shape(1) == w.k, "out must be [ids, K].");
+        for (size_t i = 0; i < ids.shape(0); i++)
+          require(ids.data()[i] >= 0 && ids.data()[i] < w.n, "a row id is outside the matrix.");
+        w.rows(ids.data(), ids.shape(0), out.data());
+      })
+      .def_prop_ro("n", [](const Packed& w) { return w.n; })
+      .def_prop_ro("k", [](const Packed& w) { return w.k; })
+      .def_prop_ro("nbytes", [](const Packed& w) { return w.bytes; });
+  nb::class_<Pages>(m, "Pages")
+      .def("__init__", [](Pages* self, int layers, int pages, int size, int heads, int width,
+                          bool half) {
+        require(layers > 0 && pages > 0 && size > 0 && heads > 0 && width > 0 && width <= kMaxHead &&
+                    width % 16 == 0,
+                "a KV pool needs positive sizes and a head width that is a multiple of 16.");
+        new (self) Pages{layers, pages, size, heads, width, half, {}, {}};
+        const size_t bytes = (size_t)self->at(layers, 0, 0) * (half ? 2 : 4);
+        self->keys.resize(bytes);
+        self->values.resize(bytes);
+      })
+      .def("copy_page", [](Pages& p, int from, int to) {
+        require(from >= 0 && from < p.num_pages && to >= 0 && to < p.num_pages, "no such page.");
+        p.copy_page(from, to);
+      })
+      .def_prop_ro("nbytes", [](const Pages& p) { return p.keys.size() + p.values.size(); });
+  nb::class_<Serial>(m, "Decoder")
+      .def("__init__", [](Serial* self, int layers, int width, int heads, int kv_heads,
+                          int head_width, int ff, int vocab, float eps, bool qk_norm, int window,
+                          In<float, 2> rotary, int threads) {
+        require(layers > 0 && width > 0 && heads > 0 && kv_heads > 0 && head_width > 0 && ff > 0 &&
+                    vocab > 0 && threads > 0 && (int)rotary.shape(1) == head_width,
+                "sizes must be positive and rotary [context, head_width].");
+        const Shape shape{layers, width, heads, kv_heads, head_width, ff, vocab, eps, qk_norm, window};
+        new (self) Serial(shape, {rotary.data(), rotary.data() + rotary.size()}, threads);
+      })
+      .def("set_linear", &set_linear, nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
+      .def("set_norm", [](Serial& s, int layer, int which, In<float, 1> weight) {
+        Decoder& d = s.decoder;
+        require(layer >= 0 && layer < d.shape.num_layers && which >= 0 && which < 4, "no such norm.");
+        auto value = vector_of(weight, which < 2 ? d.shape.width : d.shape.head_width);
+        Layer& to = d.layers[layer];
+        std::lock_guard<std::mutex> lock(s.mutex);
+        (which == 0 ? to.attention_norm : which == 1 ? to.mlp_norm : which == 2 ? to.q_norm
+                                                                                : to.k_norm) = value;
+      })
+      .def("set_final_norm", [](Serial& s, In<float, 1> w) {
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.decoder.final_norm = vector_of(w, s.decoder.shape.width);
+      })
+      .def("set_vocabulary", [](Serial& s, std::shared_ptr<Packed> embedding,
+                                std::shared_ptr<Packed> head) {
+        const Shape& shape = s.decoder.shape;
+        for (const auto& p : {embedding, head})
+          require(p->n == shape.vocab_size && p->k == shape.width, "expected a matrix [V, D].");
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.decoder.embedding.packed = embedding;
+        s.decoder.head.packed = head;
+      })
+      .def("set_lora", [](Serial& s, int index, int layer, int module, In<float, 2> a,
+                          In<float, 2> b) {
+        require(index >= 0 && layer >= 0 && layer < s.decoder.shape.num_layers && module >= 0 &&
+                    module < kNumModules, "no such adapter index, layer or module.");
+        int64_t n, k;
+        module_shape(s.decoder.shape, module, n, k);
+        require((int64_t)a.shape(1) == k && (int64_t)b.shape(0) == n && a.shape(0) == b.shape(1),
+                "an adapter needs A [R, K] and B [N, R] of the module.");
+        Lora lora{pack_float(a.data(), a.shape(0), k), pack_float(b.data(), n, b.shape(1))};
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.decoder.adapters[index][layer * kNumModules + module] = std::move(lora);
+      })
+      .def("add_adapter", [](Serial& s, int index) {
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.decoder.adapters[index].clear();
+      })
+      .def("drop_adapter", [](Serial& s, int index) {
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.decoder.adapters.erase(index);
+      })
+      .def_prop_rw("num_threads", [](const Serial& s) { return s.decoder.pool.size(); },
+                   [](Serial& s, int n) {
+                     require(n >= 1 && n <= 256, "num_threads must lie between 1 and 256.");
+                     std::lock_guard<std::mutex> lock(s.mutex);
+                     s.decoder.pool.resize(n);
+                   })
+      .def("forward", &run_step);
+}

@@ -1,0 +1,257 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+namespace evolute {
+
+void Pages::put(int layer, int64_t page, int offset, int head, const float* k, const float* v) {
+  const int64_t base = at(layer, page, head);
+  if (half) {
+    uint16_t key[kMaxHead];
+    uint16_t* to = reinterpret_cast<uint16_t*>(keys.data()) + base;
+    active_ops().to_half(k, key, head_width);
+    for (int e = 0; e < head_width; e++) to[(int64_t)e * page_size + offset] = key[e];
+    active_ops().to_half(v, reinterpret_cast<uint16_t*>(values.data()) + base + offset * head_width,
+                         head_width);
+    return;
+  }
+  float* to = reinterpret_cast<float*>(keys.data()) + base;
+  for (int e = 0; e < head_width; e++) to[(int64_t)e * page_size + offset] = k[e];
+  std::memcpy(reinterpret_cast<float*>(values.data()) + base + offset * head_width, v,
+              sizeof(float) * head_width);
+}
+
+void Pages::copy_page(int64_t from, int64_t to) {
+  const int64_t bytes = num_kv_heads * head_elements() * (half ? 2 : 4);
+  for (int layer = 0; layer < num_layers; layer++)
+    for (auto* side : {&keys, &values})
+      std::memcpy(side->data() + at(layer, to, 0) * (half ? 2 : 4),
+                  side->data() + at(layer, from, 0) * (half ? 2 : 4), bytes);
+}
+
+Decoder::Decoder(const Shape& s, std::vector<float> table, int num_threads)
+    : shape(s), rotary(std::move(table)), layers(s.num_layers), pool(num_threads) {
+  if (s.head_width % 16 || s.head_width > kMaxHead || s.num_heads % s.num_kv_heads ||
+      s.num_heads / s.num_kv_heads > kMaxTileRows)
+    throw std::invalid_argument(
+        "the native decoder needs a head width that is a multiple of 16 up to 256 and at most 32 "
+        "query heads to a kv head; use the torch executor for this model.");
+}
+
+void Decoder::check(const Pages& pages, const Step& step) const {
+  const auto refuse = [](const std::string& text) { throw std::invalid_argument(text); };
+  if (pages.num_layers != shape.num_layers || pages.num_kv_heads != shape.num_kv_heads ||
+      pages.head_width != shape.head_width)
+    refuse("the KV pool has another shape than the decoder.");
+  for (const Layer& layer : layers) {
+    for (const Linear& linear : layer.linear)
+      if (!linear.packed) refuse("a linear layer is not set; call set_linear for all 7 modules.");
+    if (layer.attention_norm.empty() || layer.mlp_norm.empty() ||
+        (shape.qk_norm && (layer.q_norm.empty() || layer.k_norm.empty())))
+      refuse("a norm is not set; call set_norm.");
+  }
+  if (!embedding.packed || !head.packed || final_norm.empty())
+    refuse("embedding, head or final norm is not set.");
+  const int context = (int)(rotary.size() / shape.head_width);
+  if (step.row_start[0] != 0 || step.row_start[step.num_sequences] != step.num_tokens)
+    refuse("row_start must run from 0 to the number of tokens.");
+  for (int b = 0; b < step.num_sequences; b++) {
+    if (step.row_start[b] > step.row_start[b + 1]) refuse("row_start must not fall.");
+    if (step.adapter[b] >= 0 && !adapters.count(step.adapter[b]))
+      refuse("adapter " + std::to_string(step.adapter[b]) + " is not loaded; call set_adapter.");
+    const int length = step.context_len[b], used = (length + pages.page_size - 1) / pages.page_size;
+    if (length < 0 || length > context || used > step.table_width)
+      refuse("context_len " + std::to_string(length) + " does not fit the page table or context.");
+    for (int i = 0; i < used; i++) {
+      const int page = step.page_table[(int64_t)b * step.table_width + i];
+      if (page < 0 || page >= pages.num_pages) refuse("page " + std::to_string(page) + " of " +
+                                                      std::to_string(pages.num_pages) + ".");
+    }
+    for (int t = step.row_start[b]; t < step.row_start[b + 1]; t++)
+      if (step.positions[t] < 0 || step.positions[t] >= length ||
+          (t > step.row_start[b] && step.positions[t] <= step.positions[t - 1]))
+        refuse("positions must rise and lie below context_len.");
+  }
+  for (int t = 0; t < step.num_tokens; t++)
+    if (step.token_ids[t] < 0 || step.token_ids[t] >= shape.vocab_size)
+      refuse("token id " + std::to_string(step.token_ids[t]) + " is outside the vocabulary.");
+  for (int r = 0; r < step.num_logits; r++)
+    if (step.logit_rows[r] < 0 || step.logit_rows[r] >= step.num_tokens)
+      refuse("logit row " + std::to_string(step.logit_rows[r]) + " is outside the step.");
+}
+
+Rows Decoder::rows_of(const float* x, int64_t k) const {
+  return {x, codes_.data(), scale_.data(), sum_.data(), k};
+}
+
+void Decoder::quantize_row(const float* x, int64_t row, int64_t k) {
+  if (k % kBlock == 0)
+    active_ops().quantize(x + row * k, k, codes_.data() + row * k,
+                          scale_.data() + row * (k / kBlock), sum_.data() + row * (k / kBlock));
+}
+
+// x += extra; h = norm(x); codes of h.
+void Decoder::norm_rows(const std::vector<float>& weight, const float* extra) {
+  const int width = shape.width;
+  pool.run(tokens_, [&](int64_t t) {
+    float* x = x_.data() + t * width;
+    if (extra) active_ops().add(x, extra + t * width, width);
+    active_ops().rms_norm(x, weight.data(), shape.norm_eps, width, h_.data() + t * width);
+    quantize_row(h_.data(), t, width);
+  });
+}
+
+void Decoder::apply(const Linear& linear, const Rows& rows, int64_t m, float* out) {
+  PanelView view = linear.packed->view;
+  view.bias = linear.bias.empty() ? nullptr : linear.bias.data();
+  const int64_t panels = linear.packed->panels();
+  const int64_t chunk = std::max<int64_t>(1, panels / (pool.size() * 8));
+  pool.run((panels + chunk - 1) / chunk, [&](int64_t i) {
+    active_ops().linear(view, i * chunk, std::min(panels, (i + 1) * chunk), rows, m, out, view.n,
+                        false);
+  });
+}
+
+void Decoder::linears(int layer, const Step& step, const float* x, int64_t k,
+                      std::vector<Target> targets) {
+  const Rows rows = rows_of(x, k);
+  struct Part {
+    PanelView view;
+    int64_t begin, end;
+    float* out;
+  };
+  std::vector<Part> parts;
+  for (const Target& target : targets) {
+    const Linear& linear = layers[layer].linear[target.module];
+    PanelView view = linear.packed->view;
+    view.bias = linear.bias.empty() ? nullptr : linear.bias.data();
+    const int64_t panels = linear.packed->panels();
+    const int64_t chunk = std::max<int64_t>(1, panels / (pool.size() * 4));
+    for (int64_t p = 0; p < panels; p += chunk)
+      parts.push_back({view, p, std::min(panels, p + chunk), target.out});
+  }
+  pool.run((int64_t)parts.size(), [&](int64_t i) {
+    const Part& part = parts[i];
+    active_ops().linear(part.view, part.begin, part.end, rows, tokens_, part.out, part.view.n, false);
+  });
+  for (const Target& target : targets) add_lora(layer, step, x, k, target);
+}
+
+// y += (x A^T) (scale B)^T on the rows of sequences that have an adapter (Hu et al. 2021).
+void Decoder::add_lora(int layer, const Step& step, const float* x, int64_t k, const Target& target) {
+  for (int b = 0; b < step.num_sequences; b++) {
+    if (step.adapter[b] < 0) continue;
+    const auto& weights = adapters.at(step.adapter[b]);
+    const auto found = weights.find(layer * kNumModules + target.module);
+    if (found == weights.end()) continue;
+    const Lora& lora = found->second;
+    const int first = step.row_start[b], m = step.row_start[b + 1] - first;
+    const int64_t rank = lora.shrink->n, n = lora.expand->n;
+    if ((int64_t)low_.size() < m * rank) low_.resize(m * rank);
+    const Rows in{x + first * k, nullptr, nullptr, nullptr, k};
+    pool.run(lora.shrink->panels(), [&](int64_t p) {
+      active_ops().linear(lora.shrink->view, p, p + 1, in, m, low_.data(), rank, false);
+    });
+    const Rows middle{low_.data(), nullptr, nullptr, nullptr, rank};
+    pool.run(lora.expand->panels(), [&](int64_t p) {
+      active_ops().linear(lora.expand->view, p, p + 1, middle, m, target.out + first * n, n, true);
+    });
+  }
+}
+
+// Norms and rotary positions of q and k; keys and values to their slots.
+void Decoder::place(Pages& pages, const Step& step, int layer) {
+  const Ops& ops = active_ops();
+  const int width = shape.head_width, heads = shape.num_heads, kv_heads = shape.num_kv_heads;
+  const Layer& weights = layers[layer];
+  pool.run(step.num_sequences, [&](int64_t b) {
+    for (int64_t t = step.row_start[b]; t < step.row_start[b + 1]; t++) {
+      float *q = q_.data() + t * heads * width, *k = k_.data() + t * kv_heads * width;
+      if (shape.qk_norm) {
+        for (int h = 0; h < heads; h++)
+          ops.rms_norm(q + h * width, weights.q_norm.data(), shape.norm_eps, width, q + h * width);
+        for (int h = 0; h < kv_heads; h++)
+          ops.rms_norm(k + h * width, weights.k_norm.data(), shape.norm_eps, width, k + h * width);
+      }
+      const int position = step.positions[t];
+      const float* table = rotary.data() + (int64_t)position * width;
+      ops.rotary(q, table, heads, width, 1.f / std::sqrt((float)width));
+      ops.rotary(k, table, kv_heads, width, 1.f);
+      const int page = step.page_table[b * step.table_width + position / pages.page_size];
+      for (int h = 0; h < kv_heads; h++)
+        pages.put(layer, page, position % pages.page_size, h, k + h * width,
+                  v_.data() + (t * kv_heads + h) * width);
+    }
+  });
+}
+
+void Decoder::attend(const Pages& pages, const Step& step, int layer) {
+  const int width = shape.head_width, group = shape.num_heads / shape.num_kv_heads;
+  const ptrdiff_t stride = (ptrdiff_t)shape.num_heads * width;
+  pool.run((int64_t)tiles_.size(), [&](int64_t i) {
+    const auto [b, head, first, count] = tiles_[i];
+    const int64_t base = pages.at(layer, 0, head), at = first * stride + head * group * width;
+    const int size = pages.half ? 2 : 4;
+    const AttentionTile tile{q_.data() + at, stride, a_.data() + at, stride, count, group, width,
+                             step.positions + first,
+                             step.page_table + (int64_t)b * step.table_width, pages.page_size,
+                             shape.window, pages.keys.data() + base * size,
+                             pages.values.data() + base * size,
+                             (ptrdiff_t)pages.num_kv_heads * pages.head_elements()};
+    pages.half ? active_ops().attention_half(tile) : active_ops().attention_float(tile);
+  });
+}
+
+void Decoder::forward(Pages& pages, const Step& step) {
+  check(pages, step);
+  tokens_ = step.num_tokens;
+  const int64_t t = tokens_, width = shape.width, ff = shape.ff_width;
+  const int64_t q = (int64_t)shape.num_heads * shape.head_width;
+  const int64_t kv = (int64_t)shape.num_kv_heads * shape.head_width;
+  const int64_t widest = std::max({width, ff, q});
+  for (auto* buffer : {&x_, &h_, &y_}) buffer->resize(t * width);
+  for (auto* buffer : {&q_, &a_}) buffer->resize(t * q);
+  for (auto* buffer : {&k_, &v_}) buffer->resize(t * kv);
+  for (auto* buffer : {&g_, &u_}) buffer->resize(t * ff);
+  codes_.resize(t * widest);
+  for (auto* buffer : {&scale_, &sum_}) buffer->resize(t * (widest / kBlock + 1));
+  tiles_.clear();
+  const int most = std::max(1, kMaxTileRows / (shape.num_heads / shape.num_kv_heads));
+  for (int b = 0; b < step.num_sequences; b++)
+    for (int first = step.row_start[b]; first < step.row_start[b + 1]; first += most)
+      for (int head = 0; head < shape.num_kv_heads; head++)
+        tiles_.push_back({b, head, first, std::min(most, step.row_start[b + 1] - first)});
+
+  pool.run(t, [&](int64_t i) { embedding.packed->row(step.token_ids[i], x_.data() + i * width); });
+  const float* extra = nullptr;
+  for (int layer = 0; layer < shape.num_layers; layer++) {
+    norm_rows(layers[layer].attention_norm, extra);
+    linears(layer, step, h_.data(), width, {{kQ, q_.data()}, {kK, k_.data()}, {kV, v_.data()}});
+    place(pages, step, layer);
+    attend(pages, step, layer);
+    pool.run(t, [&](int64_t i) { quantize_row(a_.data(), i, q); });
+    linears(layer, step, a_.data(), q, {{kO, y_.data()}});
+    norm_rows(layers[layer].mlp_norm, y_.data());
+    linears(layer, step, h_.data(), width, {{kGate, g_.data()}, {kUp, u_.data()}});
+    pool.run(t, [&](int64_t i) {
+      active_ops().silu_mul(g_.data() + i * ff, u_.data() + i * ff, ff);
+      quantize_row(g_.data(), i, ff);
+    });
+    linears(layer, step, g_.data(), ff, {{kDown, y_.data()}});
+    extra = y_.data();
+  }
+  pool.run(step.num_logits, [&](int64_t r) {
+    const int64_t row = step.logit_rows[r];
+    float* x = h_.data() + r * width;
+    std::memcpy(x, x_.data() + row * width, sizeof(float) * width);
+    if (extra) active_ops().add(x, extra + row * width, width);
+    active_ops().rms_norm(x, final_norm.data(), shape.norm_eps, width, x);
+    quantize_row(h_.data(), r, width);
+  });
+  apply(head, rows_of(h_.data(), width), step.num_logits, step.logits);
+}
+
+}  // namespace evolute

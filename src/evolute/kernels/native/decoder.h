@@ -1,0 +1,88 @@
+// The decoder stack of the Llama family: one call computes one step.
+#pragma once
+#include <array>
+#include <map>
+#include <string>
+
+#include "packing.h"
+
+namespace evolute {
+
+enum Module { kQ, kK, kV, kO, kGate, kUp, kDown, kNumModules };
+
+struct Shape {
+  int num_layers, width, num_heads, num_kv_heads, head_width, ff_width, vocab_size;
+  float norm_eps;
+  bool qk_norm;
+  int window;  // 0: none
+};
+
+// Keys [layer][page][kv head][E][page_size], values [layer][page][kv head][page_size][E].
+struct Pages {
+  int num_layers, num_pages, page_size, num_kv_heads, head_width;
+  bool half;
+  std::vector<uint8_t> keys, values;
+
+  int64_t head_elements() const { return (int64_t)page_size * head_width; }
+  int64_t at(int layer, int64_t page, int head) const {
+    return (((int64_t)layer * num_pages + page) * num_kv_heads + head) * head_elements();
+  }
+  void put(int layer, int64_t page, int offset, int head, const float* k, const float* v);
+  void copy_page(int64_t from, int64_t to);
+};
+
+struct Linear {
+  std::shared_ptr<Packed> packed;
+  std::vector<float> bias;  // padded to whole panels
+};
+
+struct Layer {
+  std::array<Linear, kNumModules> linear;
+  std::vector<float> attention_norm, mlp_norm, q_norm, k_norm;
+};
+
+struct Lora {
+  std::shared_ptr<Packed> shrink, expand;  // [R, K]; [N, R] with the scale folded in
+};
+
+struct Step {
+  int num_tokens, num_sequences, table_width, num_logits;
+  const int32_t *token_ids, *positions, *row_start, *context_len, *page_table, *adapter, *logit_rows;
+  float* logits;
+};
+
+class Decoder {
+ public:
+  Decoder(const Shape& shape, std::vector<float> rotary, int num_threads);
+  void forward(Pages& pages, const Step& step);  // throws std::invalid_argument, before any write
+
+  Shape shape;
+  std::vector<float> rotary;
+  std::vector<Layer> layers;
+  std::vector<float> final_norm;
+  Linear embedding, head;
+  std::map<int, std::map<int, Lora>> adapters;  // index, then layer * kNumModules + module
+  Pool pool;
+
+ private:
+  struct Target {
+    int module;
+    float* out;
+  };
+  void check(const Pages& pages, const Step& step) const;
+  Rows rows_of(const float* x, int64_t k) const;
+  void quantize_row(const float* x, int64_t row, int64_t k);
+  void norm_rows(const std::vector<float>& weight, const float* extra);
+  void apply(const Linear& linear, const Rows& rows, int64_t m, float* out);
+  void linears(int layer, const Step& step, const float* x, int64_t k, std::vector<Target> targets);
+  void add_lora(int layer, const Step& step, const float* x, int64_t k, const Target& target);
+  void place(Pages& pages, const Step& step, int layer);
+  void attend(const Pages& pages, const Step& step, int layer);
+
+  int tokens_ = 0;
+  std::vector<float> x_, h_, q_, k_, v_, a_, y_, g_, u_, scale_, sum_, low_;
+  std::vector<int8_t> codes_;
+  std::vector<std::array<int, 4>> tiles_;
+};
+
+}  // namespace evolute

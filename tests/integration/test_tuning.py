@@ -1,0 +1,92 @@
+"""The system loop with plants: a good change is kept, a cheat thrown out, a crash passed over."""
+
+import asyncio
+import random
+import sys
+
+import pytest
+
+from evolute.envs.tuning import (
+    Dimension,
+    Judge,
+    Measurement,
+    Space,
+    SubprocessRunner,
+    Verdict,
+)
+from evolute.evolve import Ledger, ScriptedProposer, tune
+
+SPACE = Space(
+    (Dimension("speed", (1, 2, 3)), Dimension("mode", ("fair", "cheat", "crash", "hang")))
+)
+FAKE = """
+import json, sys, time
+given = dict(a[6:].split("=") for a in sys.argv[1:] if a.startswith("--set="))
+mode = given.get("mode", "fair")
+if mode == "crash": sys.exit("planted crash")
+if mode == "hang": time.sleep(60)
+speed = 100.0 * int(given.get("speed", 1)) * (5 if mode == "cheat" else 1)
+digest = "other" if mode == "cheat" else "same"
+print(json.dumps({"figures": {"output_tokens_per_s": speed}, "digest": digest}))
+"""
+
+
+@pytest.fixture
+def workload(tmp_path):
+    file = tmp_path / "workload.jsonl"
+    file.write_text("")
+    return file
+
+
+def run(tmp_path, workload, changes, timeout_s=20.0):
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE)
+    runner = SubprocessRunner("tiny", workload, {}, (sys.executable, str(script)), timeout_s)
+    judge = Judge(runner, workload, pairs=2)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    report = asyncio.run(
+        tune(SPACE, judge, [ScriptedProposer(changes)], ledger, max_trials=len(changes))
+    )
+    return report, ledger
+
+
+def test_plants(tmp_path, workload):
+    changes = [{"mode": "cheat"}, {"mode": "crash"}, {"speed": 2}, {"speed": 9}, {"speed": 1}]
+    report, ledger = run(tmp_path, workload, changes)
+    verdicts = [trial.verdict for trial in ledger.trials]
+    assert verdicts == ["keep", "cheat", "crash", "keep", "crash", "discard"]
+    assert "planted crash" in ledger.trials[2].why
+    assert report.best == {"speed": 2}
+    assert report.ratio.mean == pytest.approx(2.0)
+    assert Ledger(ledger.path).trials == ledger.trials
+
+
+def test_a_hang_is_ended(tmp_path, workload):
+    _, ledger = run(tmp_path, workload, [{"mode": "hang"}], timeout_s=1.5)
+    assert ledger.trials[1].verdict is Verdict.CRASH
+    assert "within" in ledger.trials[1].why
+
+
+def test_nothing_better_is_a_result(tmp_path, workload):
+    report, _ = run(tmp_path, workload, [{"mode": "fair"}])
+    assert report.best is None
+
+
+class Noise:
+    """No change does anything; only the weather differs."""
+
+    def __init__(self):
+        self.source = random.Random(0)
+
+    async def measure(self, change):
+        return Measurement(100 * self.source.lognormvariate(0, 0.1), "same")
+
+
+def test_noise_is_seldom_kept(workload):
+    judge = Judge(Noise(), workload, pairs=4)
+
+    async def rate():
+        verdicts = [(await judge.judge({}, {"speed": 2})).verdict for _ in range(400)]
+        return verdicts.count(Verdict.KEEP) / len(verdicts)
+
+    assert asyncio.run(rate()) < 0.04
