@@ -1,6 +1,12 @@
 // The kernels compiled for generic; the flags are in CMakeLists.txt.
 #include "ops.h"
 
+#include <cmath>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace evolute {
 namespace {
 #include "vec.inc"

@@ -1,0 +1,143 @@
+"""The decoder stack of the Llama family in one native call per step, on threads of its own.
+
+    NativeDecoder(shape, rotary, num_threads)     then set_linear, set_norm, set_vocabulary ...
+    decoder.forward(pool, ...)                    logits [R, V]; writes keys and values
+    KvPool(...)                                   pages of keys and values
+
+Attention walks keys in blocks of 64 absolute positions and linear layers sum in one order, so a
+token's result does not depend on its batch, on how its prompt was cut, or on threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evolute.kernels import _native
+from evolute.kernels.linear import PackedLinear
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")
+NORMS = ("attention", "mlp", "q", "k")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """Sizes of a network; sliding_window in tokens, None for all."""
+
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    ff_width: int
+    vocab_size: int
+    norm_eps: float
+    qk_norm: bool = False
+    sliding_window: int | None = None
+
+
+class KvPool:
+    """Keys and values of all layers, by page."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_pages: int,
+        page_size: int,
+        num_kv_heads: int,
+        head_width: int,
+        dtype: Literal["float32", "float16"],
+    ) -> None:
+        sizes = (num_layers, num_pages, page_size, num_kv_heads, head_width)
+        self.native = _native.Pages(*sizes, dtype == "float16")
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.native.nbytes)
+
+    def copy_page(self, source: int, target: int) -> None:
+        self.native.copy_page(source, target)
+
+
+class NativeDecoder:
+    """Weights, adapters and threads of one model."""
+
+    def __init__(self, shape: DecoderShape, rotary: ArrayLike, num_threads: int) -> None:
+        s = shape
+        self.shape = shape
+        self._native = _native.Decoder(
+            *(s.num_layers, s.width, s.num_heads, s.num_kv_heads, s.head_width, s.ff_width),
+            *(s.vocab_size, s.norm_eps, s.qk_norm, s.sliding_window or 0),
+            *(_float32(rotary), num_threads),
+        )
+
+    def set_linear(
+        self, layer: int, module: str, packed: PackedLinear, bias: ArrayLike | None = None
+    ) -> None:
+        """`module` is one of q, k, v, o, gate, up, down."""
+        values = None if bias is None else _float32(bias)
+        self._native.set_linear(layer, MODULES.index(module), packed.native, values)
+
+    def set_norm(self, layer: int, which: str, weight: ArrayLike) -> None:
+        """`which` is attention or mlp [D], q or k [head width]."""
+        self._native.set_norm(layer, NORMS.index(which), _float32(weight))
+
+    def set_final_norm(self, weight: ArrayLike) -> None:
+        self._native.set_final_norm(_float32(weight))
+
+    def set_vocabulary(self, embedding: PackedLinear, head: PackedLinear) -> None:
+        """Both [V, D]; the same object when tied."""
+        self._native.set_vocabulary(embedding.native, head.native)
+
+    def set_adapter(
+        self,
+        index: int,
+        weights: Mapping[tuple[int, str], tuple[ArrayLike, ArrayLike]],
+        scale: float,
+    ) -> None:
+        """(layer, module) -> A [R, K], B [N, R]; ranks may differ, modules may be missing."""
+        self._native.add_adapter(index)
+        for (layer, module), (a, b) in weights.items():
+            scaled = _float32(b) * np.float32(scale)
+            self._native.set_lora(index, layer, MODULES.index(module), _float32(a), scaled)
+
+    def drop_adapter(self, index: int) -> None:
+        self._native.drop_adapter(index)
+
+    @property
+    def num_threads(self) -> int:
+        return int(self._native.num_threads)
+
+    @num_threads.setter
+    def num_threads(self, value: int) -> None:
+        self._native.num_threads = value
+
+    def forward(
+        self,
+        pool: KvPool,
+        *,
+        token_ids: Int32,
+        positions: Int32,
+        row_start: Int32,
+        context_len: Int32,
+        page_table: Int32,
+        adapter: Int32,
+        logit_rows: Int32,
+    ) -> Float32:
+        """Logits [R, V]. Positions of a sequence must rise. Raises ValueError on bad input."""
+        logits = np.empty((len(logit_rows), self.shape.vocab_size), np.float32)
+        rows = (token_ids, positions, row_start, context_len, page_table, adapter, logit_rows)
+        arrays = (np.ascontiguousarray(array, np.int32) for array in rows)
+        self._native.forward(pool.native, *arrays, logits)
+        return logits
+
+
+def _float32(values: ArrayLike) -> Float32:
+    return np.ascontiguousarray(values, np.float32)
