@@ -130,3 +130,24 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_batch():
     together = run(items, sampling)[0]
     alone = [run([p], sampling)[0][0] for p in items]
     assert [o.token_ids for o in together] == [o.token_ids for o in alone]
+
+
+def test_a_flush_in_the_middle_changes_nothing_and_loses_no_page():
+    items = [prompts(1)[0][:21]] * 3
+    expected = run(items)[0]
+    with Engine(TINY, page_size=4) as engine:
+        engine.generate(items[:1], GREEDY)  # fills the cache
+        core = engine._core
+        step, count = core.step, 0
+
+        def flushing_step():
+            nonlocal count
+            count += 1
+            if count % 3 == 0:
+                core.flush()
+            return step()
+
+        core.step = flushing_step
+        outputs = engine.generate(items, GREEDY)
+        engine._call(core.check)
+    assert_same(outputs, expected)

@@ -50,6 +50,10 @@ def machine(cache_class=RadixCache, page_size=2):
         def finish(self, data):
             at = data.draw(st.integers(0, len(self.live) - 1))
             name, tokens, shared, own, node = self.live.pop(at)
+            if node is not None and node.is_dropped:  # stale: nothing of it may be shared
+                self.pool.free(self.cache.unpin(node))
+                self.pool.free(own)
+                return
             pages = [*shared, *own]
             duplicates = self.cache.insert(name, tokens, pages)
             for i, page in enumerate(pages):
@@ -61,8 +65,7 @@ def machine(cache_class=RadixCache, page_size=2):
 
         @rule(name=names)
         def update_weights(self, name):
-            if not any(one[0] == name for one in self.live):
-                self.pool.free(self.cache.drop(lambda n: n == name))
+            self.pool.free(self.cache.drop(lambda n: n == name))
 
         @invariant()
         def every_page_has_one_place(self):

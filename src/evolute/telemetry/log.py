@@ -12,19 +12,16 @@ import logging
 import sys
 from pathlib import Path
 
-from evolute.types import ConfigError
-from evolute.types.settings import nearest
-
 LEVELS = ("debug", "info", "warning", "error")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def configure(level: str = "warning", file: Path | None = None) -> None:
     """Send the logs of `evolute` to stderr and, from DEBUG on, to `file`. Calling it again
-    replaces what was set. Raises ConfigError for an unknown level or a file that cannot be
+    replaces what was set. Raises ValueError for an unknown level or a file that cannot be
     written."""
     if level not in LEVELS:
-        raise ConfigError(f"no log level {level!r}. {nearest(level, LEVELS)}")
+        raise ValueError(f"no log level {level!r}; use one of {', '.join(LEVELS)}.")
     logger = logging.getLogger("evolute")
     shown = logging.StreamHandler(sys.stderr)
     shown.setLevel(level.upper())
@@ -46,6 +43,6 @@ def _to_file(file: Path) -> logging.Handler:
         file.parent.mkdir(parents=True, exist_ok=True)
         return logging.FileHandler(file)
     except OSError as error:
-        raise ConfigError(
+        raise ValueError(
             f"log file {file} cannot be written ({error.strerror}); choose another place."
         ) from error

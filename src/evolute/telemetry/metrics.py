@@ -15,12 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
-
-from evolute.types import ConfigError
 
 REGISTRY = CollectorRegistry()  # our own: a host program's metrics stay apart
 NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)+")
@@ -72,13 +70,14 @@ def snapshot() -> dict[str, float]:
     """Present values by our own names; a histogram gives its `/count` and `/sum`."""
     values = {}
     for name, (declaration, instrument) in sorted(_declared.items()):
-        exposed = _exposed(name)
+        own_name = {_exposed(name): name, f"{_exposed(name)}_total": name}
+        if declaration.kind == "histogram":
+            own_name = {f"{_exposed(name)}_{stat}": f"{name}/{stat}" for stat in ("count", "sum")}
         for metric in instrument.collect():
             for sample in metric.samples:
-                stat = sample.name.removeprefix(exposed).lstrip("_")
-                if stat in ("bucket", "created"):
+                own = own_name.get(sample.name)
+                if own is None:  # buckets, and when a series was made
                     continue
-                own = name if declaration.kind != "histogram" else f"{name}/{stat}"
                 labels = ",".join(f"{k}={sample.labels[k]}" for k in declaration.labels)
                 values[f"{own}{{{labels}}}" if labels else own] = sample.value
     return values
@@ -90,22 +89,22 @@ def snapshot() -> dict[str, float]:
 def _declare(make: type[Instrument], new: Declaration) -> Instrument:
     """Declaring the same thing again gives the same instrument; another meaning is an error."""
     if not NAME.fullmatch(new.name):
-        raise ConfigError(
+        raise ValueError(
             f"metric {new.name!r}: a name is room/thing[/stat] in lower case with underscores."
         )
     if new.name in _declared:
         old, instrument = _declared[new.name]
         if old != new or not isinstance(instrument, make):
-            raise ConfigError(
+            raise ValueError(
                 f"metric {new.name!r} is declared as {old.kind} ({old.text!r}, labels "
                 f"{old.labels}) and again otherwise; declare it once, in the room that emits it."
             )
         return instrument
-    settings = {"buckets": new.buckets} if new.kind == "histogram" else {}
+    settings: dict[str, Any] = {"buckets": new.buckets} if new.kind == "histogram" else {}
     made = make(_exposed(new.name), new.text, new.labels, registry=REGISTRY, **settings)
     _declared[new.name] = (new, made)
     return made
 
 
 def _exposed(name: str) -> str:
-    return "evolute_" + name.replace("/", "_").removesuffix("_total")
+    return "evolute_" + name.replace("/", "_")

@@ -13,7 +13,6 @@ processes share one axis and none runs backwards when the wall clock is set.
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import threading
 import time
@@ -98,10 +97,14 @@ class Tracer:
 
 
 def read_trace(path: Path) -> list[Span]:
-    """Spans of a file by their start; [] when there is no file."""
+    """Spans of a file by their start; [] when there is no file. Raises ValueError when the
+    file holds something else."""
     spans = []
     for record in read_records(path):
-        name, start_s, end_s, process, thread = (record.pop(key) for key in OWN)
+        try:
+            name, start_s, end_s, process, thread = (record.pop(key) for key in OWN)
+        except KeyError as error:
+            raise ValueError(f"{path} is not a trace: a line has no {error}.") from error
         spans.append(Span(name, start_s, end_s, process, thread, record))
     return sorted(spans, key=lambda span: span.start_s)
 
