@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evolute.kernels import _native
+import evolute.kernels._native as _native
 from evolute.kernels.linear import PackedLinear
 
 Int32 = NDArray[np.int32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evolute.kernels import _native
+import evolute.kernels._native as _native
 
 
 def isa() -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evolute.kernels import _native
+import evolute.kernels._native as _native
 
 Float32 = NDArray[np.float32]
 BLOCK = 32
