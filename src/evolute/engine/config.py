@@ -63,7 +63,7 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
         executor = "native" if has_native else "torch"
     if executor == "native" and not has_native:
         raise ConfigError(
-            "engine.executor is 'native' but there are no native kernels yet; use 'torch'."
+            "engine.executor is 'native' but the kernels are not built; run `make build`."
         )
     precision = "float32" if config.precision == "auto" else config.precision
     if precision == "quantized" and executor == "torch":
