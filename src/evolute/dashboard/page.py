@@ -24,11 +24,13 @@ max-width:62rem;margin:2rem auto;padding:0 1.2rem}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.2rem;margin:2.4rem 0 .6rem;
 border-bottom:1px solid var(--rule);padding-bottom:.2rem}h3{font-size:1rem;margin:1.4rem 0 .4rem}
 .note{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.2rem 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));
+gap:.8rem;margin:1.2rem 0}
 .tile{background:var(--panel);border-radius:6px;padding:.7rem .9rem}
 .tile b{display:block;font-size:1.35rem;font-weight:600}.tile span{color:var(--soft);font-size:13px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13px;margin:.6rem 0}
-th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--rule)}
+th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;
+border-bottom:1px solid var(--rule)}
 th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 td p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 pre,code{font:13px/1.45 ui-monospace,monospace}pre{background:var(--panel);padding:.7rem .9rem;

@@ -10,45 +10,67 @@ from __future__ import annotations
 
 import html
 import os
+import platform
+import time
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from evolute.dashboard.plots import accuracy_bars, curve
-from evolute.telemetry import read_records
+from evolute.dashboard.model_loop import (
+    accuracy,
+    agreement,
+    failures,
+    percent,
+    points,
+    samples,
+    training,
+)
+from evolute.dashboard.page import Cell, anchor, note, page, section, table
+from evolute.dashboard.plots import bars
+from evolute.dashboard.run import Run, interval, read_run, real
+from evolute.dashboard.system_loop import availability, ratio_text, tuning
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#1a1a1a;background:#fff}table{border-collapse:collapse;width:100%;font-size:13px}
-td,th{border-bottom:1px solid #ddd;padding:.3rem .5rem;text-align:left;vertical-align:top}
-pre{background:#f5f5f5;padding:.6rem;overflow:auto;white-space:pre-wrap}h2{margin-top:2.2rem}
-figure{margin:1rem 0}svg{max-width:100%;height:auto}.note{color:#666}
-"""
-Records = list[dict[str, Any]]
+PACKAGES = ("evolute", "torch", "tokenizers", "llguidance", "optuna")
+PARTS = ("rollout_s", "update_s", "publish_s")
+MAIN_SETTINGS = (  # where it lies in config.toml, and what people call it
+    ("train.model", "model"),
+    ("train.task", "task"),
+    ("train.steps", "steps"),
+    ("train.prompts_per_step", "problems a step"),
+    ("train.samples_per_prompt", "rollouts a problem"),
+    ("train.algorithm.advantage", "advantage"),
+    ("train.algorithm.loss.name", "loss"),
+    ("train.optimizer.lr", "learning rate"),
+    ("train.lora.rank", "adapter rank"),
+    ("train.seed", "seed"),
+    ("engine.precision", "engine precision"),
+    ("tune.trials", "tuning trials"),
+)
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `run_dir/report.html` anew; replaces it at once."""
-    records = read_records(run_dir / "metrics.jsonl")
-    by_kind: dict[str, Records] = {}
-    for record in records:
-        by_kind.setdefault(record["kind"], []).append(record)
-    parts = [
-        f"<h1>Run {html.escape(run_dir.name)}</h1>",
-        _summary(run_dir, by_kind),
-        _accuracy(by_kind),
-        _training(by_kind.get("train_step", [])),
-        _tuning(by_kind.get("throughput", []), read_records(run_dir / "ledger.jsonl")),
-        _samples(read_records(run_dir / "samples.jsonl")),
-        _settings(run_dir),
-    ]
-    page = (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
-        f'content="width=device-width"><title>{html.escape(run_dir.name)}</title>'
-        f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+    """Write `run_dir/report.html` anew; a reader sees the old one or the new one, never half."""
+    run = read_run(run_dir)
+    sections = {
+        "Summary": _summary(run),
+        "Accuracy": accuracy(run),
+        "Training": training(run),
+        "Trainer and engine": agreement(run),
+        "Tuning": tuning(run),
+        "Users meanwhile": availability(run),
+        "Samples": samples(run),
+        "Failures": failures(run),
+        "Time": _time(run),
+        "Settings": _settings(run),
+        "Environment": _environment(),
+    }
+    links = "".join(
+        f'<a href="#{anchor(name)}">{name}</a>' for name, text in sections.items() if text
     )
+    title = f"Run {run.name}"
+    head = f"<h1>{html.escape(title)}</h1><nav>{links}</nav>"
     path = run_dir / "report.html"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(page)
+    temporary.write_text(page(title, [head, *sections.values()]), encoding="utf-8")
     os.replace(temporary, path)
     return path
 
@@ -56,107 +78,91 @@ def write_report(run_dir: Path) -> Path:
 # -- internals ---------------------------------------------------------------
 
 
-def _summary(run_dir: Path, by_kind: dict[str, Records]) -> str:
-    rows = []
-    for record in by_kind.get("difference", [])[-1:]:
-        rows.append(["gain in held-out accuracy", _interval(record)])
-    for record in by_kind.get("poll", [])[-1:]:
-        rows.append(
-            [
-                "a user asking every second",
-                f"{record['requests']} requests, {record['errors']} errors, longest gap "
-                f"{record['max_gap_s']:.1f} s",
-            ]
-        )
-    rows += [[f"phase {r['name']}", f"{r['seconds']:.0f} s"] for r in by_kind.get("phase", [])]
-    command = f"evolute loop --config runs/{html.escape(run_dir.name)}/config.toml"
-    table = _table(["what", "value"], rows) if rows else _missing("no phase has finished")
-    return f"<h2>Summary</h2>{table}<p>To repeat it: <code>{command}</code></p>"
-
-
-def _accuracy(by_kind: dict[str, Records]) -> str:
-    evals = {record["name"]: record for record in by_kind.get("eval", [])}
-    if not evals:
-        return "<h2>Accuracy</h2>" + _missing("not measured yet")
-    rows = [[name, _interval(r), r["n"]] for name, r in evals.items()]
-    table = _table(["weights", "held-out accuracy (95 % interval)", "problems"], rows)
-    return f"<h2>Accuracy</h2>{accuracy_bars(list(evals.values()))}{table}"
-
-
-def _training(steps: Records) -> str:
-    if not steps:
-        return "<h2>Training</h2>" + _missing("no step has finished")
-    plots = [
-        curve(steps, ["accuracy_mean"], "accuracy of the rollouts"),
-        curve(steps, ["mismatch_kl", "logprob_abs_diff_mean"], "trainer against engine"),
-        curve(steps, ["entropy"], "entropy (nats)"),
-        curve(steps, ["rollout_s", "update_s", "publish_s"], "seconds"),
-    ]
-    head = ["step", "accuracy", "mismatch KL", "|dlogp|", "canary", "version", "fingerprint"]
-    rows = [
-        [
-            s["step"],
-            f"{s['accuracy_mean']:.3f}",
-            f"{s['mismatch_kl']:.1e}",
-            f"{s['logprob_abs_diff_mean']:.1e}",
-            f"{s['canary_abs_diff']:.1e}",
-            s["version"],
-            str(s["fingerprint"])[:12],
-        ]
-        for s in steps
-    ]
-    return f"<h2>Training</h2>{''.join(plots)}<h3>Publications</h3>{_table(head, rows)}"
-
-
-def _tuning(outcome: Records, ledger: Records) -> str:
-    if not ledger:
-        return "<h2>Tuning</h2>" + _missing("no trial was made")
-    rows = [
-        [
-            t["id"],
-            t["proposer"],
-            t["change"] or "-",
-            t["verdict"],
-            t["why"],
-            f"{t['seconds']:.0f} s",
-        ]
-        for t in ledger
-    ]
-    table = _table(["trial", "proposer", "change", "verdict", "why", "took"], rows)
-    text = ""
-    if outcome:
-        best = outcome[-1]["best"] or "the settings in force stay"
-        text = f"<p>Outcome: {html.escape(str(best))} ({html.escape(outcome[-1]['why'])}).</p>"
-    return f"<h2>Tuning</h2>{text}{table}"
-
-
-def _samples(samples: Records) -> str:
-    if not samples:
-        return ""
-    shown = samples[:6] + samples[max(len(samples) - 6, 6) :]
-    rows = [[s["step"], s["prompt"], s["text"], s["reward"], s["outcome"]] for s in shown]
-    table = _table(["step", "problem", "answer", "reward", "outcome"], rows)
-    return f"<h2>Samples, early and late</h2>{table}"
-
-
-def _settings(run_dir: Path) -> str:
-    file = run_dir / "config.toml"
-    text = file.read_text() if file.exists() else "not recorded"
-    return f"<h2>Settings</h2><pre>{html.escape(text)}</pre>"
-
-
-def _interval(record: dict[str, Any]) -> str:
-    return f"{record['mean']:.1%} ({record['low']:.1%} to {record['high']:.1%})"
-
-
-def _missing(text: str) -> str:
-    return f"<p class=note>{html.escape(text)}</p>"
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
+def _summary(run: Run) -> str:
+    left = run.missing_phases
+    if run.config and "tune" not in run.config:
+        left = []  # a training run alone has no phases
+    state = (
+        f'<p class="bad">Not finished: {", ".join(left)} still to be done. Go on with '
+        f"<code>evolute loop --resume {html.escape(run.name)}</code></p>"
+        if left
+        else ""
     )
-    return f"<table><tr>{top}</tr>{body}</table>"
+    tiles = "".join(
+        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+        for name, value in _headlines(run)
+    )
+    rows: list[list[Cell]] = [
+        [name, str(value)] for key, name in MAIN_SETTINGS if (value := _setting(run, key)) != ""
+    ]
+    repeat = f"evolute loop --config runs/{run.name}/config.toml --name {run.name}-again"
+    return section(
+        "Summary",
+        state,
+        f'<div class="tiles">{tiles}</div>' if tiles else note("No phase has finished."),
+        table(["setting", "value"], rows),
+        f"<p>To repeat it:</p><pre>{html.escape(repeat)}</pre>",
+    )
+
+
+def _headlines(run: Run) -> list[tuple[str, str]]:
+    """What a reader wants first; only what was measured."""
+    found = []
+    for name in ("base", "trained"):
+        value = interval(run.eval_by_name.get(name), name)
+        if value:
+            found.append((f"held-out accuracy, {name}", percent(value)))
+    gain = interval(run.last("difference"), "gain")
+    if gain:
+        found.append(("trained minus base, 95 % interval", points(gain)))
+    speed = interval(run.last("throughput").get("ratio"), "speed")
+    if speed:
+        found.append(("throughput after tuning", ratio_text(speed)))
+    elif run.last("throughput"):
+        found.append(("tuning", str(run.last("throughput").get("why", "done"))))
+    polls = run.records_by_kind.get("poll", ())
+    if polls:
+        requests, errors = (sum(int(p.get(k) or 0) for p in polls) for k in ("requests", "errors"))
+        found.append(("a user asking every second", f"{requests} requests, {errors} errors"))
+    return found
+
+
+def _time(run: Run) -> str:
+    parts = {part.removesuffix("_s"): sum(real(s, part) or 0 for s in run.steps) for part in PARTS}
+    plots = bars("phases", run.seconds_by_phase)
+    plots += bars("inside the training steps", parts) if run.steps else ""
+    return section("Time", f'<div class="plots">{plots}</div>' if plots else note("Nothing yet."))
+
+
+def _settings(run: Run) -> str:
+    if not run.config_text:
+        return section("Settings", note("config.toml is missing."))
+    return section("Settings", f"<pre>{html.escape(run.config_text)}</pre>")
+
+
+def _setting(run: Run, key: str) -> object:
+    """A value of config.toml; a training run's file has no [train] section around it."""
+    for path in (key.split("."), key.split(".")[1:]):
+        value: object = run.config
+        for name in path:
+            value = value.get(name, "") if isinstance(value, dict) else ""
+        if value != "":
+            return value
+    return ""
+
+
+def _environment() -> str:
+    rows: list[list[Cell]] = [
+        ["report written", time.strftime("%Y-%m-%d %H:%M:%S %z")],
+        ["machine", f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"],
+        ["python", platform.python_version()],
+    ]
+    rows += [[name, _version(name)] for name in PACKAGES]
+    return section("Environment", table(["what", "value"], rows))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

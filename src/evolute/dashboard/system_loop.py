@@ -1,0 +1,115 @@
+"""The system loop in a report: what tuning gained, every trial, and how the users fared."""
+
+from __future__ import annotations
+
+import html
+
+from evolute.dashboard.page import Cell, Raw, note, number, section, table
+from evolute.dashboard.plots import Interval, intervals
+from evolute.dashboard.run import Record, Run, interval, real
+
+COLOUR = {"keep": "good", "cheat": "bad", "crash": "bad"}
+MAX_GAP_S = 5.0
+
+
+def tuning(run: Run) -> str:
+    """Throughput before and after, and the ledger."""
+    if not run.trials:
+        return section("Tuning", note("No trial has been made."))
+    rows: list[list[Cell]] = [
+        [
+            t.get("id"),
+            t.get("parent"),
+            t.get("proposer"),
+            _change(t),
+            _ratio(t),
+            _verdict(t),
+            t.get("why"),
+            number(t.get("seconds"), ".0f"),
+        ]
+        for t in run.trials
+    ]
+    head = ["trial", "against", "proposer", "change", "ratio", "verdict", "why", "seconds"]
+    measured = [i for t in run.trials if (i := interval(t.get("ratio"), f"trial {t.get('id')}"))]
+    return section(
+        "Tuning",
+        _outcome(run),
+        intervals("speed over what it was compared with, 95 % interval", measured, mark=1.0),
+        table(head, rows),
+        note(
+            "A change is kept when its answers are the same tokens and the whole interval lies "
+            "above the noise. An interval without ends comes from one hopeless measurement."
+        ),
+    )
+
+
+def ratio_text(value: Interval) -> str:
+    return f"{value.mean:.2f} times ({value.low:.2f} to {value.high:.2f})"
+
+
+def availability(run: Run) -> str:
+    """What a user saw who asked once a second through all of it."""
+    polls = run.records_by_kind.get("poll", ())
+    if not polls:
+        return section("Users meanwhile", note("Nobody asked, or the run was killed."))
+    rows: list[list[Cell]] = [
+        [
+            i + 1,
+            p.get("requests"),
+            p.get("errors"),
+            number(p.get("max_gap_s"), ".1f"),
+            p.get("last_error") or "-",
+        ]
+        for i, p in enumerate(polls)
+    ]
+    fine = all(not p.get("errors") and (real(p, "max_gap_s") or 0) <= MAX_GAP_S for p in polls)
+    word = (
+        f'<b class="good">No error, and no gap above {MAX_GAP_S:g} s.</b>'
+        if fine
+        else f'<b class="bad">Errors, or gaps above {MAX_GAP_S:g} s.</b>'
+    )
+    head = ["process", "requests", "errors", "longest gap (s)", "last error"]
+    return section("Users meanwhile", f"<p>{word}</p>", table(head, rows))
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _outcome(run: Run) -> str:
+    record = run.last("throughput")
+    if not record:
+        return note("Tuning has not finished.")
+    best = record.get("best")
+    text = _settings(best) if best else "the settings in force stay"
+    gain = interval(record.get("ratio"), "ratio")
+    speed = f" Throughput after over before: <b>{ratio_text(gain)}</b>." if gain else ""
+    speeds = "".join(
+        f" {html.escape(str(r['name']))}: {number(r.get('tokens_per_s'), ',.0f')} tokens/s."
+        for r in run.records_by_kind.get("throughput", ())
+        if r.get("name")
+    )
+    why = html.escape(str(record.get("why", "")))
+    return f"<p>Outcome: <b>{html.escape(text)}</b> ({why}).{speed}{speeds}</p>"
+
+
+def _change(trial: Record) -> str:
+    return _settings(trial.get("change")) or "-"
+
+
+def _settings(change: object) -> str:
+    if not isinstance(change, dict):
+        return ""
+    return ", ".join(f"{name} = {value}" for name, value in change.items())
+
+
+def _ratio(trial: Record) -> str:
+    value = interval(trial.get("ratio"), "ratio")
+    if value is None:
+        return "-"
+    is_single = trial["ratio"].get("n") == 1
+    return f"{value.mean:.2f} (one pair)" if is_single else ratio_text(value)
+
+
+def _verdict(trial: Record) -> Raw:
+    verdict = str(trial.get("verdict", "-"))
+    return Raw(f'<b class="{COLOUR.get(verdict, "note")}">{html.escape(verdict)}</b>')

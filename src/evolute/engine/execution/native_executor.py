@@ -1,0 +1,130 @@
+"""The fast way to compute a step: the whole decoder in one native call.
+
+Packs a model's weights for the kernels: float32 panels, or (precision "quantized") the file's
+own blocks of small integers, which loses nothing of the file; dense matrices are then rounded
+to 8 bits per block.
+"""
+
+from __future__ import annotations
+
+from evolute.engine.config import Resolved
+from evolute.engine.execution.batch import Float32, StepBatch
+from evolute.kernels import DecoderShape, KvPool, NativeDecoder, PackedLinear
+from evolute.models import (
+    BlockQuantized,
+    LoadedModel,
+    LoraWeights,
+    ModelConfig,
+    ModelWeights,
+    rotary_table,
+)
+
+LINEARS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+NORMS = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
+QK_NORMS = {"q": "self_attn.q_norm", "k": "self_attn.k_norm"}
+BLOCK = 32
+
+
+class NativeExecutor:
+    """An `Executor` on the C++ kernels."""
+
+    def __init__(self, model: LoadedModel, settings: Resolved) -> None:
+        config, chosen = model.config, settings.config
+        self._config, self._is_quantized = config, chosen.precision == "quantized"
+        self._decoder = NativeDecoder(
+            _shape(config), rotary_table(config).numpy(), chosen.num_threads
+        )
+        self.set_weights(model.weights)
+        self._pages = KvPool(
+            config.num_layers,
+            settings.num_pages,
+            chosen.page_size,
+            config.num_kv_heads,
+            config.head_width,
+            "float16" if chosen.kv_dtype == "float16" else "float32",
+        )
+        self._adapters: dict[int, LoraWeights] = {}
+
+    def forward(self, batch: StepBatch) -> Float32:
+        return self._decoder.forward(
+            self._pages,
+            token_ids=batch.token_ids,
+            positions=batch.positions,
+            row_start=batch.row_start,
+            context_len=batch.context_len,
+            page_table=batch.page_table,
+            adapter=batch.adapter,
+            logit_rows=batch.logit_rows,
+        )
+
+    def set_adapter(self, index: int, weights: LoraWeights) -> None:
+        pairs = {
+            (layer, module.removesuffix("_proj")): (a.detach().numpy(), b.detach().numpy())
+            for (layer, module), (a, b) in weights.tensors.items()
+        }
+        self._decoder.set_adapter(index, pairs, weights.scale)
+        self._adapters[index] = weights
+
+    def drop_adapter(self, index: int) -> None:
+        self._decoder.drop_adapter(index)
+        del self._adapters[index]
+
+    def adapter_fingerprint(self, index: int) -> str:
+        """Digest of the tensors that were packed; the canary proves the packed copy."""
+        return self._adapters[index].fingerprint()
+
+    def set_weights(self, weights: ModelWeights) -> None:
+        """Pack every matrix anew."""
+        for layer in range(self._config.num_layers):
+            for short, name in LINEARS.items():
+                full = f"layers.{layer}.{name}"
+                bias = f"{full}.bias"
+                self._decoder.set_linear(
+                    layer,
+                    short,
+                    self._packed(weights, f"{full}.weight"),
+                    weights.dense(bias).numpy() if bias in weights else None,
+                )
+            norms = NORMS | QK_NORMS if self._config.qk_norm else NORMS
+            for short, name in norms.items():
+                values = weights.dense(f"layers.{layer}.{name}.weight").numpy()
+                self._decoder.set_norm(layer, short, values)
+        self._decoder.set_final_norm(weights.dense("norm.weight").numpy())
+        embedding = self._packed(weights, "embed_tokens.weight")
+        tied = self._config.tie_embeddings
+        head = embedding if tied else self._packed(weights, "lm_head.weight")
+        self._decoder.set_vocabulary(embedding, head)
+
+    def set_num_threads(self, num_threads: int) -> None:
+        self._decoder.num_threads = num_threads
+
+    def _packed(self, weights: ModelWeights, name: str) -> PackedLinear:
+        weight = weights[name]
+        if not self._is_quantized or weight.shape[1] % BLOCK:
+            return PackedLinear.from_float32(weights.dense(name).numpy())
+        if isinstance(weight, BlockQuantized):
+            return PackedLinear.from_blocks(weight.codes, weight.scale, weight.offset, weight.bits)
+        return PackedLinear.quantize(weights.dense(name).numpy())
+
+
+def _shape(config: ModelConfig) -> DecoderShape:
+    return DecoderShape(
+        config.num_layers,
+        config.width,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_width,
+        config.ff_width,
+        config.vocab_size,
+        config.norm_eps,
+        config.qk_norm,
+        config.sliding_window,
+    )
