@@ -133,7 +133,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def _widen(low: float, high: float) -> tuple[float, float]:
-    if high - low > 1e-12 * max(abs(low), abs(high)):
+    if high - low > max(1e-12 * abs(low), 1e-12 * abs(high), 1e-200):
         return low, high
     return low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
 
