@@ -27,16 +27,17 @@ border-bottom:1px solid var(--rule);padding-bottom:.2rem}h3{font-size:1rem;margi
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));
 gap:.8rem;margin:1.2rem 0}
 .tile{background:var(--panel);border-radius:6px;padding:.7rem .9rem}
-.tile b{display:block;font-size:1.35rem;font-weight:600}.tile span{color:var(--soft);font-size:13px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13px;margin:.6rem 0}
-th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;
+.tile b{display:block;font-size:1.5rem;line-height:1.25;font-weight:600}
+.tile span{display:block;color:var(--soft);font-size:13px}
+.scroll{overflow-x:auto}table{border-collapse:collapse;min-width:50%;font-size:13px;margin:.6rem 0}
+th,td{text-align:left;vertical-align:top;padding:.3rem 1.4rem .3rem 0;
 border-bottom:1px solid var(--rule)}
 th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 td p{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 pre,code{font:13px/1.45 ui-monospace,monospace}pre{background:var(--panel);padding:.7rem .9rem;
 border-radius:6px;overflow:auto}nav a{color:var(--soft);margin-right:.9rem;font-size:13px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:1rem}
-figure{margin:.4rem 0}figcaption{font-size:13px;font-weight:600}
+figure{margin:.4rem 0;max-width:40rem}figcaption{font-size:13px;font-weight:600}
 svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .grid{stroke:var(--rule);stroke-width:1}.mark{stroke:var(--soft);stroke-dasharray:4 3;fill:none}
 .line{fill:none;stroke-width:1.8}.s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}

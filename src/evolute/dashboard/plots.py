@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 640.0, 230.0
+WIDTH, HEIGHT = 480.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 22.0, 34.0
 ROW = 30.0
 NUM_COLOURS = 4
@@ -63,7 +63,7 @@ def lines(
     points = [point for series in finite.values() for point in series]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     marks = [value for value in (low, high, limit) if value is not None]
-    x_ticks = [tick for tick in ticks(min(xs), max(xs)) if tick == int(tick)]
+    x_ticks = [t for t in ticks(min(xs), max(xs)) if t == int(t) and min(xs) <= t <= max(xs)]
     y_ticks = ticks(min([*ys, *marks]), max([*ys, *marks]))
     x_axis = Axis(*_widen(min(xs), max(xs)), LEFT, WIDTH - RIGHT)
     y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
@@ -133,9 +133,11 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def _widen(low: float, high: float) -> tuple[float, float]:
-    if high - low > max(1e-12 * abs(low), 1e-12 * abs(high), 1e-200):
+    size = max(abs(low), abs(high))
+    if high - low > max(1e-12 * size, 1e-200):
         return low, high
-    return low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+    around = size / 2 if size > 1e-200 else 0.5
+    return low - around, high + around
 
 
 def _given(value: float | None) -> list[float]:

@@ -89,8 +89,10 @@ def _summary(run: Run) -> str:
         else ""
     )
     tiles = "".join(
-        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
-        for name, value in _headlines(run)
+        '<div class="tile"><span>{2}</span><b>{0}</b><span>{1}</span></div>'.format(
+            *map(html.escape, headline)
+        )
+        for headline in _headlines(run)
     )
     rows: list[list[Cell]] = [
         [name, str(value)] for key, name in MAIN_SETTINGS if (value := _setting(run, key)) != ""
@@ -105,26 +107,30 @@ def _summary(run: Run) -> str:
     )
 
 
-def _headlines(run: Run) -> list[tuple[str, str]]:
-    """What a reader wants first; only what was measured."""
+def _headlines(run: Run) -> list[tuple[str, str, str]]:
+    """What a reader wants first, (value, interval, name); only what was measured."""
     found = []
     for name in ("base", "trained"):
         value = interval(run.eval_by_name.get(name), name)
         if value:
-            found.append((f"held-out accuracy, {name}", percent(value)))
+            found.append((*_split(percent(value)), f"held-out accuracy, {name}"))
     gain = interval(run.last("difference"), "gain")
     if gain:
-        found.append(("trained minus base, 95 % interval", points(gain)))
+        found.append((*_split(points(gain)), "trained minus base"))
     speed = interval(run.last("throughput").get("ratio"), "speed")
     if speed:
-        found.append(("throughput after tuning", ratio_text(speed)))
-    elif run.last("throughput"):
-        found.append(("tuning", str(run.last("throughput").get("why", "done"))))
+        found.append((*_split(ratio_text(speed)), "throughput after tuning"))
     polls = run.records_by_kind.get("poll", ())
     if polls:
         requests, errors = (sum(int(p.get(k) or 0) for p in polls) for k in ("requests", "errors"))
-        found.append(("a user asking every second", f"{requests} requests, {errors} errors"))
+        found.append((f"{errors} errors", f"in {requests} requests", "users meanwhile"))
     return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    """ "17% (12% to 25%)" as the value and its interval."""
+    value, _, rest = text.partition(" (")
+    return value, f"95 %: {rest.rstrip(')')}"
 
 
 def _time(run: Run) -> str:

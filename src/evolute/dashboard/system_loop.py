@@ -30,7 +30,7 @@ def tuning(run: Run) -> str:
         for t in run.trials
     ]
     head = ["trial", "against", "proposer", "change", "ratio", "verdict", "why", "seconds"]
-    measured = [i for t in run.trials if (i := interval(t.get("ratio"), f"trial {t.get('id')}"))]
+    measured = [i for t in run.trials if (i := _measured(t))]
     return section(
         "Tuning",
         _outcome(run),
@@ -38,7 +38,7 @@ def tuning(run: Run) -> str:
         table(head, rows),
         note(
             "A change is kept when its answers are the same tokens and the whole interval lies "
-            "above the noise. An interval without ends comes from one hopeless measurement."
+            "above the noise. One pair without an interval: too slow to be measured again."
         ),
     )
 
@@ -108,6 +108,14 @@ def _ratio(trial: Record) -> str:
         return "-"
     is_single = trial["ratio"].get("n") == 1
     return f"{value.mean:.2f} (one pair)" if is_single else ratio_text(value)
+
+
+def _measured(trial: Record) -> Interval | None:
+    """The trial's ratio; one pair has no interval."""
+    value = interval(trial.get("ratio"), f"trial {trial.get('id')}")
+    if value is None or trial["ratio"].get("n") != 1:
+        return value
+    return Interval(value.name, value.mean, value.mean, value.mean)
 
 
 def _verdict(trial: Record) -> Raw:

@@ -101,6 +101,7 @@ def test_a_whole_run_is_told(run_dir):
     text = text_of(write_report(run_dir).read_text())
     for told in (
         "17.2% (11.7% to 24.6%)",
+        "270 requests",
         "71.1% (62.7% to 78.2%)",
         "+53.9 points (+45.0 to +62.5)",
         "the interval is above zero",
@@ -182,7 +183,6 @@ def test_a_record_may_lack_any_field(run_dir, record):
 def test_a_strange_number_leaves_a_gap_and_not_a_crash(run_dir, value):
     strange = [step(n, entropy=value if n == 1 else 1.0, mismatch_kl=value) for n in range(3)]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in strange))
-    (run_dir / "ledger.jsonl").unlink()  # its infinite end is meant
     page = write_report(run_dir).read_text()
     assert not re.search(r'[ "](nan|inf)\b', page.split("</style>")[1])
 
@@ -197,6 +197,11 @@ def test_a_step_done_again_after_a_kill_counts_once(run_dir):
 def test_a_broken_bound_is_said(run_dir):
     (run_dir / "metrics.jsonl").write_text(json.dumps(step(0, mismatch_kl=0.5)) + "\n")
     assert "The bounds do not hold" in text_of(write_report(run_dir).read_text())
+
+
+def test_a_single_pair_is_drawn_without_an_interval(run_dir):
+    page = write_report(run_dir).read_text()
+    assert "trial 3: 0.6 (0.6 to 0.6)" in page and "0.60 (one pair)" in page
 
 
 def test_an_unclear_gain_is_not_sold_as_one(run_dir):
