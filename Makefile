@@ -49,10 +49,10 @@ $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "installing what the tests need ..."
+$(VENV)/.installed-dev: $(VENV)/.torch $(NATIVE)
+	@echo "installing evolute, building its kernels, and what the tests need ..."
 	$(PIP) -e ".[dev]"
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) build

@@ -1,14 +1,22 @@
-"""Measuring: workloads, replay, results."""
+"""Measuring: workloads, replay, comparisons, results."""
 
-from evolute.bench.replay import BenchResult, replay
+from evolute.bench.compare import Comparison, compare, table
+from evolute.bench.registry import bench_names, run_bench
+from evolute.bench.replay import replay
+from evolute.bench.result import BenchResult
 from evolute.bench.workload import SHAPES, WorkItem, load_workload, make_workload, save_workload
 
 __all__ = [
     "SHAPES",
     "BenchResult",
+    "Comparison",
     "WorkItem",
+    "bench_names",
+    "compare",
     "load_workload",
     "make_workload",
     "replay",
+    "run_bench",
     "save_workload",
+    "table",
 ]

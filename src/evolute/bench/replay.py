@@ -68,6 +68,11 @@ def percentile(values: Sequence[float], part: float) -> float:
     return ordered[max(-int(-part * len(ordered) // 1), 1) - 1]
 
 
+def peak_rss_mb() -> float:
+    """Of this process, since it started."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES / 2**20
+
+
 # -- internals ---------------------------------------------------------------
 
 
@@ -94,7 +99,7 @@ def _round(
         "total_tokens_per_s": (made + prompt) / seconds,
         "output_tokens": float(made),
         **{c: float(getattr(after, c) - getattr(before, c)) for c in COUNTS},
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": peak_rss_mb(),
     }
     if paced:
         figures |= _latencies(timed)
@@ -138,8 +143,3 @@ def _latencies(timed: Sequence[Timed]) -> dict[str, float]:
         "latency_p50_s": percentile(latency, 0.5),
         "latency_p99_s": percentile(latency, 0.99),
     }
-
-
-def _peak_rss_mb() -> float:
-    """Of this process, since it started."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES / 2**20

@@ -29,8 +29,8 @@ class BenchResult:
     n: int
     spread: dict[str, tuple[float, float]]  # least and greatest of the repeats
     digest: str = ""  # of all output tokens; equal digests: the same answers
-    machine: dict[str, str] = field(default_factory=lambda: machine())
-    commit: str = field(default_factory=lambda: commit())
+    machine: dict[str, str] = field(default_factory=lambda: _machine())
+    commit: str = field(default_factory=lambda: _commit())
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -61,7 +61,7 @@ def one_digest(digests: Collection[str]) -> str:
 
 
 @cache
-def machine() -> dict[str, str]:
+def _machine() -> dict[str, str]:
     """Figures compare only on equal machines."""
     return {
         "cpu": _cpu(),
@@ -72,7 +72,7 @@ def machine() -> dict[str, str]:
 
 
 @cache
-def commit() -> str:
+def _commit() -> str:
     """Of the source tree that runs; '+' when it has changes; '' outside a repository."""
     here = Path(__file__).parent
     try:

@@ -23,7 +23,9 @@ def run(
     config = config or EngineConfig()
     loaded = load_model(model) if isinstance(model, str) else model
     scale, n = (0.1, 1) if quick else (1.0, repeats)
-    figures, spread, digests = {}, {}, []
+    figures: dict[str, float] = {}
+    spread: dict[str, tuple[float, float]] = {}
+    digests = []
     for shape in WORKLOADS:
         items = make_workload(shape, loaded.config.vocab_size, scale=scale)
         result = replay(loaded, items, config, repeats=n, paced=shape == "arrivals")

@@ -1,0 +1,93 @@
+"""One RL update: 8 problems x 8 rollouts x 64 new tokens, sampled and trained on.
+
+Every other rollout of a group is called right, so that all tokens are trained whatever the model
+says; the work is that of a real step, the learning is not.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import asdict
+from typing import Any
+
+from evolute.bench.replay import peak_rss_mb
+from evolute.bench.result import BenchResult, digest_of, one_digest, summarize
+from evolute.engine import Engine, EngineConfig
+from evolute.models import LoadedModel, load_model
+from evolute.train import Policy, TrainConfig, Trainer
+from evolute.types import Outcome, Output, Rollout, SamplingParams, TrainingSample
+
+NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 32, 64
+
+
+def run(
+    quick: bool,
+    *,
+    model: str | LoadedModel = "smollm2-135m",
+    config: EngineConfig | None = None,
+    repeats: int = 3,
+) -> BenchResult:
+    """Seconds of the rollouts and of the update; the first round is thrown away unless `quick`,
+    which does a quarter of the prompts and of the samples."""
+    loaded = load_model(model) if isinstance(model, str) else model
+    shrink = 4 if quick else 1
+    settings = TrainConfig(
+        model=loaded.name,
+        prompts_per_step=NUM_PROMPTS // shrink,
+        samples_per_prompt=NUM_SAMPLES // shrink,
+        max_new_tokens=NEW_TOKENS,
+    )
+    trainer = Trainer(Policy(loaded, settings.lora, settings.seed), settings)
+    rounds, digests = [], []
+    with Engine(loaded, config or EngineConfig()) as engine:
+        for _ in range(1 if quick else repeats + 1):
+            engine.flush_cache()
+            figures, digest = _round(engine, trainer, settings, loaded.config.vocab_size)
+            rounds.append(figures)
+            digests.append(digest)
+        chosen: dict[str, Any] = {"train": asdict(settings), "engine": asdict(engine.config)}
+    kept = rounds if quick else rounds[1:]
+    median, spread = summarize(kept)
+    return BenchResult("training", chosen, median, len(kept), spread, one_digest(digests))
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _round(
+    engine: Engine, trainer: Trainer, settings: TrainConfig, vocab_size: int
+) -> tuple[dict[str, float], str]:
+    dice = random.Random(settings.seed)
+    prompts = [
+        [dice.randrange(16, vocab_size) for _ in range(PROMPT_TOKENS)]
+        for _ in range(settings.prompts_per_step)
+    ]
+    sampling = SamplingParams(
+        max_new_tokens=NEW_TOKENS, n=settings.samples_per_prompt, seed=0, ignore_eos=True
+    )
+    started = time.perf_counter()
+    outputs = engine.generate(prompts, sampling)
+    rolled = time.perf_counter()
+    rollouts = [
+        _rollout(prompts[i // sampling.n], output, i // sampling.n, i % sampling.n)
+        for i, output in enumerate(outputs)
+    ]
+    report = trainer.update(rollouts)
+    ended = time.perf_counter()
+    figures = {
+        "seconds": ended - started,
+        "rollout_s": rolled - started,
+        "update_s": ended - rolled,
+        "trained_tokens": float(report.num_tokens),
+        "trained_tokens_per_s": report.num_tokens / (ended - rolled),
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    return figures, digest_of([(str(i), o.token_ids) for i, o in enumerate(outputs)])
+
+
+def _rollout(prompt: list[int], output: Output, group: int, index: int) -> Rollout:
+    num_tokens = len(output.token_ids)
+    sample = TrainingSample(tuple(prompt), output.token_ids, (True,) * num_tokens, output.logprobs)
+    reward = float(index % 2)
+    return Rollout(f"bench-{group}", group, index, reward, Outcome.TRUNCATED, (sample,))
