@@ -14,7 +14,6 @@ import statistics
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,6 @@ def one_digest(digests: Collection[str]) -> str:
     return f"unstable: {' '.join(d[:16] for d in different)}"
 
 
-@cache
 def _machine() -> dict[str, str]:
     """Figures compare only on equal machines."""
     return {
@@ -71,22 +69,20 @@ def _machine() -> dict[str, str]:
     }
 
 
-@cache
 def _commit() -> str:
     """Of the source tree that runs; '+' when it has changes; '' outside a repository."""
-    here = Path(__file__).parent
+    here = Path(__file__)
     try:
-        text = subprocess.run(
+        for command in (
+            ["git", "ls-files", "--error-unmatch", here.name],  # another project's repository
             ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout
+        ):
+            done = subprocess.run(
+                command, cwd=here.parent, capture_output=True, text=True, timeout=10, check=True
+            )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return text.strip()
+    return done.stdout.strip()
 
 
 def _cpu() -> str:

@@ -76,6 +76,7 @@ def test_the_result_is_one_json_object(plain):
     value = json.loads(plain.to_json())
     assert value["figures"] == plain.figures
     assert {"name", "config", "n", "spread", "digest", "machine", "commit"} <= set(value)
+    assert int(value["machine"]["cores"]) >= 1
     assert value["config"]["page_size"] == 4
 
 
@@ -86,6 +87,7 @@ def test_the_serving_bench_names_its_figures_by_workload(tiny):
     assert result.figures["arrivals/ttft_p50_s"] > 0
 
 
+@pytest.mark.slow
 def test_the_training_bench_trains_every_sampled_token(tiny):
     result = run_bench("training", quick=True, model=tiny, config=TINY)
     assert result.figures["trained_tokens"] == 2 * 2 * 64

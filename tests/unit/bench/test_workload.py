@@ -1,5 +1,7 @@
 """Workloads are the same for everybody, of the sizes they promise, and survive a file."""
 
+import itertools
+
 import pytest
 
 from evolute.bench import SHAPES, load_workload, make_workload, save_workload
@@ -52,7 +54,7 @@ def test_shared_prompts_differ_only_after_the_prefix():
 def test_a_turn_of_a_chat_holds_the_turns_before_it():
     talk = [item for item in make_workload("chat", VOCAB) if item.id.startswith("chat-0-")]
     assert len(talk) == 6
-    for before, after in zip(talk, talk[1:]):
+    for before, after in itertools.pairwise(talk):
         assert after.prompt[: len(before.prompt)] == before.prompt
         assert len(after.prompt) >= len(before.prompt) + before.max_new_tokens
         assert after.arrival_s > before.arrival_s
