@@ -2,7 +2,13 @@
 
 from evolute.engine.scheduling.queue import QUEUES, FcfsQueue, LpmQueue, Queue
 from evolute.engine.scheduling.sequence import Namespace, Sequence
-from evolute.engine.scheduling.simulate import Arrival, Replay, SimulationSettings, simulate
+from evolute.engine.scheduling.simulate import (
+    Arrival,
+    Replay,
+    SimulationSettings,
+    read_trace,
+    simulate,
+)
 from evolute.engine.scheduling.step import Candidate, Chunk, Limits, Step, next_step
 
 __all__ = [
@@ -20,5 +26,6 @@ __all__ = [
     "SimulationSettings",
     "Step",
     "next_step",
+    "read_trace",
     "simulate",
 ]

@@ -1,6 +1,8 @@
 """What would the scheduler do with these arrivals? Replay without a model or a clock.
 
+    read_trace(path) -> settings, arrivals     one JSON line of settings, then one an arrival
     simulate(arrivals, settings) -> Replay     steps, counts, waiting times
+    replay.text()                              the schedule to be compared line by line
 
 Scheduling and memory are the real ones; the model is a hash of the tokens so far, and time is
 the number of steps. Used to compare policies, and to notice when a refactor changes a schedule.
@@ -8,7 +10,9 @@ the number of steps. Used to compare policies, and to notice when a refactor cha
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from evolute.engine.memory import PagePool, RadixCache, RadixNode
 from evolute.engine.scheduling.queue import QUEUES, Queue
@@ -50,6 +54,28 @@ class Replay:
     @property
     def num_steps(self) -> int:
         return len(self.schedule)
+
+    def text(self) -> str:
+        """One line a step, `arrival+tokens` for each chunk; then what came of it."""
+        steps = [
+            f"{number}: {' '.join(f'{who}+{count}' for who, count in step)}"
+            for number, step in enumerate(self.schedule)
+        ]
+        totals = [
+            f"computed {self.computed_tokens}, evicted {self.evicted_pages}, "
+            f"preempted {self.preemptions}",
+            f"cached {' '.join(map(str, self.cached_tokens))}",
+            f"waited {' '.join(map(str, self.waited_steps))}",
+        ]
+        return "\n".join([*steps, *totals]) + "\n"
+
+
+def read_trace(path: Path) -> tuple[SimulationSettings, list[Arrival]]:
+    """Settings and arrivals of a recorded trace, in the order of the file."""
+    first, *rest = (json.loads(line) for line in path.read_text().splitlines())
+    return SimulationSettings(**first), [
+        Arrival(one["step"], tuple(one["prompt"]), one["max_new_tokens"]) for one in rest
+    ]
 
 
 def simulate(arrivals: list[Arrival], settings: SimulationSettings) -> Replay:
