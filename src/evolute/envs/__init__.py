@@ -2,7 +2,8 @@
 
 from evolute.envs.base import TextEnv, split_of
 from evolute.envs.episode import run_episode
-from evolute.envs.evaluate import Accuracy, Interval, evaluate, paired_difference, wilson
+from evolute.envs.evaluate import Accuracy, evaluate
+from evolute.envs.intervals import Interval, paired_difference, wilson
 from evolute.envs.registry import make_task, task_names, validate
 
 __all__ = [

@@ -1,77 +1,63 @@
 """One episode: a backend acts in a world, and every token is recorded as it was sampled.
 
-Token in, token out: ids are only ever appended. Sampled ids are kept with their mask and
-log-probabilities; what the world says is tokenised alone and appended with mask False. Text is
-never tokenised again. A failure of the infrastructure is recorded on the rollout, not raised.
+Token in, token out: ids are only ever appended (`transcript.py`). A failure of the infrastructure
+is recorded on the rollout, not raised.
+
+    init -> ids -> [generate -> step -> observation ids] ... -> DONE | TRUNCATED | FAILED
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from evolute.envs.blocking import run_blocking
+from evolute.envs.metrics import count
+from evolute.envs.observation import observation_ids
+from evolute.envs.step import read_messages, read_metrics, read_step
+from evolute.envs.transcript import Transcript
 from evolute.types import (
     Backend,
+    BackendError,
     Env,
     FinishReason,
     GenerateRequest,
-    Message,
     Outcome,
     Output,
     Problem,
+    PromptTooLong,
     RequestError,
     Rollout,
     SamplingParams,
     StepResult,
     Task,
     Tokenizer,
-    TrainingSample,
-    VersionSegment,
 )
-from evolute.types.errors import BackendError
 
+logger = logging.getLogger(__name__)
 ENV_TIMEOUT_S = 60.0
+Ask = Callable[[Problem, Transcript], Awaitable[Output]]
 
 
 @dataclass(slots=True)
-class _Record:
-    """The conversation so far, as tokens."""
+class _Earned:
+    """What the world has given so far."""
 
-    prompt_ids: list[int]
-    ids: list[int] = field(default_factory=list)
-    mask: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[VersionSegment] = field(default_factory=list)
-    text: str = ""
     reward: float = 0.0
-    turns: int = 0
+    accuracy: float | None = None  # as the world says, apart from shaping; None: it does not
 
-    def sampled(self, output: Output) -> None:
-        self.ids += output.token_ids
-        self.mask += [True] * len(output.token_ids)
-        self.logprobs += output.logprobs
-        self.versions += output.weight_versions
-        self.text += output.text
-        self.turns += 1
+    def add(self, step: StepResult) -> None:
+        self.reward += step.reward
+        self.accuracy = step.metadata.get("accuracy", self.accuracy)
 
-    def observed(self, ids: Sequence[int], text: str) -> None:
-        self.ids += ids
-        self.mask += [False] * len(ids)
-        self.logprobs += [0.0] * len(ids)
-        self.text += text
-
-    def sample(self) -> TrainingSample:
-        return TrainingSample(
-            tuple(self.prompt_ids),
-            tuple(self.ids),
-            tuple(self.mask),
-            tuple(self.logprobs),
-            tuple(self.versions),
-        )
+    @property
+    def is_right(self) -> bool:
+        return (self.reward if self.accuracy is None else self.accuracy) >= 1.0
 
 
 async def run_episode(
@@ -86,57 +72,74 @@ async def run_episode(
     cache_salt: str = "",
     seed: int | None = None,
 ) -> Rollout:
-    """Play one episode. RequestError (settings that cannot work) and cancellation propagate;
-    any other failure gives a rollout with outcome FAILED."""
+    """Play one episode. RequestError of the backend (settings that cannot work) and cancellation
+    propagate; any other failure gives a rollout with outcome FAILED. With a `seed`, each turn's
+    seed follows from it, the problem, the index and the turn. `sampling.n` must be 1."""
+    if sampling.n != 1:
+        raise RequestError(f"sampling.n is {sampling.n}; an episode has one line of turns: use 1.")
     make = partial(Rollout, problem.id, group, index)
     env: Env | None = None
-    record = _Record([])
+    record, earned = Transcript([]), _Earned()
     try:
         env = task.make(problem)
         ask = partial(
             _ask, backend, sampling, adapter=adapter, cache_salt=cache_salt, seed=seed, index=index
         )
-        outcome = await _play(env, problem, backend.tokenizer, ask, record)
+        outcome = await _play(env, problem, backend.tokenizer, ask, record, earned)
+        metrics = _metrics(env, record, earned)
     except (asyncio.CancelledError, RequestError):
         raise
     except Exception as error:
+        logger.debug("episode %s/%d failed", problem.id, index, exc_info=True)
         samples = (record.sample(),) if record.ids else ()
-        failure = type(error).__name__
-        return make(0.0, Outcome.FAILED, samples, record.text, failure, {}, {"error": str(error)})
+        failure, why = type(error).__name__, {"error": str(error)}
+        return count(make(0.0, Outcome.FAILED, samples, record.text, failure, {}, why))
     finally:
         if env is not None:
-            await _in_thread(env.close)
-    metrics = {"turns": float(record.turns), "accuracy": float(record.reward >= 1.0)}
-    return make(record.reward, outcome, (record.sample(),), record.text, None, metrics)
+            await _close(env)
+    return count(make(earned.reward, outcome, (record.sample(),), record.text, None, metrics))
 
 
 # -- internals ---------------------------------------------------------------
 
 
 async def _play(
-    env: Env, problem: Problem, tokenizer: Tokenizer, ask: Any, record: _Record
+    env: Env, problem: Problem, tokenizer: Tokenizer, ask: Ask, record: Transcript, earned: _Earned
 ) -> Outcome:
     messages, _ = await _in_thread(env.init, problem.messages)
-    record.prompt_ids = list(tokenizer.chat(messages))
+    record.prompt_ids = list(tokenizer.chat(read_messages(messages)))
     while True:
-        output = await ask(problem, record)
+        try:
+            output = await ask(problem, record)
+        except PromptTooLong:
+            if not record.turns:  # not even the question fits: settings that cannot work
+                raise
+            return Outcome.TRUNCATED  # the talk has outgrown the context
         record.sampled(output)
-        step: StepResult = await _in_thread(env.step, output.text)
-        record.reward += step.reward
-        if step.done:
-            cut = output.finish_reason is FinishReason.LENGTH
+        step = read_step(await _in_thread(env.step, output.text))
+        earned.add(step)
+        if step.done:  # what was sampled last stays as it is: nobody reads on
+            cut = output.finish_reason is FinishReason.LENGTH or step.metadata.get("truncated")
             return Outcome.TRUNCATED if cut else Outcome.DONE
-        new = observation_ids(tokenizer, step.observations, record.ids)
-        record.observed(
-            new, "".join(f"\n[{m['role']}] {m['content']}\n" for m in step.observations)
-        )
+        if step.postprocessed_action is not None:
+            record.replaced(step.postprocessed_action, tokenizer)
+        said = "".join(f"\n[{m['role']}] {m['content']}\n" for m in step.observations)
+        record.observed(observation_ids(tokenizer, step.observations, record.ids), said)
+
+
+def _metrics(env: Env, record: Transcript, earned: _Earned) -> Mapping[str, float]:
+    """The world's own, and ours, which win."""
+    metrics = read_metrics(getattr(env, "get_metrics", dict)())
+    if record.num_replaced:
+        metrics["replaced_turns"] = float(record.num_replaced)
+    return metrics | {"turns": float(record.turns), "accuracy": float(earned.is_right)}
 
 
 async def _ask(
     backend: Backend,
     sampling: SamplingParams,
     problem: Problem,
-    record: _Record,
+    record: Transcript,
     *,
     adapter: str | None,
     cache_salt: str,
@@ -149,28 +152,31 @@ async def _ask(
         sampling = replace(sampling, seed=drawn)
     prompt = (*record.prompt_ids, *record.ids)
     request = GenerateRequest(prompt, sampling, adapter, cache_salt=cache_salt)
-    (output,) = await backend.agenerate(request)
+    outputs = await backend.agenerate(request)
+    _check_outputs(outputs)
+    return outputs[0]
+
+
+def _check_outputs(outputs: Sequence[Output]) -> None:
+    if len(outputs) != 1:
+        raise BackendError(f"one completion was asked for, {len(outputs)} came back.")
+    (output,) = outputs
     if output.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
         raise BackendError(f"generation ended with {output.finish_reason}: {output.error}")
-    return output
+    if len(output.logprobs) != len(output.token_ids):
+        raise BackendError(
+            f"{len(output.token_ids)} tokens came with {len(output.logprobs)} log-probabilities; "
+            "training needs one for each."
+        )
 
 
-def observation_ids(
-    tokenizer: Tokenizer, observations: Sequence[Message], before: Sequence[int]
-) -> list[int]:
-    """Ids of what the world says, up to the next assistant turn.
-
-    A fixed short conversation is tokenised with and without the observation; the difference
-    after its last end-of-turn is what the template writes for it, at a cost that does not grow
-    with the history. The end-of-turn itself is added when the model was cut before it.
-    """
-    base: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    head = tokenizer.chat(base, add_generation_prompt=False)
-    full = tokenizer.chat([*base, *observations], add_generation_prompt=True)
-    end = max(i for i, token in enumerate(head) if token in tokenizer.stop_token_ids)
-    has_end = bool(before) and before[-1] in tokenizer.stop_token_ids
-    return full[end + 1 if has_end else end :]
+async def _close(env: Env) -> None:
+    """A world that cannot be closed is worth a warning, not a rollout."""
+    try:
+        await _in_thread(env.close)
+    except Exception as error:
+        logger.warning("closing %s failed: %r", type(env).__name__, error)
 
 
 async def _in_thread(call: Any, *args: Any) -> Any:
-    return await asyncio.wait_for(asyncio.to_thread(call, *args), ENV_TIMEOUT_S)
+    return await run_blocking(call, *args, timeout_s=ENV_TIMEOUT_S)

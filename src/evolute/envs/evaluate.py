@@ -1,31 +1,18 @@
 """Accuracy on held-out problems, with its uncertainty.
 
 evaluate(task, backend, count=...) -> Accuracy       Wilson 95 % interval
-paired_difference(before, after) -> Interval         on the same problems, bootstrap
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from evolute.envs.episode import run_episode
+from evolute.envs.intervals import Interval, wilson
 from evolute.types import Backend, Outcome, Problem, Rollout, SamplingParams, Task
-
-Z95 = 1.959964
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +23,12 @@ class Accuracy:
     n: int
     correct_by_problem: dict[str, bool]
     num_failed: int
-    rollouts: tuple[Rollout, ...]
+    rollouts: tuple[Rollout, ...]  # in the order of the problems
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Failed episodes by class of error."""
+        return dict(Counter(r.failure for r in self.rollouts if r.failure))
 
 
 async def evaluate(
@@ -51,7 +43,10 @@ async def evaluate(
     concurrency: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Accuracy:
-    """Answer `count` problems once each."""
+    """Answer `count` problems once each; `on_progress` is told how many are done.
+
+    RequestError (settings that cannot work) and cancellation end all episodes.
+    """
     problems = task.problems(split, count, seed)
     sampling = SamplingParams(max_new_tokens=task.max_new_tokens, temperature=temperature)
     gate = asyncio.Semaphore(concurrency)
@@ -68,32 +63,14 @@ async def evaluate(
             on_progress(done)
         return rollout
 
-    rollouts = tuple(await asyncio.gather(*map(one, problems)))
+    episodes = [asyncio.create_task(one(problem)) for problem in problems]
+    try:
+        rollouts = tuple(await asyncio.gather(*episodes))
+    finally:  # after an error or a cancellation: leave nothing running behind
+        for episode in episodes:
+            episode.cancel()
+        await asyncio.gather(*episodes, return_exceptions=True)
     valid = [r for r in rollouts if r.outcome is not Outcome.FAILED]
-    correct = {r.problem_id: r.reward >= 1.0 for r in valid}
+    correct = {r.problem_id: r.metrics["accuracy"] >= 1.0 for r in valid}
     interval = wilson(sum(correct.values()), len(correct))
     return Accuracy(interval, len(correct), correct, len(rollouts) - len(valid), rollouts)
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson score interval of a share; (0, 0, 1) without data."""
-    if n == 0:
-        return Interval(0.0, 0.0, 1.0)
-    p, z2 = successes / n, Z95**2
-    center = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Interval(p, max(center - half, 0.0), min(center + half, 1.0))
-
-
-def paired_difference(
-    before: dict[str, bool], after: dict[str, bool], *, resamples: int = 4000, seed: int = 0
-) -> Interval:
-    """Accuracy after minus before, over the problems that both answered."""
-    shared = sorted(before.keys() & after.keys())
-    if not shared:
-        return Interval(0.0, -1.0, 1.0)
-    gains = np.array([after[p] - np.float64(before[p]) for p in shared])
-    generator = np.random.default_rng(seed)
-    means = generator.choice(gains, (resamples, len(gains))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(gains.mean()), float(low), float(high))

@@ -1,20 +1,18 @@
 """Tasks by name.
 
-make_task("addition-2"), make_task("reasoning-gym:chain_sum", max_terms=2)
+make_task("addition-2"), make_task("reasoning-gym:chain_sum?max_terms=2")
 validate(task)      the gold answer earns 1, another one less
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from evolute.envs.arithmetic import arithmetic_tasks
+from evolute.envs.gym_options import PREFIX
 from evolute.envs.gym_task import gym_task
+from evolute.envs.step import read_step
 from evolute.envs.words import word_tasks
 from evolute.types import ConfigError, Task
 from evolute.types.settings import nearest
-
-GYM = "reasoning-gym:"
 
 
 def task_names() -> list[str]:
@@ -22,17 +20,18 @@ def task_names() -> list[str]:
     return sorted([*arithmetic_tasks(), *word_tasks()])
 
 
-def make_task(name: str, **options: Any) -> Task:
+def make_task(name: str) -> Task:
     """A task by name. Raises ConfigError with the nearest known name."""
-    if name.startswith(GYM):
-        return gym_task(name, **options)
+    if name.startswith(PREFIX):
+        return gym_task(name)
     own: dict[str, Task] = {}
     own |= arithmetic_tasks()
     own |= word_tasks()
     if name not in own:
-        raise ConfigError(f"no task {name!r}. {nearest(name, [*own, GYM + 'FAMILY'])}")
-    if options:
-        raise ConfigError(f"task {name!r} takes no options, got {sorted(options)}.")
+        plain = name.partition("?")[0]
+        if plain in own:
+            raise ConfigError(f"task {plain!r} takes no options; drop {name[len(plain) :]!r}.")
+        raise ConfigError(f"no task {name!r}. {nearest(name, [*own, PREFIX + 'FAMILY'])}")
     return own[name]
 
 
@@ -42,7 +41,7 @@ def validate(task: Task, count: int = 10) -> None:
         for action, is_right in ((problem.gold, True), ("no idea", False)):
             env = task.make(problem)
             env.init(problem.messages)
-            reward = env.step(action).reward
+            reward = read_step(env.step(action)).reward
             env.close()
             if (reward >= 1.0) != is_right:
                 raise ConfigError(
