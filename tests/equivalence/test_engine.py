@@ -23,7 +23,7 @@ def prompts(count=6, low=5, high=60, seed=0):
 def run(items, sampling=GREEDY, **settings):
     with Engine(TINY, page_size=settings.pop("page_size", 4), **settings) as engine:
         outputs = engine.generate(items, sampling)
-        engine._call(engine._core.check)
+        engine.check()
         return outputs, engine.stats().counts
 
 
@@ -58,11 +58,11 @@ def test_preempted_equals_uninterrupted():
     alone = [run([p], prefix_cache=False)[0][0] for p in items]
     with Engine(TINY, page_size=4, memory_mb=1) as engine:
         core = engine._core
-        held = core.pool.allocate(core.pool.num_free - 75)
+        held = core.placement.pool.allocate(core.placement.pool.num_free - 75)
         outputs = engine.generate(items, GREEDY)
         assert engine.stats().counts.preemptions > 0
-        core.pool.free(held)
-        engine._call(core.check)
+        core.placement.pool.free(held)
+        engine.check()
     assert_same(outputs, alone)
 
 
@@ -149,5 +149,5 @@ def test_a_flush_in_the_middle_changes_nothing_and_loses_no_page():
 
         core.step = flushing_step
         outputs = engine.generate(items, GREEDY)
-        engine._call(core.check)
+        engine.check()
     assert_same(outputs, expected)

@@ -44,11 +44,14 @@ def _executor(model: LoadedModel, settings: Resolved) -> Executor:
 
 
 def choose_rows(logits: Float32, rows: list[Row]) -> list[Chosen | None]:
-    """The plain sampler, row by row."""
+    """The plain sampler, row by row; None where a row cannot be sampled: it alone is lost."""
     chosen: list[Chosen | None] = []
     for one, row in zip(logits, rows):
         try:
             chosen.append(choose(one, row))
         except NotANumber:
+            chosen.append(None)
+        except Exception:
+            logger.exception("a row could not be sampled")
             chosen.append(None)
     return chosen

@@ -1,14 +1,15 @@
-"""The engine's heart: one step asks scheduling, then memory, then runs the model.
+"""The engine's heart: one step asks scheduling, then placement, then runs the model.
 
     add(request)  -> drafts             validated and queued
     step()        -> events             one forward pass; what it gave to whom
-    abort(id), load_adapter, set_version, flush
+    abort(drafts), fail(drafts, why)    end them as they are
+    forget_weights(who, version), flush, apply
 
     waiting --admit: match, pin--> running --chunk by chunk--> sampled --stop?--> finished
        ^                              |                                              |
        +------- preempt: publish -----+                 publish pages in the cache --+
 
-Not thread-safe and without a clock: one thread owns it (`engine.py`).
+Not thread-safe and without a clock: one thread owns it (`loop.py`).
 """
 
 from __future__ import annotations
@@ -17,38 +18,32 @@ import dataclasses
 import itertools
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.batch import Executor, Segment, build_batch
 from evolute.engine.execution.sampler import Chosen, Float32, Row, logprob_of
-from evolute.engine.memory import PagePool, RadixCache, RadixNode
 from evolute.engine.output import Draft, stop_ids
 from evolute.engine.scheduling import (
     QUEUES,
-    Candidate,
     Chunk,
     Limits,
     Namespace,
+    Placement,
     Queue,
     Sequence,
     next_step,
 )
 from evolute.engine.text import TextStream
-from evolute.grammar import GrammarCompiler
-from evolute.types import (
-    Delta,
-    FinishReason,
-    GenerateRequest,
-    OutOfCapacity,
-    PromptTooLong,
-    RequestError,
-    Tokenizer,
-)
+from evolute.grammar import Grammar, GrammarCompiler
+from evolute.types import Delta, FinishReason, GenerateRequest, Tokenizer
 
 logger = logging.getLogger(__name__)
-Choose = Callable[[Float32, list[Row]], list[Chosen | None]]  # None: the logits are NaN
+Choose = Callable[[Float32, list[Row]], list[Chosen | None]]  # None: no choice can be made
 
 
 @dataclass(slots=True)
@@ -60,7 +55,7 @@ class Counts:
     cached_tokens: int = 0
     output_tokens: int = 0
     requests: int = 0
-    finished: int = 0
+    finished: int = 0  # outputs that came to their own end
     preemptions: int = 0
     evicted_pages: int = 0
 
@@ -71,6 +66,15 @@ class Event:
 
     draft: Draft
     delta: Delta
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One draft's part of a step, and how many rows of logits it gets."""
+
+    draft: Draft
+    segment: Segment
+    num_rows: int
 
 
 class EngineCore:
@@ -88,15 +92,16 @@ class EngineCore:
         self.vocab_size = vocab_size
         self.settings, self.counts = settings, Counts()
         self.executor, self.tokenizer, self.grammars = executor, tokenizer, grammars
-        self._choose = choose
-        self.pool = PagePool(settings.num_pages)
-        self.cache = RadixCache(settings.config.page_size)
+        self.placement = Placement(settings.num_pages, settings.config.page_size)
         self.queue: Queue = QUEUES[settings.config.policy]()
-        self.running: list[Sequence] = []
+        self._choose = choose
         self._drafts: dict[Sequence, Draft] = {}
-        self._pinned: dict[Sequence, RadixNode] = {}
         self._ids = itertools.count()
         self._seeds = random.Random()
+
+    @property
+    def running(self) -> list[Sequence]:
+        return self.placement.running
 
     @property
     def is_idle(self) -> bool:
@@ -108,76 +113,142 @@ class EngineCore:
 
     # -- requests --------------------------------------------------------------
 
-    def add(self, request: GenerateRequest, adapter: int, namespace: Namespace) -> list[Draft]:
-        """Queue all samples of a request. Raises RequestError or OutOfCapacity; then none is."""
-        limit = self._check(request)
-        grammar = self.grammars.compile(request.sampling)
-        drafts = []
-        for index in range(request.sampling.n):
-            sequence = Sequence(
-                next(self._ids),
-                len(request.prompt),
-                list(request.prompt),
-                limit,
-                namespace,
-                is_private=not self.settings.config.prefix_cache,
-                tenant=request.tenant,
-            )
-            draft = Draft(
-                request,
-                index,
-                sequence,
-                TextStream(
-                    self.tokenizer,
-                    request.sampling.stop,
-                    include_stop=request.sampling.include_stop,
-                    skip_special_tokens=request.sampling.skip_special_tokens,
-                ),
-                seed=self._seed(request, index),
-                stop_token_ids=stop_ids(request, self.tokenizer),
-                vocab_size=self.vocab_size,
-                adapter=adapter,
-                matcher=grammar.start() if grammar else None,
-            )
-            self._drafts[sequence] = draft
-            self.queue.push(sequence)
-            drafts.append(draft)
+    def add(
+        self,
+        request: GenerateRequest,
+        adapter: int,
+        namespace: Namespace,
+        grammar: Grammar | None = None,
+    ) -> list[Draft]:
+        """Queue all samples of a request. Raises RequestError or OutOfCapacity; then none is.
+
+        A grammar is compiled here unless it is given, which stops the engine for that time.
+        """
+        limit = check_request(request, self.settings, self.vocab_size, len(self.queue))
+        grammar = grammar or self.grammars.compile(request.sampling)
+        sequences = [self._sequence(request, limit, namespace) for _ in range(request.sampling.n)]
+        drafts = [
+            self._draft(request, index, sequence, adapter, grammar)
+            for index, sequence in enumerate(sequences)
+        ]
+        for draft in drafts:
+            self._drafts[draft.sequence] = draft
+            self.queue.push(draft.sequence)
         self.counts.requests += 1
         return drafts
 
-    def abort(self, drafts: list[Draft], reason: FinishReason = FinishReason.ABORT) -> None:
+    def abort(self, drafts: Iterable[Draft]) -> list[Event]:
         """Stop unfinished drafts; what they made so far stays in their output."""
-        for draft in drafts:
-            if draft.output is None:
-                draft.finish(reason)
-                self._forget(draft.sequence)
+        return [self._end(d, FinishReason.ABORT) for d in list(drafts) if d.output is None]
+
+    def fail(self, drafts: Iterable[Draft], why: str) -> list[Event]:
+        """End drafts that cannot go on; nothing of them is shared any more."""
+        failed = [draft for draft in drafts if draft.output is None]
+        for draft in failed:
+            draft.sequence.is_private = True
+        return [self._end(draft, FinishReason.ERROR, why) for draft in failed]
+
+    def fail_running(self, why: str) -> list[Event]:
+        """Fail those that run; all, when none does and the fault must lie with those that wait."""
+        return self.fail([self._drafts[s] for s in self.running or list(self._drafts)], why)
+
+    def uses_adapter(self, index: int) -> bool:
+        return any(draft.adapter == index for draft in self._drafts.values())
 
     # -- one step --------------------------------------------------------------
 
     def step(self) -> list[Event]:
         """Plan, make room, run, sample. Returns the news; empty when there was nothing to do."""
-        config = self.settings.config
+        config, placement = self.settings.config, self.placement
         limits = Limits(
-            config.token_budget,
-            self.pool.num_free + self.cache.num_evictable,
-            config.page_size,
-            config.max_running,
+            config.token_budget, placement.num_available, config.page_size, config.max_running
         )
-        step = next_step(self.running, self.queue.order(self._cached), self._look_up, limits)
+        order = self.queue.order(self._num_cached)
+        step = next_step(placement.running, order, placement.look_up, limits)
         for sequence in step.preempted:
             self._preempt(sequence)
         for sequence in step.admitted:
-            self._admit(sequence)
-        chunks = [chunk for chunk in step.chunks if self._reserve(chunk)]
-        if not chunks:
+            self.queue.admit(sequence)
+            self.counts.cached_tokens += placement.admit(sequence)
+        work = [self._work(chunk) for chunk in step.chunks if placement.reserve(chunk)]
+        self.counts.evicted_pages = placement.num_evicted
+        if not work:
             return []
-        logits = self.executor.forward(build_batch([self._segment(c) for c in chunks]))
+        done, logits, events = self._forward(work)
+        return events + self._collect(done, logits)
+
+    def _forward(self, work: list[_Work]) -> tuple[list[_Work], Float32, list[Event]]:
+        """Compute; if that fails, compute each alone, so that only the guilty are lost."""
+        try:
+            logits = self.executor.forward(build_batch([one.segment for one in work]))
+        except Exception as error:
+            logger.exception("a step of %d sequences failed", len(work))
+            if len(work) == 1:
+                why = f"{type(error).__name__}: {error}"
+                return (
+                    [],
+                    np.empty((0, self.vocab_size), np.float32),
+                    self.fail([work[0].draft], why),
+                )
+            parts = [self._forward([one]) for one in work]
+            return (
+                [one for part in parts for one in part[0]],
+                np.concatenate([part[1] for part in parts]),
+                [event for part in parts for event in part[2]],
+            )
         self.counts.steps += 1
-        self.counts.computed_tokens += sum(chunk.num_tokens for chunk in chunks)
-        return self._collect(chunks, logits)
+        self.counts.computed_tokens += sum(len(one.segment.token_ids) for one in work)
+        return work, logits, []
+
+    def _collect(self, work: list[_Work], logits: Float32) -> list[Event]:
+        """Sort the rows of logits to their drafts, choose tokens, end what is at its end."""
+        ready, rows, events = list[Draft](), list[int](), list[Event]()
+        row = 0
+        for one in work:
+            draft, sequence = one.draft, one.draft.sequence
+            start = sequence.num_computed
+            sequence.num_computed += len(one.segment.token_ids)
+            if draft.wants_prompt_logprobs and one.num_rows:
+                self._score(draft, logits[row : row + one.num_rows], start)
+            row += one.num_rows
+            if sequence.num_uncomputed:
+                continue
+            if sequence.max_new_tokens:
+                ready.append(draft)
+                rows.append(row - 1)
+            else:
+                events.append(self._end(draft, FinishReason.LENGTH))
+        if not ready:
+            return events
+        chosen = logits if len(rows) == len(logits) else logits[rows]  # without a copy if it can be
+        return events + self._sample(ready, chosen)
+
+    def _sample(self, drafts: list[Draft], logits: Float32) -> list[Event]:
+        """The next token of each draft. One that fails takes no other with it."""
+        events = []
+        for draft, choice in zip(drafts, self._choose(logits, [d.row() for d in drafts])):
+            if choice is None:
+                events += self.fail([draft], "no token can be chosen: the logits are not finite")
+                continue
+            try:
+                if draft.sequence.num_generated == 0:  # siblings find the prompt from now on
+                    self.placement.publish(draft.sequence)
+                delta = draft.accept(choice, draft.sequence.namespace[1])
+            except Exception as error:
+                logger.exception("an output failed")
+                events += self.fail([draft], f"{type(error).__name__}: {error}")
+                continue
+            self.counts.output_tokens += 1
+            events.append(Event(draft, delta))
+            if draft.output is not None:
+                self.counts.finished += 1
+                self._forget(draft.sequence)
+        return events
+
+    # -- between two steps -----------------------------------------------------
 
     def apply(self, config: EngineConfig) -> None:
-        """Take new live settings between two steps; waiting sequences keep their order."""
+        """Take new live settings; waiting sequences keep their order."""
         if config.policy != self.settings.config.policy:
             queue: Queue = QUEUES[config.policy]()
             for sequence in self.queue.order(lambda _: 0):
@@ -186,167 +257,92 @@ class EngineCore:
         self.executor.set_num_threads(config.num_threads)
         self.settings = dataclasses.replace(self.settings, config=config)
 
-    def uses_adapter(self, index: int) -> bool:
-        return any(draft.adapter == index for draft in self._drafts.values())
+    def forget_weights(
+        self, is_affected: Callable[[Namespace], bool], rename: Callable[[Namespace], Namespace]
+    ) -> None:
+        """Weights of these namespaces have changed: their pages match no more.
 
-    # -- weights ---------------------------------------------------------------
-
-    def drop_namespaces(self, is_stale: Callable[[Namespace], bool]) -> None:
-        """Forget cached pages of weights that changed."""
-        self.pool.free(self.cache.drop(is_stale))
-
-    def rebind(self, rename: Callable[[Namespace], Namespace]) -> None:
-        """Give sequences in flight the namespace of new weights; they keep what they computed.
-
-        A running sequence then mixes keys and values of two versions, so nothing of it may be
-        shared any more. Its output says which version made which token.
+        Sequences in flight get the new namespace and keep what they computed. Those that run
+        then mix keys and values of two versions, so nothing of them is shared any more.
         """
+        self.placement.drop(is_affected)
+        running = set(self.running)
         for sequence in self._drafts:
-            new = rename(sequence.namespace)
-            if new != sequence.namespace:
-                sequence.namespace = new
-                sequence.is_private |= sequence in self.running
+            if is_affected(sequence.namespace):
+                sequence.namespace = rename(sequence.namespace)
+                sequence.is_private |= sequence in running
 
     def flush(self) -> None:
-        self.drop_namespaces(lambda namespace: True)
+        """Empty the prefix cache; what is in use goes when it is done."""
+        self.placement.drop(lambda namespace: True)
 
     def check(self) -> None:
         """Assert that each page is free, cached, or owned by exactly one sequence."""
-        self.cache.check()
-        own = [page for s in self.running for page in s.pages[s.num_shared_pages :]]
-        held = self.cache.pages() + own
-        assert len(held) + self.pool.num_free == self.pool.num_pages, "pages were lost"
-        assert len(set(held)) == len(held), "a page has two owners"
+        self.placement.check()
+        assert set(self.running) <= self._drafts.keys(), "a sequence runs for nobody"
+        assert len(self._drafts) == len(self.running) + len(self.queue), "a draft was lost"
 
     # -- internals -------------------------------------------------------------
 
-    def _check(self, request: GenerateRequest) -> int:
-        """Tokens this request may make at most."""
-        prompt, sampling = request.prompt, request.sampling
-        config = self.settings.config
-        size = len(prompt)
-        if not size:
-            raise RequestError("the prompt is empty; it must hold at least one token.")
-        if not all(0 <= token < self.vocab_size for token in prompt):
-            bad = next(t for t in prompt if not 0 <= t < self.vocab_size)
-            raise RequestError(
-                f"token id {bad} is out of vocabulary; ids run to {self.vocab_size - 1}."
-            )
-        slots = min(config.context, self.settings.num_pages * config.page_size)
-        if size + min(sampling.max_new_tokens, 1) > slots:
-            what = "the model's context" if slots == config.context else "engine.memory_mb"
-            raise PromptTooLong(
-                f"the prompt has {size} tokens and asks for {sampling.max_new_tokens} more, but "
-                f"{what} holds {slots}. Shorten the prompt or raise that setting."
-            )
-        if len(self.queue) + sampling.n > config.max_waiting:
-            raise OutOfCapacity(
-                f"the waiting queue is full ({len(self.queue)} of engine.max_waiting = "
-                f"{config.max_waiting}); try again later."
-            )
-        return min(sampling.max_new_tokens, slots - size)
+    def _sequence(self, request: GenerateRequest, limit: int, namespace: Namespace) -> Sequence:
+        return Sequence(
+            next(self._ids),
+            len(request.prompt),
+            list(request.prompt),
+            limit,
+            namespace,
+            is_private=not self.settings.config.prefix_cache,
+            reads_cache=not request.sampling.prompt_logprobs,
+            tenant=request.tenant,
+        )
 
-    def _seed(self, request: GenerateRequest, index: int) -> int:
-        seed = request.sampling.seed
-        return self._seeds.getrandbits(63) if seed is None else seed * 1_000_003 + index
+    def _draft(
+        self,
+        request: GenerateRequest,
+        index: int,
+        sequence: Sequence,
+        adapter: int,
+        grammar: Grammar | None,
+    ) -> Draft:
+        sampling = request.sampling
+        seed = self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed * 1_000_003
+        stream = TextStream(
+            self.tokenizer,
+            sampling.stop,
+            include_stop=sampling.include_stop,
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
+        return Draft(
+            request,
+            index,
+            sequence,
+            stream,
+            seed=seed + index,
+            stop_token_ids=stop_ids(request, self.tokenizer),
+            vocab_size=self.vocab_size,
+            adapter=adapter,
+            matcher=grammar.start() if grammar else None,
+        )
 
-    def _look_up(self, sequence: Sequence) -> Candidate:
-        if sequence.is_private or self._drafts[sequence].wants_prompt_logprobs:
-            return Candidate(sequence, 0, 0)
-        # the last token is never matched: its logits are needed
-        match = self.cache.match(sequence.namespace, sequence.tokens[:-1])
-        return Candidate(sequence, match.num_tokens, len(match.pages))
+    def _num_cached(self, sequence: Sequence) -> int:
+        return self.placement.look_up(sequence).num_cached
 
-    def _cached(self, sequence: Sequence) -> int:
-        return self._look_up(sequence).num_cached
-
-    def _admit(self, sequence: Sequence) -> None:
-        self.queue.remove(sequence)
-        self.running.append(sequence)
-        if not self._look_up(sequence).num_cached:
-            sequence.num_cached = sequence.num_cached or 0
-            return
-        match = self.cache.match(sequence.namespace, sequence.tokens[:-1])
-        self._pinned[sequence] = self.cache.pin(match)
-        sequence.pages = list(match.pages)
-        sequence.num_shared_pages = len(match.pages)
-        sequence.num_computed = match.num_tokens
-        self.counts.cached_tokens += match.num_tokens
-        if sequence.num_cached is None:
-            sequence.num_cached = match.num_tokens
-
-    def _reserve(self, chunk: Chunk) -> bool:
-        """Get the pages a chunk writes to, evicting if needed; False if there are none."""
-        sequence = chunk.sequence
-        count = sequence.pages_for(chunk.num_tokens, self.settings.config.page_size)
-        if self.pool.num_free < count:
-            evicted = self.cache.evict(count - self.pool.num_free)
-            self.counts.evicted_pages += len(evicted)
-            self.pool.free(evicted)
-        pages = self.pool.allocate(count)
-        if pages is None:
-            return False
-        sequence.pages += pages
-        return True
-
-    def _segment(self, chunk: Chunk) -> Segment:
+    def _work(self, chunk: Chunk) -> _Work:
         sequence = chunk.sequence
         draft = self._drafts[sequence]
         start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
-        logits_from = sequence.num_tokens - 1 if end == sequence.num_tokens else None
-        if draft.wants_prompt_logprobs and start < sequence.prompt_len:
+        logits_from: int | None = None
+        if draft.lacks_prompt_logprobs and start < sequence.prompt_len:
             logits_from = start
-        if draft.sequence.max_new_tokens == 0 and not draft.wants_prompt_logprobs:
-            logits_from = None
-        tokens = sequence.tokens[start:end]
-        return Segment(tokens, start, sequence.pages, draft.adapter, logits_from)
-
-    def _collect(self, chunks: list[Chunk], logits: Float32) -> list[Event]:
-        """Sort the logits rows to their drafts, choose tokens, finish what is finished."""
-        ready: list[tuple[Draft, int]] = []
-        row, events = 0, list[Event]()
-        for chunk in chunks:
-            sequence, draft = chunk.sequence, self._drafts[chunk.sequence]
-            segment_from = self._segment(chunk).logits_from
-            sequence.num_computed += chunk.num_tokens
-            rows = 0 if segment_from is None else sequence.num_computed - segment_from
-            if draft.wants_prompt_logprobs:
-                self._score(draft, logits[row : row + rows], segment_from or 0)
-            row += rows
-            if sequence.num_uncomputed == 0:
-                if sequence.max_new_tokens == 0:
-                    draft.finish(FinishReason.LENGTH)
-                    events.append(Event(draft, Delta(draft.index, "", (), (), (), draft.output)))
-                    self._forget(sequence)
-                else:
-                    ready.append((draft, row - 1))
-                    self._publish_prompt(sequence)
-        return events + self._sample(ready, logits)
-
-    def _sample(self, ready: list[tuple[Draft, int]], logits: Float32) -> list[Event]:
-        if not ready:
-            return []
-        chosen = self._choose(logits[[row for _, row in ready]], [d.row() for d, _ in ready])
-        events = []
-        for (draft, _), choice in zip(ready, chosen):
-            if choice is None:
-                draft.finish(FinishReason.ERROR, "the model's logits are not finite")
-                delta = Delta(draft.index, "", (), (), (), draft.output)
-            else:
-                version = self._version(draft.sequence)
-                delta = draft.accept(choice, version)
-                self.counts.output_tokens += 1
-            events.append(Event(draft, delta))
-            if draft.output is not None:
-                self.counts.finished += 1
-                self._forget(draft.sequence)
-        return events
-
-    def _version(self, sequence: Sequence) -> int:
-        return sequence.namespace[1]
+        elif end == sequence.num_tokens and sequence.max_new_tokens:
+            logits_from = end - 1
+        segment = Segment(
+            sequence.tokens[start:end], start, sequence.pages, draft.adapter, logits_from
+        )
+        return _Work(draft, segment, 0 if logits_from is None else end - logits_from)
 
     def _score(self, draft: Draft, logits: Float32, start: int) -> None:
-        """Log-probabilities of the prompt tokens that follow each row."""
+        """Log-probabilities of the prompt tokens that follow each row; `start` is the first's."""
         sampling, prompt = draft.request.sampling, draft.request.prompt
         temperature = 1.0 if sampling.is_greedy else sampling.temperature
         if not draft.prompt_logprobs:
@@ -355,50 +351,21 @@ class EngineCore:
             if i + 1 < len(prompt) and len(draft.prompt_logprobs) == i + 1:
                 draft.prompt_logprobs.append(logprob_of(row, prompt[i + 1], temperature))
 
-    def _publish_prompt(self, sequence: Sequence) -> None:
-        """Share a prompt as soon as it is computed, so that siblings find it."""
-        if sequence.num_generated == 0:
-            self._publish(sequence)
-
-    def _publish(self, sequence: Sequence) -> None:
-        """Hand whole computed pages to the cache and hold them there in place of our own."""
-        before = self._pinned.get(sequence)
-        if sequence.is_private or (before is not None and before.is_dropped):
-            return  # what it holds of a flushed cache must not be published a second time
-        size = self.settings.config.page_size
-        whole = sequence.num_computed // size
-        tokens = sequence.tokens[: whole * size]
-        duplicates = self.cache.insert(sequence.namespace, tokens, sequence.pages[:whole])
-        match = self.cache.match(sequence.namespace, tokens)
-        self._pinned.pop(sequence, None)
-        if match.pages:
-            self._pinned[sequence] = self.cache.pin(match)
-        if before is not None:
-            self.pool.free(self.cache.unpin(before))
-        own = set(sequence.pages[sequence.num_shared_pages :])
-        self.pool.free(page for page in duplicates if page in own)
-        sequence.pages = [*match.pages, *sequence.pages[whole:]]
-        sequence.num_shared_pages = len(match.pages)
-
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.preemptions += 1
         sequence.num_preemptions += 1
-        self._release(sequence)
+        self.placement.release(sequence)
         self.queue.push(sequence, front=True)
 
-    def _release(self, sequence: Sequence) -> None:
-        """Leave the running batch; whole pages stay behind in the cache."""
-        self.running.remove(sequence)
-        self._publish(sequence)
-        self.pool.free(sequence.pages[sequence.num_shared_pages :])
-        held = self._pinned.pop(sequence, None)
-        if held is not None:
-            self.pool.free(self.cache.unpin(held))
-        sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0
+    def _end(self, draft: Draft, reason: FinishReason, why: str | None = None) -> Event:
+        self.counts.finished += reason is FinishReason.LENGTH
+        delta = draft.finish(reason, why)
+        self._forget(draft.sequence)
+        return Event(draft, delta)
 
     def _forget(self, sequence: Sequence) -> None:
         if sequence in self.running:
-            self._release(sequence)
+            self.placement.release(sequence)
         else:
             self.queue.remove(sequence)
         del self._drafts[sequence]

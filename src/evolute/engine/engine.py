@@ -1,4 +1,4 @@
-"""The engine people use: a thread that steps the core, with async and plain calls around it.
+"""The engine people use: async and plain calls around the thread that steps the core.
 
     Engine(model, **settings)
     engine.generate(prompts, sampling, adapter=None) -> list[Output]
@@ -8,37 +8,33 @@
 
 A thread, not a process: the native step runs without the interpreter's lock, new weights are
 handed over as a pointer, and a caller in the same process pays no serialisation. Calls from
-other threads go through a queue of commands that the thread runs between two steps.
+other threads go through a queue of commands that the thread runs between two steps (`loop.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import dataclasses
-import logging
+import numbers
 import os
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from evolute.engine.adapters import AdapterInfo, AdapterTable
 from evolute.engine.build import build_core
 from evolute.engine.config import EngineConfig
-from evolute.engine.core import Counts, EngineCore
-from evolute.engine.metrics import refresh
+from evolute.engine.core import Counts
+from evolute.engine.loop import EngineLoop
 from evolute.engine.output import Draft
-from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model
-from evolute.types import Delta, FinishReason, GenerateRequest, Output, RequestError, SamplingParams
+from evolute.grammar import Grammar
+from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model, load_peft
+from evolute.types import Delta, GenerateRequest, Output, RequestError, SamplingParams
 from evolute.types.settings import from_mapping
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
-Listener = Callable[[Delta], None]
-COMMAND_TIMEOUT_S = 300.0
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+LIVE_SETTINGS = {"max_running", "token_budget", "num_threads", "max_waiting", "policy"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,64 +60,56 @@ class Engine:
             config = from_mapping(EngineConfig, settings, "engine.")
         elif settings:
             raise TypeError("give either config or single settings, not both")
-        self._model = load_model(model) if isinstance(model, str) else model
-        self._core: EngineCore = build_core(self._model, config, cores=os.cpu_count() or 1)
-        self._adapters = AdapterTable(self._core)
-        self._listeners: dict[Draft, Listener] = {}
-        self._by_request: dict[str, list[Draft]] = {}
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._is_paused = self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name="evolute-engine", daemon=True)
-        self._thread.start()
-
-    # -- a Backend ---------------------------------------------------------------
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._model.tokenizer
-
-    @property
-    def model_name(self) -> str:
-        return self._model.name
+        loaded = load_model(model) if isinstance(model, str) else model
+        self.tokenizer, self.model_name = loaded.tokenizer, loaded.name
+        self._core = build_core(loaded, config, cores=num_cores())
+        self._adapters = AdapterTable(self._core, loaded.config, loaded.weights)
+        self._loop = EngineLoop(self._core, self._adapters.resolve)
 
     @property
     def is_alive(self) -> bool:
         """False once the engine's thread has ended."""
-        return self._thread.is_alive()
+        return self._loop.is_alive
 
     @property
     def config(self) -> EngineConfig:
         """The settings in force, nothing left on `auto`."""
         return self._core.settings.config
 
+    # -- a Backend ---------------------------------------------------------------
+
     async def agenerate(self, request: GenerateRequest) -> list[Output]:
         """All outputs of a request, by index. Cancelling aborts it."""
-        outputs = [delta.output async for delta in self.stream(request) if delta.output]
-        return sorted(outputs, key=lambda output: output.index)
+        grammar = await self._compile(request.sampling)
+        job = self._start(request, grammar)
+        try:
+            return await asyncio.wrap_future(job.outputs)
+        except asyncio.CancelledError:
+            self._abort(job.drafts)
+            raise
 
     async def stream(self, request: GenerateRequest) -> AsyncIterator[Delta]:
         """Deltas as they come, the samples interleaved. Leaving the loop aborts the request."""
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
+        drafts: list[Draft] = []  # filled once the request is in
 
         def listen(delta: Delta) -> None:
             loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        if request.sampling.is_constrained:  # compiled and cached away from the engine's thread
-            await asyncio.to_thread(self._core.grammars.compile, request.sampling)
+        grammar = await self._compile(request.sampling)
         left = request.sampling.n
         try:
-            await asyncio.wrap_future(self._submit(lambda: self._add(request, listen)))
+            await asyncio.wrap_future(
+                self._loop.submit(lambda: drafts.extend(self._loop.add(request, grammar, listen)))
+            )
             while left:
                 delta = await deltas.get()
                 left -= delta.output is not None
                 yield delta
-        except RequestError:  # refused: nothing of it is in the engine
-            left = 0
-            raise
         finally:
             if left:
-                self.abort(request.id)
+                self._abort(drafts)
 
     # -- plain calls ---------------------------------------------------------------
 
@@ -133,81 +121,101 @@ class Engine:
     ) -> list[Output]:
         """Complete one prompt or many; texts or token ids. `n` samples of a prompt are adjacent.
 
-        Raises RequestError for the first prompt that cannot be served; the others are aborted.
+        A text gets the special tokens that its tokenizer adds by itself, as in /v1/completions.
+        Prompts beyond engine.max_waiting are sent as others finish. Raises RequestError for the
+        first prompt that cannot be served; the others are aborted.
         """
         token_lists = self._token_lists(prompts)
         each = [sampling] * len(token_lists) if isinstance(sampling, SamplingParams) else sampling
         if len(each) != len(token_lists):
             raise RequestError(f"{len(token_lists)} prompts but {len(each)} sampling settings.")
-        requests = [
-            GenerateRequest(tuple(ids), one, adapter) for ids, one in zip(token_lists, each)
-        ]
-        futures = [self._start(request) for request in requests]
+        jobs: list[Job] = []
+        done: list[Output] = []
+        waiting, first = 0, 0  # samples in flight; the first job that was not waited for
         try:
-            return [output for future in futures for output in future.result()]
+            for ids, one in zip(token_lists, each):
+                while jobs[first:] and waiting + one.n > self.config.max_waiting:
+                    done += jobs[first].outputs.result()
+                    waiting, first = waiting - jobs[first].request.sampling.n, first + 1
+                request = GenerateRequest(tuple(ids), one, adapter)
+                jobs.append(self._start(request, self._core.grammars.compile(one)))
+                waiting += one.n
+            for job in jobs[first:]:
+                done += job.outputs.result()
         except BaseException:
-            for request in requests:
-                self.abort(request.id)
+            for job in jobs:
+                self._abort(job.drafts)
             raise
+        return done
 
     def abort(self, request_id: str) -> None:
         """Stop a request; unknown and finished ones are ignored."""
-
-        def run() -> None:
-            drafts = [d for d in self._by_request.pop(request_id, []) if d.output is None]
-            self._core.abort(drafts)
-            for draft in drafts:
-                self._tell(draft, Delta(draft.index, "", (), (), (), draft.output))
-
-        self._submit(run)
+        self._loop.submit(lambda: self._loop.abort_request(request_id))
 
     def load_adapter(
         self, name: str, weights: LoraWeights | str | Path, *, version: int | None = None
     ) -> AdapterInfo:
         """Load or replace an adapter between two steps. Requests in flight go on with the new one.
 
-        Returns its version and the fingerprint of what the engine now computes with.
+        Returns its version and the fingerprint of what the engine now computes with. Raises
+        ModelError for a directory that cannot be read, RequestError for one that does not fit.
         """
-        return self._call(lambda: self._adapters.load(name, weights, version))
+        found = weights if isinstance(weights, LoraWeights) else load_peft(weights)
+        copy = found.clone()  # here, not on the engine's thread: serving goes on meanwhile
+        return self._loop.call(lambda: self._adapters.load(name, copy, version))
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Raises RequestError while requests use it."""
-        self._call(lambda: self._adapters.unload(name))
+        self._loop.call(lambda: self._adapters.unload(name))
 
     def load_weights(self, weights: ModelWeights, *, version: int) -> str:
-        """Replace the base weights between two steps; returns their fingerprint."""
-        return self._call(lambda: self._adapters.load_base(weights, version))
+        """Replace the base weights between two steps; returns their fingerprint.
+
+        Raises RequestError, with nothing loaded, when names or shapes differ.
+        """
+        return self._loop.call(lambda: self._adapters.load_base(weights, version))
 
     def adapters(self) -> dict[str, AdapterInfo]:
-        return self._call(self._adapters.infos)
+        return self._loop.call(self._adapters.infos)
 
     def fingerprint(self, name: str) -> str:
         """Digest of an adapter as the engine holds it."""
-        return self._call(lambda: self._adapters.fingerprint(name))
+        return self._loop.call(lambda: self._adapters.fingerprint(name))
 
     def pause(self) -> None:
-        """Freeze requests in place, after the step in progress."""
-        self._call(lambda: setattr(self, "_is_paused", True))
+        """Freeze requests in place, after the step in progress. New ones queue."""
+        self._loop.call(lambda: setattr(self._loop, "is_paused", True))
 
     def resume(self) -> None:
-        self._call(lambda: setattr(self, "_is_paused", False))
+        self._loop.call(lambda: setattr(self._loop, "is_paused", False))
 
     def flush_cache(self) -> None:
         """Empty the prefix cache; what is in use goes when it is done."""
-        self._call(self._core.flush)
+        self._loop.call(self._core.flush)
 
     def apply_settings(self, **changes: Any) -> EngineConfig:
-        """Change settings that need no restart: max_running, token_budget, num_threads, ..."""
-        return self._call(lambda: self._apply(changes))
+        """Change settings that need no restart: max_running, token_budget, num_threads, ...
+
+        Raises RequestError for one that needs a restart, ConfigError for a value that cannot be.
+        """
+        fixed = set(changes) - LIVE_SETTINGS
+        if fixed & {field.name for field in dataclasses.fields(EngineConfig)}:
+            raise RequestError(
+                f"{', '.join(sorted(fixed))} cannot change while running; only "
+                f"{', '.join(sorted(LIVE_SETTINGS))} can. Start an engine with the new settings."
+            )
+        return self._loop.call(lambda: self._apply(changes))
 
     def stats(self) -> EngineStats:
-        return self._call(self._stats)
+        return self._loop.call(self._stats)
+
+    def check(self) -> None:
+        """Assert the engine's own invariants; for tests."""
+        self._loop.call(self._core.check)
 
     def close(self) -> None:
         """Abort everything and end the thread. Idempotent."""
-        if not self._is_closed:
-            self._submit(self._shut)
-            self._thread.join(timeout=30)
+        self._loop.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -215,142 +223,83 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- the engine's thread -----------------------------------------------------
+    # -- internals -----------------------------------------------------------------
 
-    def _run(self) -> None:
-        while not self._is_closed:
-            idle = self._is_paused or self._core.is_idle
-            self._drain(wait=idle)
-            if not self._is_paused and not self._core.is_idle:
-                self._step()
-        for draft in [d for drafts in self._by_request.values() for d in drafts]:
-            self._tell(draft, Delta(draft.index, "", (), (), (), draft.finish(FinishReason.ABORT)))
+    def _start(self, request: GenerateRequest, grammar: Grammar | None) -> Job:
+        """Send a request of which only the finished outputs are wanted."""
+        job = Job(request)
 
-    def _drain(self, *, wait: bool) -> None:
-        try:
-            self._commands.get(block=wait, timeout=1.0)()
-            while True:
-                self._commands.get_nowait()()
-        except queue.Empty:
-            pass
-
-    def _step(self) -> None:
-        try:
-            events = self._core.step()
-        except Exception as error:  # the requests of this step are lost, the engine goes on
-            logger.exception("a step failed; its requests end with an error")
-            self._fail_running(f"{type(error).__name__}: {error}")
-            return
-        for event in events:
-            self._tell(event.draft, event.delta)
-        refresh(self._core)
-
-    def _fail_running(self, error: str) -> None:
-        drafts = [d for drafts in self._by_request.values() for d in drafts if d.output is None]
-        running = set(self._core.running) or {d.sequence for d in drafts}
-        for draft in drafts:
-            if draft.sequence in running:
-                self._core.abort([draft], FinishReason.ERROR)
-                assert draft.output is not None
-                draft.output = dataclasses.replace(draft.output, error=error)
-                self._tell(draft, Delta(draft.index, "", (), (), (), draft.output))
-
-    def _tell(self, draft: Draft, delta: Delta) -> None:
-        listener = self._listeners.get(draft)
-        if draft.output is not None:
-            self._listeners.pop(draft, None)
-            drafts = self._by_request.get(draft.request.id, [])
-            if draft in drafts:
-                drafts.remove(draft)
-            if not drafts:
-                self._by_request.pop(draft.request.id, None)
-        if listener:
+        def add() -> None:
             try:
-                listener(delta)
-            except RuntimeError:  # the listener's event loop is closed: nobody listens any more
-                logger.debug("listener of %s is gone", draft.request.id)
+                job.drafts.extend(self._loop.add(request, grammar, job.listen))
+            except Exception as error:
+                job.outputs.set_exception(error)
 
-    def _add(self, request: GenerateRequest, listener: Listener) -> None:
-        if self._is_closed:
-            raise RequestError("the engine is closed.")
-        if request.id in self._by_request:
-            raise RequestError(f"a request with id {request.id!r} is in flight; ids are unique.")
-        adapter, namespace = self._adapters.resolve(request)
-        drafts = self._core.add(request, adapter, namespace)
-        self._by_request[request.id] = list(drafts)
-        for draft in drafts:
-            self._listeners[draft] = listener
+        job.outputs.set_running_or_notify_cancel()  # it cannot be cancelled, only aborted
+        refused = self._loop.submit(add)
+        if refused.done() and (error := refused.exception()) is not None:
+            job.outputs.set_exception(error)
+        return job
+
+    def _abort(self, drafts: list[Draft]) -> None:
+        """`drafts` is read on the engine's thread, after the request has come in."""
+        self._loop.submit(lambda: self._loop.abort(drafts))
+
+    async def _compile(self, sampling: SamplingParams) -> Grammar | None:
+        if not sampling.is_constrained:
+            return None
+        return await asyncio.to_thread(self._core.grammars.compile, sampling)
 
     def _apply(self, changes: dict[str, Any]) -> EngineConfig:
-        live = {"max_running", "token_budget", "num_threads", "max_waiting", "policy"}
-        fixed = set(changes) - live
-        if fixed:
-            raise RequestError(
-                f"{', '.join(sorted(fixed))} cannot change while running; only "
-                f"{', '.join(sorted(live))} can. Start an engine with the new settings."
-            )
-        self._core.apply(dataclasses.replace(self.config, **changes))
+        values = dataclasses.asdict(self.config) | changes
+        config = from_mapping(EngineConfig, values, "engine.")
+        self._core.apply(dataclasses.replace(config, num_threads=config.num_threads or num_cores()))
         return self.config
 
     def _stats(self) -> EngineStats:
-        core = self._core
+        core, placement = self._core, self._core.placement
         return EngineStats(
             running=len(core.running),
             waiting=core.num_waiting,
-            num_pages=core.pool.num_pages,
-            free_pages=core.pool.num_free,
-            cached_pages=core.cache.num_pages,
+            num_pages=placement.pool.num_pages,
+            free_pages=placement.pool.num_free,
+            cached_pages=placement.cache.num_pages,
             weight_version=self._adapters.base_version,
             counts=dataclasses.replace(core.counts),
         )
 
-    def _shut(self) -> None:
-        self._is_closed = True
-
-    # -- from other threads --------------------------------------------------------
-
-    def _submit(self, command: Callable[[], T]) -> concurrent.futures.Future[T]:
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(command())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._commands.put(run)
-        return future
-
-    def _call(self, command: Callable[[], T]) -> T:
-        if self._is_closed:
-            raise RequestError("the engine is closed.")
-        return self._submit(command).result(timeout=COMMAND_TIMEOUT_S)
-
-    def _start(self, request: GenerateRequest) -> concurrent.futures.Future[list[Output]]:
-        done: concurrent.futures.Future[list[Output]] = concurrent.futures.Future()
-        outputs: list[Output] = []
-
-        def listen(delta: Delta) -> None:
-            if delta.output:
-                outputs.append(delta.output)
-            if len(outputs) == request.sampling.n:
-                done.set_result(sorted(outputs, key=lambda output: output.index))
-
-        def run() -> None:
-            try:
-                self._add(request, listen)
-            except Exception as error:
-                done.set_exception(error)
-
-        self._submit(run)
-        return done
-
     def _token_lists(self, prompts: Prompts) -> list[list[int]]:
         if isinstance(prompts, str):
             prompts = [prompts]
-        items: Iterable[Any] = list(prompts)
-        if all(isinstance(item, int) for item in items):
+        items: list[Any] = list(prompts)
+        if items and all(isinstance(item, numbers.Integral) for item in items):
             items = [items]
-        return [self.tokenizer.encode(i) if isinstance(i, str) else list(i) for i in items]
+        return [
+            self.tokenizer.encode(item, add_special_tokens=True)
+            if isinstance(item, str)
+            else [int(token) for token in item]
+            for item in items
+        ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A request whose outputs are wanted when all of them are done."""
+
+    request: GenerateRequest
+    outputs: Future[list[Output]] = dataclasses.field(default_factory=Future)
+    drafts: list[Draft] = dataclasses.field(default_factory=list)
+    _done: list[Output] = dataclasses.field(default_factory=list)
+
+    def listen(self, delta: Delta) -> None:
+        if delta.output is not None:
+            self._done.append(delta.output)
+            if len(self._done) == self.request.sampling.n:
+                self.outputs.set_result(sorted(self._done, key=lambda output: output.index))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -20,8 +20,8 @@ def refresh(core: EngineCore) -> None:
     """Copy the core's exact counts."""
     RUNNING.set(len(core.running))
     WAITING.set(core.num_waiting)
-    FREE_PAGES.set(core.pool.num_free)
-    CACHED_PAGES.set(core.cache.num_pages)
+    FREE_PAGES.set(core.placement.pool.num_free)
+    CACHED_PAGES.set(core.placement.cache.num_pages)
     STEPS.set(core.counts.steps)
     COMPUTED.set(core.counts.computed_tokens)
     CACHED.set(core.counts.cached_tokens)

@@ -35,68 +35,75 @@ class Draft:
     vocab_size: int
     adapter: int = -1
     matcher: Matcher | None = None
-    text: str = ""
+    token_ids: list[int] = field(default_factory=list)  # those of `sequence` after the prompt
+    texts: list[str] = field(default_factory=list)  # what was shown so far, in pieces
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[tuple[TopLogprob, ...]] = field(default_factory=list)
     prompt_logprobs: list[float | None] = field(default_factory=list)
-    versions: list[VersionSegment] = field(default_factory=list)
+    versions: list[list[int]] = field(default_factory=list)  # [version, tokens], as they came
     matched_stop: str | int | None = None
     error: str | None = None
     output: Output | None = None
 
     @property
-    def token_ids(self) -> list[int]:
-        return self.sequence.tokens[self.sequence.prompt_len :]
-
-    @property
     def wants_prompt_logprobs(self) -> bool:
         return self.request.sampling.prompt_logprobs
 
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """They are wanted, and some are not known yet."""
+        return self.wants_prompt_logprobs and len(self.prompt_logprobs) < len(self.request.prompt)
+
     def row(self) -> Row:
         """What the choice of the next token depends on."""
+        mask = self._mask()
         return Row(
             sampling=self.request.sampling,
             seed=self.seed,
             position=self.sequence.num_tokens,
             prompt=self.request.prompt,
             output=self.token_ids,
-            stop_token_ids=self.stop_token_ids,
-            mask=self._mask(),
+            stop_token_ids=self._barred(mask),
+            mask=mask,
         )
 
     def accept(self, chosen: Chosen, version: int) -> Delta:
         """Take the next token; sets `output` when it is the last. Returns what is new."""
         token = chosen.token_id
         self.sequence.tokens.append(token)
+        self.token_ids.append(token)
         self.logprobs.append(chosen.logprob)
-        self.top_logprobs.append(chosen.top)
         self._count(version)
         if self.matcher:
             self.matcher.accept(token)
         ends = token in self.stop_token_ids
         text = "" if ends else self.text_stream.push(token)
+        if text:
+            self.texts.append(text)
+        top: tuple[tuple[TopLogprob, ...], ...] = ()
+        if self.request.sampling.top_logprobs:
+            top = (chosen.top,)
+            self.top_logprobs.append(chosen.top)
         reason = self._reason(token, ends)
         if reason:
-            text += self.text_stream.finish()
-        self.text += text
-        if reason:
-            self.finish(reason)
-        top = (chosen.top,) if self.request.sampling.top_logprobs else ()
+            text += self.finish(reason).text
         return Delta(self.index, text, (token,), (chosen.logprob,), top, self.output)
 
-    def finish(self, reason: FinishReason, error: str | None = None) -> Output:
-        """Close the output as it is."""
-        sequence, sampling = self.sequence, self.request.sampling
+    def finish(self, reason: FinishReason, error: str | None = None) -> Delta:
+        """Close the output as it is. Returns what is new: text that was held back."""
+        rest = self.text_stream.finish()
+        self.texts.append(rest)
+        sequence = self.sequence
         self.output = Output(
-            text=self.text,
+            text="".join(self.texts),
             token_ids=tuple(self.token_ids),
             logprobs=tuple(self.logprobs),
             finish_reason=reason,
             cached_tokens=sequence.num_cached or 0,
-            weight_version=self.versions[-1].version if self.versions else 0,
+            weight_version=self.versions[-1][0] if self.versions else sequence.namespace[1],
             prompt_tokens=sequence.prompt_len,
-            weight_versions=tuple(self.versions),
-            top_logprobs=tuple(self.top_logprobs) if sampling.top_logprobs else (),
+            weight_versions=tuple(VersionSegment(*one) for one in self.versions),
+            top_logprobs=tuple(self.top_logprobs),
             prompt_logprobs=tuple(self.prompt_logprobs),
             matched_stop=self.matched_stop,
             index=self.index,
@@ -104,7 +111,7 @@ class Draft:
             error=error or self.error,
             num_preemptions=sequence.num_preemptions,
         )
-        return self.output
+        return Delta(self.index, rest, (), (), (), self.output)
 
     def _mask(self) -> NDArray[np.uint32] | None:
         if self.matcher is None:
@@ -113,11 +120,20 @@ class Draft:
         self.matcher.fill_mask(mask)
         return mask
 
+    def _barred(self, mask: NDArray[np.uint32] | None) -> frozenset[int]:
+        """Ids that `min_new_tokens` bars for now; none when the grammar leaves nothing else."""
+        if mask is None or len(self.token_ids) >= self.request.sampling.min_new_tokens:
+            return self.stop_token_ids
+        others = mask.copy()
+        for token in self.stop_token_ids:
+            others[token // 32] &= ~np.uint32(1 << token % 32)
+        return self.stop_token_ids if others.any() else frozenset()
+
     def _count(self, version: int) -> None:
-        if self.versions and self.versions[-1].version == version:
-            self.versions[-1] = VersionSegment(version, self.versions[-1].num_tokens + 1)
+        if self.versions and self.versions[-1][0] == version:
+            self.versions[-1][1] += 1
         else:
-            self.versions.append(VersionSegment(version, 1))
+            self.versions.append([version, 1])
 
     def _reason(self, token: int, ends: bool) -> FinishReason | None:
         if ends:

@@ -60,6 +60,7 @@ class RadixCache:
         self.page_size = page_size
         self.num_pages = 0  # held by the trees
         self.num_pinned = 0  # of them, in use by a request
+        self.changes = 0  # grows whenever a `Match` made before may no longer hold
         self._roots: dict[Hashable, RadixNode] = {}
         self._dropped: list[RadixNode] = []  # stale roots with pages that are still pinned
         self._clock = itertools.count(1)
@@ -119,7 +120,7 @@ class RadixCache:
         whole = len(tokens) // size
         assert len(pages) >= whole, f"{len(tokens)} tokens fill {whole} pages, got {len(pages)}"
         tokens = tuple(tokens[: whole * size])
-        root = self._roots.setdefault(namespace, RadixNode((), (), None))
+        root = self._root(namespace)
         match = self.match(namespace, tokens)
         known = len(match.pages)
         if known < whole:
@@ -133,6 +134,7 @@ class RadixCache:
             )
             parent.children[new.tokens[:size]] = new
             self.num_pages += len(new.pages)
+            self.changes += 1
             self._offer(new)
         return tuple(mine for mine, cached in zip(pages, match.pages) if mine != cached)
 
@@ -153,6 +155,7 @@ class RadixCache:
         freed: list[PageId] = []
         for namespace in [name for name in self._roots if is_stale(name)]:
             root = self._roots.pop(namespace)
+            self.changes += 1
             for node in reversed(list(self._below(root))):  # children before parents
                 node.is_dropped = True
                 if node.refs == 0 and not node.children:
@@ -179,6 +182,12 @@ class RadixCache:
         assert pinned == self.num_pinned, f"{pinned} pages are pinned, counted {self.num_pinned}"
 
     # -- internals -----------------------------------------------------------
+
+    def _root(self, namespace: Hashable) -> RadixNode:
+        """The namespace's tree; empty trees of others are forgotten now and then."""
+        if namespace not in self._roots and len(self._roots) > 2 * self.num_pages + 64:
+            self._roots = {name: root for name, root in self._roots.items() if root.children}
+        return self._roots.setdefault(namespace, RadixNode((), (), None))
 
     def _shared_pages(self, node: RadixNode, tokens: Tokens, start: int) -> int:
         size, count = self.page_size, len(node.pages)
@@ -211,6 +220,7 @@ class RadixCache:
         node.parent.children[upper.tokens[:size]] = upper
         node.tokens, node.pages, node.parent = node.tokens[cut:], node.pages[keep:], upper
         upper.children[node.tokens[:size]] = node
+        self.changes += 1  # a match made before names the wrong half
         return upper
 
     def _is_evictable(self, node: RadixNode) -> bool:
@@ -229,6 +239,7 @@ class RadixCache:
         del leaf.parent.children[leaf.tokens[: self.page_size]]
         leaf.parent = None
         self.num_pages -= len(leaf.pages)
+        self.changes += 1
         return leaf.pages
 
     def _path(self, node: RadixNode) -> Iterator[RadixNode]:

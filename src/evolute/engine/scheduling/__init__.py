@@ -1,5 +1,6 @@
 """Deciding what to compute next, without computing anything."""
 
+from evolute.engine.scheduling.placement import Placement
 from evolute.engine.scheduling.queue import QUEUES, FcfsQueue, LpmQueue, Queue
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.simulate import (
@@ -20,6 +21,7 @@ __all__ = [
     "Limits",
     "LpmQueue",
     "Namespace",
+    "Placement",
     "Queue",
     "Replay",
     "Sequence",

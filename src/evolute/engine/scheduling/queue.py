@@ -19,9 +19,10 @@ MAX_PASSES = 64  # passed over this often, a sequence goes before all that were 
 
 
 class Queue(Protocol):
-    """Waiting sequences. `order` is looked at once a step; `remove` on admission or abort."""
+    """Waiting sequences. `order` is looked at once a step; `remove` is for those that give up."""
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None: ...
+    def admit(self, sequence: Sequence) -> None: ...
     def remove(self, sequence: Sequence) -> None: ...
     def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]: ...
     def __len__(self) -> int: ...
@@ -38,6 +39,9 @@ class FcfsQueue:
             self._waiting = {sequence: None, **self._waiting}
         else:
             self._waiting[sequence] = None
+
+    def admit(self, sequence: Sequence) -> None:
+        self.remove(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         del self._waiting[sequence]
@@ -66,12 +70,12 @@ class LpmQueue(FcfsQueue):
             waiting.sort(key=lambda s: (s.passed_over < MAX_PASSES, -cached_tokens(s)))
         yield from waiting
 
-    def remove(self, sequence: Sequence) -> None:
+    def admit(self, sequence: Sequence) -> None:
         for earlier in self._waiting:
             if earlier is sequence:
                 break
             earlier.passed_over += 1
-        super().remove(sequence)
+        self.remove(sequence)
 
 
 QUEUES = {"fcfs": FcfsQueue, "lpm": LpmQueue}

@@ -21,6 +21,7 @@ class Sequence:
     max_new_tokens: int
     namespace: Namespace = (None, 0, "")
     is_private: bool = False  # neither looks into the prefix cache nor fills it
+    reads_cache: bool = True  # False: every prompt token's logits are wanted
     tenant: str = "default"
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache

@@ -14,10 +14,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evolute.engine.memory import PagePool, RadixCache, RadixNode
+from evolute.engine.scheduling.placement import Placement
 from evolute.engine.scheduling.queue import QUEUES, Queue
 from evolute.engine.scheduling.sequence import Sequence
-from evolute.engine.scheduling.step import Candidate, Chunk, Limits, Step, next_step
+from evolute.engine.scheduling.step import Limits, Step, next_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,8 @@ def simulate(arrivals: list[Arrival], settings: SimulationSettings) -> Replay:
 class _Simulation:
     def __init__(self, arrivals: list[Arrival], settings: SimulationSettings) -> None:
         self.settings, self.arrivals = settings, arrivals
-        self.pool, self.cache = PagePool(settings.num_pages), RadixCache(settings.page_size)
+        self.placement = Placement(settings.num_pages, settings.page_size)
         self.queue: Queue = QUEUES[settings.policy]()
-        self.running: list[Sequence] = []
-        self.pinned: dict[Sequence, RadixNode] = {}
         self.replay = Replay()
         self.admitted_at: dict[int, int] = {}
         self.sequences = [
@@ -102,99 +100,55 @@ class _Simulation:
 
     def run(self) -> Replay:
         now, last = 0, max((a.step for a in self.arrivals), default=-1)
-        while now <= last or self.running or len(self.queue):
+        while now <= last or self.placement.running or len(self.queue):
             for sequence, arrival in zip(self.sequences, self.arrivals):
                 if arrival.step == now:
                     self.queue.push(sequence)
-            busy = bool(self.running or len(self.queue))
+            busy = bool(self.placement.running or len(self.queue))
             done = self._step(now)
             assert done or not busy, f"step {now} computed nothing: the schedule stalls"
             now += 1
-        replay = self.replay
+        replay, placement = self.replay, self.placement
+        replay.evicted_pages = placement.num_evicted
         replay.cached_tokens = [s.num_cached or 0 for s in self.sequences]
         replay.outputs = [s.tokens[s.prompt_len :] for s in self.sequences]
         replay.waited_steps = [self.admitted_at[i] - a.step for i, a in enumerate(self.arrivals)]
-        assert self.pool.num_free + self.cache.num_pages == self.pool.num_pages, "pages were lost"
-        assert self.cache.num_pinned == 0, "a pin was forgotten"
+        assert placement.cache.num_pinned == 0, "a pin was forgotten"
         return replay
 
     def _step(self, now: int) -> bool:
-        settings = self.settings
-        available = self.pool.num_free + self.cache.num_evictable
-        limits = Limits(settings.token_budget, available, settings.page_size, settings.max_running)
-        order = self.queue.order(lambda s: self._look_up(s).num_cached)
-        step = next_step(self.running, order, self._look_up, limits)
+        settings, placement = self.settings, self.placement
+        limits = Limits(
+            settings.token_budget,
+            placement.num_available,
+            settings.page_size,
+            settings.max_running,
+        )
+        order = self.queue.order(lambda s: placement.look_up(s).num_cached)
+        step = next_step(placement.running, order, placement.look_up, limits)
         for sequence in step.preempted:
             self.replay.preemptions += 1
-            self._release(sequence)
+            placement.release(sequence)
             self.queue.push(sequence, front=True)
         for sequence in step.admitted:
             self.admitted_at.setdefault(sequence.id, now)
-            self._admit(sequence)
+            self.queue.admit(sequence)
+            placement.admit(sequence)
         computed = self._compute(step)
         self.replay.schedule += [computed] if computed else []
-        self.cache.check()
+        placement.check()
         return bool(computed or step.preempted)
 
-    def _look_up(self, sequence: Sequence) -> Candidate:
-        match = self.cache.match(sequence.namespace, sequence.tokens[:-1])
-        return Candidate(sequence, match.num_tokens, len(match.pages))
-
-    def _admit(self, sequence: Sequence) -> None:
-        self.queue.remove(sequence)
-        self.running.append(sequence)
-        match = self.cache.match(sequence.namespace, sequence.tokens[:-1])
-        if match.pages:
-            self.pinned[sequence] = self.cache.pin(match)
-        sequence.pages, sequence.num_shared_pages = list(match.pages), len(match.pages)
-        sequence.num_computed = match.num_tokens
-        if sequence.num_cached is None:
-            sequence.num_cached = match.num_tokens
-
     def _compute(self, step: Step) -> list[tuple[int, int]]:
-        chunks = [chunk for chunk in step.chunks if self._reserve(chunk)]
+        chunks = [chunk for chunk in step.chunks if self.placement.reserve(chunk)]
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.num_computed += chunk.num_tokens
             self.replay.computed_tokens += chunk.num_tokens
             if sequence.num_uncomputed == 0:
                 if sequence.num_generated == 0:
-                    self._publish(sequence)
+                    self.placement.publish(sequence)
                 sequence.tokens.append(hash(tuple(sequence.tokens)) % 1000)
                 if sequence.num_generated == sequence.max_new_tokens:
-                    self._release(sequence)
+                    self.placement.release(sequence)
         return [(chunk.sequence.id, chunk.num_tokens) for chunk in chunks]
-
-    def _reserve(self, chunk: Chunk) -> bool:
-        count = chunk.sequence.pages_for(chunk.num_tokens, self.settings.page_size)
-        if self.pool.num_free < count:
-            evicted = self.cache.evict(count - self.pool.num_free)
-            self.replay.evicted_pages += len(evicted)
-            self.pool.free(evicted)
-        pages = self.pool.allocate(count)
-        chunk.sequence.pages += pages or []
-        return pages is not None
-
-    def _publish(self, sequence: Sequence) -> None:
-        whole = sequence.num_computed // self.settings.page_size
-        tokens = sequence.tokens[: whole * self.settings.page_size]
-        own = set(sequence.pages[sequence.num_shared_pages :])
-        duplicates = self.cache.insert(sequence.namespace, tokens, sequence.pages[:whole])
-        match = self.cache.match(sequence.namespace, tokens)
-        before = self.pinned.pop(sequence, None)
-        if match.pages:
-            self.pinned[sequence] = self.cache.pin(match)
-        if before is not None:
-            self.pool.free(self.cache.unpin(before))
-        self.pool.free(page for page in duplicates if page in own)
-        sequence.pages = [*match.pages, *sequence.pages[whole:]]
-        sequence.num_shared_pages = whole
-
-    def _release(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._publish(sequence)
-        self.pool.free(sequence.pages[sequence.num_shared_pages :])
-        held = self.pinned.pop(sequence, None)
-        if held is not None:
-            self.pool.free(self.cache.unpin(held))
-        sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0

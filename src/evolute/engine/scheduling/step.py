@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from evolute.engine.scheduling.sequence import Sequence
 
 RESERVE_FRAC = 0.3  # of the output a newcomer may still make is kept free at admission
+MAX_SKIPPED = 256  # waiting sequences that a step looks past before it gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +126,19 @@ def _admit(
 ) -> None:
     if step.preempted:
         return  # memory is short: let those who run come to an end first
-    size, num_running = limits.page_size, len(running)
+    size, num_running, num_skipped = limits.page_size, len(running), 0
+    # every running sequence decodes in every step, so there are never more than the budget
+    most = min(limits.max_running, limits.token_budget)
     fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
-    if budget <= 0 or num_running >= limits.max_running:
+    if budget <= 0 or num_running >= most:
         return  # before `waiting` is looked at: putting it in order is not free
     for sequence in waiting:
         candidate = look_up(sequence)
         if any(_fills(f, sequence, candidate.num_cached, size) for f in fillers):
-            continue  # a sibling computes its next page now: soon it is in the cache
+            num_skipped += 1  # a sibling computes its next page now: soon it is in the cache
+            if num_skipped == MAX_SKIPPED:
+                return
+            continue
         uncached = sequence.num_tokens - candidate.num_cached
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
@@ -148,17 +154,20 @@ def _admit(
         num_running += 1
         if not sequence.is_private:
             fillers.append(sequence)
-        if budget <= 0 or num_running >= limits.max_running:
+        if budget <= 0 or num_running >= most:
             return
 
 
 def _fills(filler: Sequence, sequence: Sequence, start: int, page_size: int) -> bool:
     """Whether `filler` will publish the first page that `sequence` misses, from `start` on."""
-    end = start - start % page_size + page_size
+    start -= start % page_size
+    end = start + page_size
     return (
         not sequence.is_private
+        and sequence.reads_cache
         and filler.namespace == sequence.namespace
         and end < sequence.num_tokens  # the last token is never matched
         and end <= filler.num_tokens
-        and filler.tokens[:end] == sequence.tokens[:end]
+        and filler.tokens[start:end] == sequence.tokens[start:end]  # most differ here already
+        and filler.tokens[:start] == sequence.tokens[:start]
     )

@@ -1,0 +1,76 @@
+"""May this request enter the engine? Everything that a caller can get wrong is refused here.
+
+    check_request(request, settings, vocab_size, num_waiting) -> tokens it may make at most
+
+What passes cannot fail inside a step for a reason of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+from evolute.engine.config import Resolved
+from evolute.types import GenerateRequest, OutOfCapacity, PromptTooLong, RequestError
+
+
+def check_request(
+    request: GenerateRequest, settings: Resolved, vocab_size: int, num_waiting: int
+) -> int:
+    """Raises RequestError, PromptTooLong or OutOfCapacity."""
+    _check_token_ids("prompt", request.prompt, vocab_size)
+    _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, vocab_size)
+    _check_bias(request, vocab_size)
+    slots = _slots(request, settings)
+    _check_room(request.sampling.n, settings.config.max_waiting, num_waiting)
+    return min(request.sampling.max_new_tokens, slots - len(request.prompt))
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _check_token_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> None:
+    if name == "prompt" and not token_ids:
+        raise RequestError("the prompt is empty; it must hold at least one token.")
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        bad = next(token for token in token_ids if not 0 <= token < vocab_size)
+        raise RequestError(
+            f"token id {bad} in {name} is out of vocabulary; ids run to {vocab_size - 1}."
+        )
+
+
+def _check_bias(request: GenerateRequest, vocab_size: int) -> None:
+    for token, bias in request.sampling.logit_bias.items():
+        if not 0 <= int(token) < vocab_size:
+            raise RequestError(
+                f"token id {token} in logit_bias is out of vocabulary; ids run to {vocab_size - 1}."
+            )
+        if math.isnan(bias) or bias == math.inf:
+            raise RequestError(
+                f"logit_bias of token {token} is {bias}; use a finite number, or -inf to bar it."
+            )
+
+
+def _slots(request: GenerateRequest, settings: Resolved) -> int:
+    """Tokens that one request may have."""
+    config, size = settings.config, len(request.prompt)
+    slots = min(config.context, settings.num_pages * config.page_size)
+    if size + min(request.sampling.max_new_tokens, 1) > slots:
+        what = "the model's context" if slots == config.context else "engine.memory_mb"
+        raise PromptTooLong(
+            f"the prompt has {size} tokens and asks for {request.sampling.max_new_tokens} more, "
+            f"but {what} holds {slots}. Shorten the prompt or raise that setting."
+        )
+    return slots
+
+
+def _check_room(num_samples: int, max_waiting: int, num_waiting: int) -> None:
+    if num_samples > max_waiting:
+        raise RequestError(
+            f"n is {num_samples}, but engine.max_waiting = {max_waiting} outputs may wait; ask "
+            "for fewer or raise that setting."
+        )
+    if num_waiting + num_samples > max_waiting:
+        raise OutOfCapacity(
+            f"the waiting queue is full ({num_waiting} of engine.max_waiting = {max_waiting}); "
+            "try again later."
+        )

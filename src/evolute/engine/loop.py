@@ -1,0 +1,189 @@
+"""The thread that owns the core: commands between steps, news to whoever listens.
+
+    submit(command) -> Future     run it on the thread, between two steps
+    call(command)                 the same, and wait for the result
+    add(request, listener), abort_request(id), abort(drafts)      from within commands
+    pause, resume, close
+
+    while open:   commands (waits for one when idle or paused) -> one step -> listeners
+
+When the thread ends, by `close` or by a fault of its own, every draft gets its last delta and
+every waiting command an error: nobody waits for ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from evolute.engine.core import EngineCore, Event
+from evolute.engine.metrics import refresh
+from evolute.engine.output import Draft
+from evolute.engine.scheduling import Namespace
+from evolute.grammar import Grammar
+from evolute.types import BackendError, Delta, FinishReason, GenerateRequest, RequestError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Listener = Callable[[Delta], None]
+Resolve = Callable[[GenerateRequest], tuple[int, Namespace]]
+COMMAND_TIMEOUT_S = 300.0
+
+
+class EngineLoop:
+    """Steps a core on its own thread. Methods below `-- on the thread` belong to commands."""
+
+    def __init__(self, core: EngineCore, resolve: Resolve) -> None:
+        self.core = core
+        self.is_paused = self._should_close = False
+        self._resolve = resolve
+        self._listeners: dict[Draft, Listener] = {}
+        self._by_request: dict[str, list[Draft]] = {}
+        self._commands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
+        self._commands = queue.SimpleQueue()
+        self._end: Callable[[], Exception] | None = None  # why no more commands are taken
+        self._end_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="evolute-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # -- from other threads ----------------------------------------------------
+
+    def submit(self, command: Callable[[], T]) -> Future[T]:
+        """The command's result or exception; an error at once when the thread has ended."""
+        future: Future[T] = Future()
+        with self._end_lock:
+            if self._end is None:
+                self._commands.put((future, command))
+            else:
+                future.set_exception(self._end())
+        return future
+
+    def call(self, command: Callable[[], T]) -> T:
+        try:
+            return self.submit(command).result(timeout=COMMAND_TIMEOUT_S)
+        except TimeoutError:
+            raise BackendError(
+                f"the engine did not come to this command within {COMMAND_TIMEOUT_S:g} s; a step "
+                "takes too long (lower engine.token_budget) or hangs."
+            ) from None
+
+    def close(self) -> None:
+        """End what runs as aborted, and the thread. Idempotent."""
+        self.submit(lambda: setattr(self, "_should_close", True))
+        self._thread.join(timeout=30)
+
+    # -- on the thread: commands -------------------------------------------------
+
+    def add(
+        self, request: GenerateRequest, grammar: Grammar | None, listener: Listener
+    ) -> list[Draft]:
+        """Queue a request. Raises what `EngineCore.add` does."""
+        if request.id in self._by_request:
+            raise RequestError(f"a request with id {request.id!r} is in flight; ids are unique.")
+        drafts = self.core.add(request, *self._resolve(request), grammar)
+        self._by_request[request.id] = list(drafts)
+        self._listeners |= dict.fromkeys(drafts, listener)
+        return drafts
+
+    def abort_request(self, request_id: str) -> None:
+        """Unknown and finished ones are ignored."""
+        self.abort(self._by_request.get(request_id, []))
+
+    def abort(self, drafts: Iterable[Draft]) -> None:
+        self._tell(self.core.abort(drafts))
+
+    # -- on the thread: the loop -------------------------------------------------
+
+    def _run(self) -> None:
+        why: Callable[[], Exception] = closed
+        try:
+            while not self._should_close:
+                idle = self.is_paused or self.core.is_idle
+                self._run_commands(wait=idle)
+                if not (self.is_paused or self.core.is_idle or self._should_close):
+                    self._step()
+            self._tell(self.core.abort(self._listeners))
+        except BaseException as error:
+            logger.critical("the engine's thread ends", exc_info=error)
+            text = f"the engine broke: {type(error).__name__}: {error}; start it anew."
+            why = functools.partial(BackendError, text)
+        self._finish(why)
+
+    def _run_commands(self, *, wait: bool) -> None:
+        try:
+            self._carry_out(*self._commands.get(block=wait))
+            while True:
+                self._carry_out(*self._commands.get_nowait())
+        except queue.Empty:
+            pass
+
+    def _carry_out(self, future: Future[Any], command: Callable[[], Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(command())
+        except BaseException as error:
+            future.set_exception(error)
+
+    def _step(self) -> None:
+        try:
+            events = self.core.step()
+        except Exception as error:  # planning failed: those that run are lost, the engine goes on
+            logger.exception("a step failed; its requests end with an error")
+            events = self.core.fail_running(f"{type(error).__name__}: {error}")
+        self._tell(events)
+        refresh(self.core)
+
+    def _tell(self, events: list[Event]) -> None:
+        unheard: list[Draft] = []
+        for event in events:
+            draft = event.draft
+            listener = self._listeners.get(draft)
+            if draft.output is not None:
+                self._forget(draft)
+            try:
+                if listener is not None:
+                    listener(event.delta)
+            except Exception:  # e.g. its event loop is closed: nobody will read the rest
+                logger.warning("nobody listens to %s any more", draft.request.id, exc_info=True)
+                unheard.append(draft)
+        for draft in unheard:
+            self._listeners.pop(draft, None)
+            self._tell(self.core.abort([draft]))
+
+    def _forget(self, draft: Draft) -> None:
+        self._listeners.pop(draft, None)
+        drafts = self._by_request.get(draft.request.id, [])
+        if draft in drafts:
+            drafts.remove(draft)
+        if not drafts:
+            self._by_request.pop(draft.request.id, None)
+
+    def _finish(self, why: Callable[[], Exception]) -> None:
+        """Take no more commands; answer everybody who still waits."""
+        with self._end_lock:
+            self._end = why
+        for draft, listener in list(self._listeners.items()):
+            try:
+                listener(draft.finish(FinishReason.ERROR, str(why())))
+            except Exception:
+                logger.exception("a listener could not be told of the end")
+        self._listeners.clear()
+        self._by_request.clear()
+        while not self._commands.empty():
+            future, _ = self._commands.get_nowait()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(why())
+
+
+def closed() -> RequestError:
+    return RequestError("the engine is closed; make a new one.")
