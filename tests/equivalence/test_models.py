@@ -19,7 +19,7 @@ from evolute.models import (
     load_peft,
     save_peft,
 )
-from evolute.models.config import to_hugging_face
+from evolute.models.files.config_json import to_hugging_face
 from evolute.models.tiny import CONFIG, tiny_weights
 
 transformers = pytest.importorskip("transformers")

@@ -1,6 +1,6 @@
 """Network definitions and weights: one model for serving and for training."""
 
-from evolute.models.config import ModelConfig, RopeScaling
+from evolute.models.config import ModelConfig
 from evolute.models.decoder import (
     Attend,
     Decoder,
@@ -12,6 +12,7 @@ from evolute.models.decoder import (
 )
 from evolute.models.loading import SHORT_NAMES, LoadedModel, load_model
 from evolute.models.lora import LoraConfig, LoraWeights, load_peft, save_peft
+from evolute.models.rope import RopeScaling
 from evolute.models.weights import BlockQuantized, ModelWeights, fingerprint
 
 __all__ = [

@@ -11,7 +11,6 @@ Llama, Mistral, Qwen2 (biases) and Qwen3 (norms on q and k) differ by switches o
 
 from __future__ import annotations
 
-import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -19,12 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evolute.models.config import ModelConfig, RopeScaling
+from evolute.models.config import ATTENTION, MLP, ModelConfig, tensor_shapes
+from evolute.models.rope import inverse_frequencies
 from evolute.models.weights import ModelWeights
-from evolute.types import ModelError
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @runtime_checkable
@@ -67,11 +63,8 @@ class Block(nn.Module):
         self.config, self.index = config, index
         self.input_layernorm = RmsNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RmsNorm(config.width, config.norm_eps)
-        biases = dict.fromkeys(ATTENTION[:3], config.qkv_bias)
-        biases |= {"o_proj": config.output_bias} | dict.fromkeys(MLP, config.mlp_bias)
-        linears = {name: _linear(config, name, bias) for name, bias in biases.items()}
-        self.self_attn = nn.ModuleDict({name: linears[name] for name in ATTENTION})
-        self.mlp = nn.ModuleDict({name: linears[name] for name in MLP})
+        self.self_attn = nn.ModuleDict({name: _linear(config, name) for name in ATTENTION})
+        self.mlp = nn.ModuleDict({name: _linear(config, name) for name in MLP})
         if config.qk_norm:
             self.self_attn["q_norm"] = RmsNorm(config.head_width, config.norm_eps)
             self.self_attn["k_norm"] = RmsNorm(config.head_width, config.norm_eps)
@@ -143,24 +136,16 @@ class Decoder(nn.Module):
         return out
 
     def load(self, weights: ModelWeights) -> None:
-        """Copy weights in. Raises ModelError naming what is missing or of another shape."""
-        own = dict(self.named_parameters())
-        missing = sorted(own.keys() - weights.keys())
-        if missing:
-            raise ModelError(f"the model lacks {len(missing)} tensors, e.g. {missing[0]!r}.")
+        """Copy weights in. Raises ModelError for one missing, too many or of another shape."""
+        weights.check(tensor_shapes(self.config))
         with torch.no_grad():
-            for name, parameter in own.items():
-                value = weights.dense(name)
-                if value.shape != parameter.shape:
-                    raise ModelError(
-                        f"{name} is {tuple(value.shape)}, expected {tuple(parameter.shape)}."
-                    )
-                parameter.copy_(value)
+            for name, parameter in self.named_parameters():
+                parameter.copy_(weights.dense(name))
 
 
-def _linear(config: ModelConfig, name: str, bias: bool) -> nn.Linear:
+def _linear(config: ModelConfig, name: str) -> nn.Linear:
     outputs, inputs = config.linear_shape(name)
-    return nn.Linear(inputs, outputs, bias=bias)
+    return nn.Linear(inputs, outputs, bias=config.has_bias(name))
 
 
 def rotate(
@@ -173,27 +158,11 @@ def rotate(
 
 def rotary_table(config: ModelConfig) -> Float[Tensor, "context E"]:
     """[cos | sin] of every position, float32."""
-    half = config.head_width // 2
-    exponent = torch.arange(half, dtype=torch.float64) / half
-    inverse = config.rope_theta**-exponent
-    if config.rope_scaling:
-        inverse = _scaled(inverse, config.rope_scaling)
-    angles = torch.outer(torch.arange(config.context, dtype=torch.float64), inverse)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
-
-
-def _scaled(inverse: Tensor, scaling: RopeScaling) -> Tensor:
-    if scaling.kind == "linear":
-        return inverse / scaling.factor
-    wavelength = 2 * math.pi / inverse  # llama3: long waves are stretched, short ones kept
-    low = scaling.original_context / scaling.low_freq_factor
-    high = scaling.original_context / scaling.high_freq_factor
-    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    blended = (1 - smooth) * inverse / scaling.factor + smooth * inverse
-    blended = torch.where(wavelength > low, inverse / scaling.factor, blended)
-    return torch.where(wavelength < high, inverse, blended)
+    scaling = config.rope_scaling
+    inverse = inverse_frequencies(config.rope_theta, config.head_width, scaling)
+    angles = torch.outer(torch.arange(config.context, dtype=torch.float32), inverse)
+    table = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return table * scaling.attention_factor if scaling else table
 
 
 def causal_attention(lengths: list[int], sliding_window: int | None = None) -> Attend:
@@ -230,8 +199,8 @@ def attention(
     num_queries, num_keys = q.shape[2], k.shape[2]
     if num_queries == num_keys and sliding_window is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    row = torch.arange(num_keys - num_queries, num_keys)[:, None]
-    column = torch.arange(num_keys)[None]
+    row = torch.arange(num_keys - num_queries, num_keys, device=q.device)[:, None]
+    column = torch.arange(num_keys, device=q.device)[None]
     mask = column <= row
     if sliding_window is not None:
         mask &= column > row - sliding_window

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evolute.models.config import ModelConfig
-from evolute.models.safetensors_dir import read_json
+from evolute.models.files.safetensors_dir import read_json
 from evolute.models.weights import fingerprint
 from evolute.types import ConfigError, ModelError
 

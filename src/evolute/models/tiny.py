@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from evolute.models.chat_template import CHATML
 from evolute.models.config import ModelConfig
 from evolute.models.decoder import Decoder
-from evolute.models.tokenizer import CHATML, ChatTokenizer, byte_alphabet
+from evolute.models.token_bytes import byte_alphabet
+from evolute.models.tokenizer import ChatTokenizer
 from evolute.models.weights import ModelWeights
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -1,4 +1,4 @@
-"""Text to token ids and back, and the model's own chat template.
+"""Text to token ids and back, with the model's own chat template.
 
 ChatTokenizer.from_directory(path)   tokenizer.json, tokenizer_config.json, chat_template.jinja
 ChatTokenizer.from_gguf(fields)      byte-level BPE out of GGUF metadata
@@ -7,90 +7,88 @@ ChatTokenizer.from_gguf(fields)      byte-level BPE out of GGUF metadata
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
-from evolute.models.safetensors_dir import read_json
-from evolute.types import Message, ModelError, RequestError
+from evolute.models.chat_template import CHATML, ChatTemplate
+from evolute.models.files.gguf_tokenizer import read_tokenizer
+from evolute.models.files.safetensors_dir import read_json, read_text
+from evolute.models.token_bytes import token_bytes
+from evolute.types import Message, ModelError
 
 logger = logging.getLogger(__name__)
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
-    "+ message['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<|end|>")
-LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 class ChatTokenizer:
     """A tokenizer with its chat template; implements `evolute.types.Tokenizer`."""
 
     def __init__(
-        self, tokenizer: Tokenizer, *, eos_token_id: int, template: str | None, bos: str = ""
+        self,
+        tokenizer: Tokenizer,
+        *,
+        eos_token_id: int,
+        template: str | None,
+        bos: str = "",
+        more_stop_ids: Iterable[int] = (),
     ) -> None:
+        """`bos` is the text of the first token, which templates may name."""
+        if template is None:
+            logger.warning("the model has no chat template; ChatML is used.")
         self.tokenizers = tokenizer  # the Hugging Face object, for export and grammars
         self.eos_token_id = eos_token_id
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
-        self.template = template or CHATML
-        if template is None:
-            logger.warning("the model has no chat template; ChatML is used.")
-        self._bos = bos
-        self._compiled = _environment().from_string(self.template)
-        ends = (tokenizer.token_to_id(text) for text in END_OF_TURN)
-        self.stop_token_ids = frozenset({eos_token_id, *(id for id in ends if id is not None)})
+        self.bos, self.eos = bos, str(tokenizer.id_to_token(eos_token_id) or "")
+        self.template = ChatTemplate(template or CHATML, bos=bos, eos=self.eos)
+        self.stop_token_ids = frozenset({eos_token_id, *more_stop_ids, *_end_of_turn(tokenizer)})
 
     @classmethod
-    def from_directory(cls, directory: Path) -> ChatTokenizer:
-        """Raises ModelError when tokenizer.json is missing or damaged."""
+    def from_directory(cls, directory: Path, eos_token_ids: Sequence[int] = ()) -> ChatTokenizer:
+        """`eos_token_ids` are those of the model's configs. Raises ModelError for bad files."""
         file = directory / "tokenizer.json"
         if not file.exists():
             raise ModelError(f"{directory} has no tokenizer.json; export it with the model.")
         try:
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:
-            raise ModelError(f"{file} cannot be read: {error}") from error
+        except Exception as error:  # the tokenizers package raises plain exceptions
+            raise ModelError(f"{file} cannot be read: {error}. Fetch it again.") from error
         settings = directory / "tokenizer_config.json"
         values = read_json(settings) if settings.exists() else {}
-        eos = tokenizer.token_to_id(_text(values.get("eos_token"))) if values else None
-        if eos is None:
-            eos = next(id for t in END_OF_TURN if (id := tokenizer.token_to_id(t)) is not None)
-        template_file = directory / "chat_template.jinja"
-        template = template_file.read_text() if template_file.exists() else None
+        named = tokenizer.token_to_id(_text(values.get("eos_token")))
+        ends = [*([] if named is None else [named]), *eos_token_ids, *_end_of_turn(tokenizer)]
+        if not ends:
+            raise ModelError(
+                f"{directory} names no end-of-sequence token; set eos_token in "
+                "tokenizer_config.json."
+            )
         return cls(
             tokenizer,
-            eos_token_id=eos,
-            template=template or values.get("chat_template"),
+            eos_token_id=ends[0],
+            template=_template(directory, values),
             bos=_text(values.get("bos_token")),
+            more_stop_ids=eos_token_ids,
         )
 
     @classmethod
-    def from_gguf(cls, fields: Mapping[str, Any]) -> ChatTokenizer:
+    def from_gguf(
+        cls, fields: Mapping[str, Any], eos_token_ids: Sequence[int] = ()
+    ) -> ChatTokenizer:
         """Raises ModelError unless the file holds a byte-level BPE tokenizer."""
-        kind = fields.get("tokenizer.ggml.model")
-        if kind != "gpt2":
-            raise ModelError(
-                f"the file's tokenizer is {kind!r}; only byte-level BPE ('gpt2') is read. "
-                "Use the safetensors directory of the model instead."
-            )
-        tokens = fields["tokenizer.ggml.tokens"]
-        bos = fields.get("tokenizer.ggml.bos_token_id")
+        tokenizer, bos = read_tokenizer(fields), fields.get("tokenizer.ggml.bos_token_id")
+        ends = [*eos_token_ids, *_end_of_turn(tokenizer)]
+        if not ends:
+            raise ModelError("the file names no end-of-sequence token; convert it again.")
         return cls(
-            _byte_level_bpe(fields, tokens),
-            eos_token_id=int(fields["tokenizer.ggml.eos_token_id"]),
+            tokenizer,
+            eos_token_id=ends[0],
             template=fields.get("tokenizer.chat_template"),
-            bos="" if bos is None else tokens[bos],
+            bos="" if bos is None else str(tokenizer.id_to_token(bos) or ""),
+            more_stop_ids=eos_token_ids,
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
@@ -112,95 +110,44 @@ class ChatTokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's turn."""
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        """Token ids of a conversation, ready for the assistant's turn, or within the last one."""
         if continue_final_message:
-            text = self.render(messages, add_generation_prompt=False)
-            last = messages[-1]["content"].strip()
-            text = text[: text.rindex(last) + len(last)]
-        return self.encode(text)
-
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The conversation as the model's template writes it."""
-        try:
-            return self._compiled.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._bos,
-                eos_token=self.tokenizers.id_to_token(self.eos_token_id),
-            )
-        except (jinja2.TemplateError, KeyError, TypeError) as error:
-            raise RequestError(
-                f"the model's chat template refuses these messages: {error}"
-            ) from error
+            return self.encode(self.template.open(messages))
+        return self.encode(
+            self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        )
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
-        alphabet = {char: byte for byte, char in byte_alphabet().items()}
-        added = {id: str(t) for id, t in self.tokenizers.get_added_tokens_decoder().items()}
-        vocab = self.tokenizers.get_vocab(with_added_tokens=True)
-        table = {}
-        for text, id in vocab.items():
-            if id in added or any(char not in alphabet for char in text):
-                table[id] = text.replace("\u2581", " ").encode()
-            else:
-                table[id] = bytes(alphabet[char] for char in text)
-        return table
-
-
-def byte_alphabet() -> dict[int, str]:
-    """Byte -> the printable character that stands for it in byte-level BPE (GPT-2's table)."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {byte: chr(byte) for byte in kept}
-    others = (byte for byte in range(256) if byte not in table)
-    table |= {byte: chr(256 + i) for i, byte in enumerate(others)}
-    return table
+        return token_bytes(self.tokenizers)
 
 
 # -- internals ---------------------------------------------------------------
 
 
 def _text(token: Any) -> str:
-    return token.get("content", "") if isinstance(token, dict) else (token or "")
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
-def _environment() -> jinja2.Environment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-
-    def fail(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment.globals["raise_exception"] = fail
-    return environment
+def _end_of_turn(tokenizer: Tokenizer) -> list[int]:
+    """Control tokens that end a turn by their name; a word of the vocabulary is none."""
+    added = tokenizer.get_added_tokens_decoder()
+    id_by_text = {str(token): id for id, token in added.items() if token.special}
+    return [id_by_text[text] for text in END_OF_TURN if text in id_by_text]
 
 
-def _byte_level_bpe(fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    vocab = {token: id for id, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, fuse_unk=False))
-    tokenizer.pre_tokenizer = _pre_tokenizer(str(fields.get("tokenizer.ggml.pre", "default")))
-    tokenizer.decoder = decoders.ByteLevel()
-    kinds = fields.get("tokenizer.ggml.token_type", [])
-    control = [tokens[id] for id, kind in enumerate(kinds) if kind == 3]
-    own = [tokens[id] for id, kind in enumerate(kinds) if kind == 4]
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in control])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in own])
-    return tokenizer
-
-
-def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    if name == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        return pre_tokenizers.Sequence([digits, whole])
-    splits = {"llama-bpe": LLAMA3_SPLIT, "qwen2": QWEN2_SPLIT}
-    if name in splits:
-        split = pre_tokenizers.Split(Regex(splits[name]), behavior="isolated")
-        return pre_tokenizers.Sequence([split, byte_level])
-    if name in ("gpt-2", "default"):
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    raise ModelError(
-        f"the file's pre-tokenizer is {name!r}; supported in GGUF are smollm, llama-bpe, qwen2 "
-        "and gpt-2. Use the safetensors directory of the model instead."
-    )
+def _template(directory: Path, values: Mapping[str, Any]) -> str | None:
+    """The file of its own, or the settings' text; of several named ones the default."""
+    file = directory / "chat_template.jinja"
+    if file.exists():
+        return read_text(file)
+    template = values.get("chat_template")
+    if isinstance(template, list):
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise ModelError(
+            f"{directory / 'tokenizer_config.json'} has no chat template of name 'default'; name "
+            "the one to use so, or write it to chat_template.jinja."
+        )
+    return template

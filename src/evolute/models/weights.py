@@ -16,6 +16,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evolute.types import ModelError
+
 BLOCK = 32
 
 
@@ -74,6 +76,20 @@ class ModelWeights(Mapping[str, Weight]):
         """The weight as float32."""
         weight = self._tensors[name]
         return weight.dense() if isinstance(weight, BlockQuantized) else weight.float()
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises ModelError unless these are the tensors of `shapes`, no more and no less."""
+        for names, fault in ((shapes.keys() - self.keys(), "lacks"), (self.keys() - shapes, "has")):
+            if names:
+                raise ModelError(
+                    f"the model {fault} {len(names)} tensors against its config, e.g. "
+                    f"{min(names)!r}. Fetch the model again, or correct the config."
+                )
+        for name, shape in shapes.items():
+            if tuple(self[name].shape) != shape:
+                raise ModelError(
+                    f"{name} is {tuple(self[name].shape)}, expected {shape} by the model's config."
+                )
 
     def fingerprint(self) -> str:
         """sha256 over names and float32 values; equal weights give equal digests."""

@@ -1,14 +1,16 @@
-"""GGUF files: metadata, and tensors kept in their own quantisation where it is affine.
+"""Tensors of a GGUF file, kept in their own quantisation where it is affine.
 
-The `gguf` package parses the file; here its blocks become `BlockQuantized` (or dense tensors
-for floats and Q6_K), names become Hugging Face's, and the rows of q and k that llama.cpp
-interleaves for its own rotary layout are put back in order.
+read_weights(tensors, config) -> ModelWeights
+rope_table(tensors)           -> the file's own divisors of rotary frequencies
+
+Blocks become `BlockQuantized` (or dense tensors for floats and Q6_K), names become Hugging
+Face's, and the rows of q and k that llama.cpp interleaves for its own rotary layout are put back
+in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from evolute.models.config import ModelConfig
+from evolute.models.files.gguf_header import TensorInfo
 from evolute.models.weights import BlockQuantized, ModelWeights, Weight
 from evolute.types import ModelError
 
@@ -37,77 +40,69 @@ TOP_NAMES = {
     "output_norm.weight": "norm.weight",
     "output.weight": "lm_head.weight",
 }
+ROPE_TABLE = "rope_freqs.weight"
+FLOATS = {"F32": np.float32, "F16": np.float16}
 Bytes = NDArray[np.uint8]
 
 
-def read_metadata(path: Path) -> tuple[dict[str, Any], Any]:
-    """Metadata by key, and the reader. Raises ModelError for a missing or damaged file."""
-    import gguf
-
-    if not path.is_file():
-        raise ModelError(f"model file {path} does not exist; check the path.")
-    try:
-        reader = gguf.GGUFReader(str(path))
-        fields = {key: field.contents() for key, field in reader.fields.items()}
-        total = max((t.data_offset + t.n_bytes for t in reader.tensors), default=0)
-    except Exception as error:
-        raise ModelError(
-            f"model file {path} cannot be read as GGUF ({error}); it is damaged or incomplete. "
-            "Fetch it again."
-        ) from error
-    if total > path.stat().st_size:
-        raise ModelError(f"model file {path} is cut short; fetch it again.")
-    return fields, reader
-
-
-def read_weights(reader: Any, config: ModelConfig) -> ModelWeights:
-    """All tensors of the file under Hugging Face names."""
-    tensors: dict[str, Weight] = {}
-    for tensor in reader.tensors:
-        name = _name(tensor.name)
-        if name is None:
+def read_weights(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> ModelWeights:
+    """All tensors of the file under Hugging Face names. Raises ModelError for one unknown."""
+    weights: dict[str, Weight] = {}
+    for tensor in tensors.values():
+        if tensor.name == ROPE_TABLE:  # a part of the config
             continue
         weight = _weight(tensor)
         if config.architecture == "llama" and tensor.name.split(".")[-2] in ("attn_q", "attn_k"):
             heads = config.num_heads if "attn_q" in tensor.name else config.num_kv_heads
             weight = _unpermute(weight, heads)
-        tensors[name] = weight
-    return ModelWeights(tensors)
+        weights[_name(tensor.name)] = weight
+    return ModelWeights(weights)
+
+
+def rope_table(tensors: Mapping[str, TensorInfo]) -> list[float] | None:
+    """The divisors of rotary frequencies that the file brings, None without them."""
+    if ROPE_TABLE not in tensors:
+        return None
+    weight = _weight(tensors[ROPE_TABLE])
+    if isinstance(weight, BlockQuantized):
+        raise ModelError(f"{ROPE_TABLE} is quantised; it must be F32. Convert the file again.")
+    return [float(value) for value in weight.flatten()]
 
 
 # -- internals ---------------------------------------------------------------
 
 
-def _name(name: str) -> str | None:
+def _name(name: str) -> str:
+    parts = name.split(".")
     if name in TOP_NAMES:
         return TOP_NAMES[name]
-    parts = name.split(".")
-    if parts[0] == "blk" and parts[2] in BLOCK_NAMES:
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in BLOCK_NAMES:
         return f"layers.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}"
-    return None
+    raise ModelError(
+        f"the file has a tensor {name!r}, which networks of the Llama family do not; it would be "
+        "left out of the computation. Use another model."
+    )
 
 
-def _weight(tensor: Any) -> Weight:
-    kind = tensor.tensor_type.name
-    shape = [int(n) for n in reversed(tensor.shape)]
-    if kind in ("F32", "F16"):
-        return torch.from_numpy(np.array(tensor.data)).reshape(shape)
+def _weight(tensor: TensorInfo) -> Weight:
+    kind, shape = tensor.kind, tensor.shape
+    if kind in FLOATS:
+        return torch.from_numpy(tensor.data.view(FLOATS[kind]).copy()).reshape(shape)
     if kind == "BF16":
-        return (
-            torch.from_numpy(np.array(tensor.data).view(np.int16)).view(torch.bfloat16).view(shape)
-        )
+        return torch.from_numpy(tensor.data.view(np.int16).copy()).view(torch.bfloat16).view(shape)
     if kind == "Q6_K":
         import gguf
 
-        return torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type)).reshape(shape)
-    if kind not in DECODERS:
+        dense = gguf.dequantize(tensor.data, gguf.GGMLQuantizationType.Q6_K)
+        return torch.from_numpy(dense).reshape(shape)
+    if kind not in DECODERS or len(shape) != 2:
         raise ModelError(
-            f"tensor {tensor.name} has type {kind}; supported are F32, F16, BF16, Q6_K, "
-            f"{', '.join(DECODERS)}. Convert the file with llama.cpp's quantize tool."
+            f"tensor {tensor.name} has type {kind} and shape {shape}; supported are matrices of "
+            f"F32, F16, BF16, Q6_K, {', '.join(DECODERS)}. Convert the file with llama.cpp's "
+            "quantize tool."
         )
     size, bits, decode = DECODERS[kind]
-    raw = np.ascontiguousarray(tensor.data).view(np.uint8).reshape(shape[0], -1, size)
-    codes, scale, offset = decode(raw)
+    codes, scale, offset = decode(tensor.data.reshape(shape[0], -1, size))
     rows = shape[0]
     return BlockQuantized(
         np.ascontiguousarray(codes.reshape(rows, -1)),
@@ -119,6 +114,8 @@ def _weight(tensor: Any) -> Weight:
 
 def _unpermute(weight: Weight, heads: int) -> Weight:
     rows = weight.shape[0]
+    if rows % (2 * heads):
+        raise ModelError(f"q or k has {rows} rows for {heads} heads; the file is damaged.")
     order = np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
     return weight.rows(order) if isinstance(weight, BlockQuantized) else weight[order]
 
