@@ -10,8 +10,10 @@ from evolute.models.decoder import (
     causal_attention,
     rotary_table,
 )
+from evolute.models.export import export_model
+from evolute.models.files.peft_dir import load_peft, save_peft
 from evolute.models.loading import SHORT_NAMES, LoadedModel, load_model
-from evolute.models.lora import LoraConfig, LoraWeights, load_peft, save_peft
+from evolute.models.lora import LoraConfig, LoraWeights, merge
 from evolute.models.rope import RopeScaling
 from evolute.models.weights import BlockQuantized, ModelWeights, fingerprint
 
@@ -30,9 +32,11 @@ __all__ = [
     "attend_one",
     "attention",
     "causal_attention",
+    "export_model",
     "fingerprint",
     "load_model",
     "load_peft",
+    "merge",
     "rotary_table",
     "save_peft",
 ]

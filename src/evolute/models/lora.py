@@ -1,30 +1,23 @@
 """LoRA adapters: y += scale * (x A^T) B^T on chosen linear layers (Hu et al. 2021).
 
-LoraWeights.init(config, model)      A uniform, B zero: the base model
-load_peft(dir) / save_peft(w, dir)   the PEFT package's directories
+LoraWeights.init(config, model)   A uniform, B zero: the base model
+merge(weights, adapter)           the same model without an adapter
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evolute.models.config import ModelConfig
-from evolute.models.files.safetensors_dir import read_json
-from evolute.models.weights import fingerprint
-from evolute.types import ConfigError, ModelError
+from evolute.models.config import ATTENTION, MLP, PARENT, ModelConfig
+from evolute.models.weights import ModelWeights, Weight, fingerprint
+from evolute.types import ConfigError
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-PARENT = {name: "self_attn" if name[0] in "qkvo" else "mlp" for name in MODULES}
-UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
+MODULES = (*ATTENTION, *MLP)
 Key = tuple[int, str]
 
 
@@ -98,69 +91,33 @@ class LoraWeights:
         pair = self.tensors.get((layer, module))
         return None if pair is None else ((x @ pair[0].T) @ pair[1].T) * self.scale
 
+    def check(self, model: ModelConfig) -> None:
+        """Raises ConfigError unless every matrix fits a layer of `model`."""
+        for (layer, module), (a, b) in self.tensors.items():
+            fits = layer < model.num_layers and module in MODULES
+            expected = model.linear_shape(module) if fits else None
+            if expected != (b.shape[0], a.shape[1]):
+                raise ConfigError(
+                    f"the adapter changes {module} of layer {layer} with (outputs, inputs) "
+                    f"{(b.shape[0], a.shape[1])}; the model has {model.num_layers} layers and "
+                    f"there {expected}. The adapter is of another model."
+                )
 
-def load_peft(directory: str | Path) -> LoraWeights:
-    """Read a PEFT adapter. Raises ModelError for what cannot be honoured."""
-    directory = Path(directory)
-    values = read_json(directory / "adapter_config.json")
-    used = [name for name in UNSUPPORTED if values.get(name)]
-    if values.get("peft_type") != "LORA" or used or values.get("bias", "none") != "none":
-        raise ModelError(
-            f"{directory}: only plain LoRA adapters are supported, not {used or 'this kind'}."
-        )
-    try:
-        flat = load_file(directory / "adapter_model.safetensors")
-    except Exception as error:
-        raise ModelError(
-            f"{directory}: adapter_model.safetensors cannot be read: {error}"
-        ) from error
-    halves: dict[Key, dict[str, Tensor]] = {}
-    for name, tensor in flat.items():
-        layer, module, part = _parse(name)
-        halves.setdefault((layer, module), {})[part] = tensor.float()
-    config = LoraConfig(
-        rank=int(values["r"]),
-        alpha=float(values["lora_alpha"]),
-        targets=tuple(m for m in MODULES if any(key[1] == m for key in halves)),
-        rslora=bool(values.get("use_rslora")),
-    )
-    return LoraWeights(config, {key: (pair["A"], pair["B"]) for key, pair in halves.items()})
+    def merged(self, name: str, weight: Tensor) -> Tensor:
+        """`weight`, of that name, with the adapter's part added: exact, then rounded once."""
+        parts = name.split(".")
+        key = (int(parts[1]), parts[-2]) if len(parts) == 5 and parts[-1] == "weight" else None
+        pair = self.tensors.get(key) if key else None
+        if pair is None:
+            return weight
+        a, b = (half.detach().to(weight.device, torch.float64) for half in pair)
+        return (weight.double() + self.scale * (b @ a)).float()
 
 
-def save_peft(weights: LoraWeights, directory: str | Path, base_model: str) -> None:
-    """Write a directory that `peft` loads."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    flat = {
-        f"base_model.model.model.layers.{layer}.{PARENT[module]}.{module}.lora_{part}.weight": (
-            tensor.detach().contiguous()
-        )
-        for (layer, module), pair in weights.tensors.items()
-        for part, tensor in zip("AB", pair)
-    }
-    save_file(flat, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": weights.config.rank,
-        "lora_alpha": weights.config.alpha,
-        "use_rslora": weights.config.rslora,
-        "target_modules": list(weights.config.targets),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "inference_mode": True,
-    }
-    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _parse(name: str) -> tuple[int, str, str]:
-    parts = name.split(".")
-    try:
-        layer = int(parts[parts.index("layers") + 1])
-        module, part = parts[-3], parts[-2].removeprefix("lora_")
-    except (ValueError, IndexError):
-        module, part, layer = "", "", 0
-    if module not in MODULES or part not in ("A", "B"):
-        raise ModelError(f"adapter tensor {name!r} belongs to no layer that we adapt.")
-    return layer, module, part
+def merge(weights: ModelWeights, adapter: LoraWeights) -> ModelWeights:
+    """The weights with the adapter added; layers without one stay as they are, quantised too."""
+    merged: dict[str, Weight] = dict(weights)
+    for layer, module in adapter.tensors:
+        name = f"layers.{layer}.{PARENT[module]}.{module}.weight"
+        merged[name] = adapter.merged(name, weights.dense(name))
+    return ModelWeights(merged)

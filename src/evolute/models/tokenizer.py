@@ -144,8 +144,8 @@ def _template(directory: Path, values: Mapping[str, Any]) -> str | None:
     template = values.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
+        template = named.get("default", ...)
+    if not isinstance(template, str | None):
         raise ModelError(
             f"{directory / 'tokenizer_config.json'} has no chat template of name 'default'; name "
             "the one to use so, or write it to chat_template.jinja."

@@ -18,6 +18,7 @@ from evolute.models.fields import Fields
 from evolute.types import ModelError
 
 QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "max_window_layers": 28}
+FULL, SLIDING = "full_attention", "sliding_attention"
 DEFAULTS: dict[str, dict[str, Any]] = {  # transformers' values of keys that a config leaves out
     "llama": {"max_position_embeddings": 2048},
     "mistral": {
@@ -136,31 +137,38 @@ def _refuse(values: Mapping[str, Any], rope_values: Mapping[str, Any]) -> None:
 
 def _sliding_window(kind: str, values: Mapping[str, Any]) -> int | None:
     """One window for all layers, or None."""
-    window, num_layers = values.get("sliding_window"), int(values["num_hidden_layers"])
+    window = values.get("sliding_window")
     if kind.startswith("qwen") and not values.get("use_sliding_window"):
         window = None
-    first = int(values.get("max_window_layers") or 0) if kind.startswith("qwen") else 0
-    full = num_layers if window is None else min(first, num_layers)
-    kinds = values.get("layer_types")
-    if kinds is None:
-        kinds = ["full_attention"] * full + ["sliding_attention"] * (num_layers - full)
-    if not isinstance(kinds, list) or len(set(kinds)) > 1 or len(kinds) != num_layers:
+    kinds = _kinds_of_layers(kind, values, has_window=window is not None)
+    if len(kinds) != 1 or not kinds <= {FULL, SLIDING} or (kinds == {SLIDING} and window is None):
         raise ModelError(
-            f"config.json's 'layer_types' (or max_window_layers) mix kinds of attention: {kinds}; "
-            f"one kind for all {num_layers} layers is supported. Use another model."
+            f"config.json's 'layer_types' (or max_window_layers) are {sorted(kinds)} with "
+            f"sliding_window {window}; supported is one kind for all layers: {FULL}, or {SLIDING} "
+            "with a window. Use another model."
         )
-    is_sliding = kinds[0] == "sliding_attention"
-    if kinds[0] not in ("full_attention", "sliding_attention") or (is_sliding and window is None):
-        raise ModelError(
-            f"config.json's 'layer_types' are {kinds[0]!r} with sliding_window {window}; supported "
-            "are full_attention, and sliding_attention with a window."
-        )
-    if window is not None and (kind == "llama" or (kind == "mistral" and not is_sliding)):
+    if window is not None and (kind == "llama" or (kind == "mistral" and kinds == {FULL})):
         raise ModelError(
             f"config.json sets 'sliding_window' to {window}, which {ARCHITECTURES[kind]} with "
-            f"layers of {kinds[0]} does not have. Set it to null."
+            f"layers of {kinds.pop()} does not have. Set it to null."
         )
-    return Fields(values, "config.json").whole("sliding_window") if is_sliding else None
+    return Fields(values, "config.json").whole("sliding_window") if kinds == {SLIDING} else None
+
+
+def _kinds_of_layers(kind: str, values: Mapping[str, Any], *, has_window: bool) -> set[str]:
+    given, read = values.get("layer_types"), Fields(values, "config.json")
+    num_layers = read.whole("num_hidden_layers")
+    if given is not None:
+        if not isinstance(given, list) or len(given) != num_layers:
+            raise ModelError(
+                f"config.json's 'layer_types' is {given!r}; it needs one kind for each of the "
+                f"{num_layers} layers. Fetch the model again."
+            )
+        return {str(one) for one in given}
+    first = read.whole("max_window_layers", 0) if kind.startswith("qwen") else 0
+    if not has_window or first >= num_layers:
+        return {FULL}
+    return {FULL, SLIDING} if first > 0 else {SLIDING}
 
 
 def _check_expressible(config: ModelConfig) -> None:
