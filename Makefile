@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 NATIVE := $(wildcard src/evolute/*/native/*) CMakeLists.txt pyproject.toml
 
-.PHONY: loop test test-slow check format bench-smoke build clean
+.PHONY: loop test test-slow check format docs bench-smoke build clean
 
 loop: $(VENV)/.installed
 	$(BIN)/evolute loop $(ARGS)
@@ -30,6 +30,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format src tests
 	$(BIN)/ruff check --fix src tests
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
 
 bench-smoke: $(VENV)/.installed
 	$(BIN)/evolute bench serving --model tiny --quick --json
