@@ -101,7 +101,7 @@ def test_no_page_shows_a_verb_that_is_not_there():
     shown = {
         (page.name, verb)
         for page in PAGES
-        for verb in re.findall(r"(?:^|`|bin/)evolute ([a-z]+)\b", page.read_text(), re.MULTILINE)
+        for verb in re.findall(r"(?:^ *|`|bin/)evolute ([a-z]+)\b", page.read_text(), re.MULTILINE)
     }
     assert {(page, verb) for page, verb in shown if verb not in VERBS} == set()
 
@@ -127,7 +127,16 @@ def test_a_settings_note_is_its_own_and_not_its_neighbours():
     assert re.search(r"\| `train\.model` .* \|  \|", text)
 
 
-def test_a_page_of_the_reference_is_the_same_in_any_terminal(monkeypatch):
+def test_the_command_line_is_shown_verb_by_verb():
+    from evolute.cli.main import VERBS
+
+    text = GENERATE.cli()
+    assert [v for v in VERBS if f"```\nUsage: evolute {v} " not in text] == []
+    assert text.count("## evolute") == text.count("Usage: evolute") > len(VERBS)
+    assert text.count("--help ") == text.count("Usage: evolute")
+
+
+def test_the_command_line_is_the_same_in_any_terminal(monkeypatch):
     before = GENERATE.cli()
     for name, value in (("COLUMNS", "40"), ("FORCE_COLOR", "1"), ("TERM", "xterm-256color")):
         monkeypatch.setenv(name, value)
