@@ -38,7 +38,8 @@ def run(
         samples_per_prompt=NUM_SAMPLES // shrink,
         max_new_tokens=NEW_TOKENS,
     )
-    trainer = Trainer(Policy(loaded, settings.lora, settings.seed), settings)
+    policy = Policy(loaded, settings.lora, settings.seed, precision=settings.precision)
+    trainer = Trainer(policy, settings)
     rounds, digests = [], []
     with Engine(loaded, config or EngineConfig()) as engine:
         for _ in range(1 if quick else repeats + 1):

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from evolute.engine.config import EngineConfig, Resolved, resolve
 from evolute.engine.core import EngineCore
 from evolute.engine.execution.batch import Executor
-from evolute.engine.execution.sampler import Chosen, Float32, NotANumber, Row, choose
+from evolute.engine.execution.sampler import PlainSampler, Sampler
 from evolute.engine.execution.torch_executor import TorchExecutor
 from evolute.grammar import GrammarCompiler
 from evolute.models import LoadedModel
@@ -23,35 +23,24 @@ def build_core(model: LoadedModel, config: EngineConfig, *, cores: int) -> Engin
     """An engine core for a loaded model. Raises ConfigError when the settings cannot work."""
     has_native = find_spec("evolute.kernels._native") is not None
     settings = resolve(config, model.config, cores=cores, has_native=has_native)
-    executor = _executor(model, settings)
+    executor, sampler = _executor(model, settings)
     logger.info("engine: %s, %d pages", settings.config, settings.num_pages)
     return EngineCore(
         settings,
         executor,
-        choose_rows,
+        sampler,
         model.tokenizer,
         GrammarCompiler(model.tokenizer),
         model.config.vocab_size,
     )
 
 
-def _executor(model: LoadedModel, settings: Resolved) -> Executor:
+def _executor(model: LoadedModel, settings: Resolved) -> tuple[Executor, Sampler]:
     if settings.config.executor == "torch":
-        return TorchExecutor(model, settings)
+        return TorchExecutor(model, settings), PlainSampler()
     from evolute.engine.execution.native_executor import NativeExecutor
+    from evolute.engine.execution.native_sampler import NativeSampler
 
-    return NativeExecutor(model, settings)
-
-
-def choose_rows(logits: Float32, rows: list[Row]) -> list[Chosen | None]:
-    """The plain sampler, row by row; None where a row cannot be sampled: it alone is lost."""
-    chosen: list[Chosen | None] = []
-    for one, row in zip(logits, rows):
-        try:
-            chosen.append(choose(one, row))
-        except NotANumber:
-            chosen.append(None)
-        except Exception:
-            logger.exception("a row could not be sampled")
-            chosen.append(None)
-    return chosen
+    executor = NativeExecutor(model, settings)
+    is_native = settings.config.sampler == "native"
+    return executor, NativeSampler(executor.decoder) if is_native else PlainSampler()

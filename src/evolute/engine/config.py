@@ -23,6 +23,7 @@ class EngineConfig:
 
     executor: Literal["auto", "native", "torch"] = "auto"  # torch: the plain reference
     precision: Literal["auto", "float32", "quantized"] = "auto"  # auto: float32
+    sampler: Literal["auto", "native", "plain"] = "auto"  # plain: numpy, row by row
     kv_dtype: Literal["auto", "float32", "float16"] = "auto"  # auto: follows precision
     context: int = 0  # longest prompt + output; 0: the model's own
     max_running: int = 64  # requests computed at once
@@ -68,6 +69,11 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
     precision = "float32" if config.precision == "auto" else config.precision
     if precision == "quantized" and executor == "torch":
         raise ConfigError("engine.precision 'quantized' needs engine.executor 'native'.")
+    sampler = config.sampler
+    if sampler == "auto":
+        sampler = "native" if executor == "native" else "plain"
+    if sampler == "native" and executor == "torch":
+        raise ConfigError("engine.sampler 'native' needs engine.executor 'native'.")
     kv_dtype = config.kv_dtype
     if kv_dtype == "auto":
         kv_dtype = "float32" if precision == "float32" else "float16"
@@ -76,6 +82,7 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
         config,
         executor=executor,
         precision=precision,
+        sampler=sampler,
         kv_dtype=kv_dtype,
         context=context,
         num_threads=config.num_threads or cores,

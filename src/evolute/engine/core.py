@@ -26,7 +26,7 @@ import numpy as np
 from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.batch import Executor, Segment, build_batch
-from evolute.engine.execution.sampler import Chosen, Float32, Row, logprob_of
+from evolute.engine.execution.sampler import Float32, Sampler, score_temperature
 from evolute.engine.output import Draft, stop_ids
 from evolute.engine.scheduling import (
     QUEUES,
@@ -43,7 +43,6 @@ from evolute.grammar import Grammar, GrammarCompiler
 from evolute.types import Delta, FinishReason, GenerateRequest, Tokenizer
 
 logger = logging.getLogger(__name__)
-Choose = Callable[[Float32, list[Row]], list[Chosen | None]]  # None: no choice can be made
 
 
 @dataclass(slots=True)
@@ -84,7 +83,7 @@ class EngineCore:
         self,
         settings: Resolved,
         executor: Executor,
-        choose: Choose,
+        sampler: Sampler,
         tokenizer: Tokenizer,
         grammars: GrammarCompiler,
         vocab_size: int,
@@ -94,7 +93,7 @@ class EngineCore:
         self.executor, self.tokenizer, self.grammars = executor, tokenizer, grammars
         self.placement = Placement(settings.num_pages, settings.config.page_size)
         self.queue: Queue = QUEUES[settings.config.policy]()
-        self._choose = choose
+        self._sampler = sampler
         self._drafts: dict[Sequence, Draft] = {}
         self._ids = itertools.count()
         self._seeds = random.Random()
@@ -190,7 +189,10 @@ class EngineCore:
                     np.empty((0, self.vocab_size), np.float32),
                     self.fail([work[0].draft], why),
                 )
-            parts = [self._forward([one]) for one in work]
+            parts = []
+            for one in work:
+                done, logits, events = self._forward([one])
+                parts.append((done, logits.copy(), events))  # the next step takes their memory
             return (
                 [one for part in parts for one in part[0]],
                 np.concatenate([part[1] for part in parts]),
@@ -220,13 +222,13 @@ class EngineCore:
                 events.append(self._end(draft, FinishReason.LENGTH))
         if not ready:
             return events
-        chosen = logits if len(rows) == len(logits) else logits[rows]  # without a copy if it can be
-        return events + self._sample(ready, chosen)
+        return events + self._sample(ready, rows, logits)
 
-    def _sample(self, drafts: list[Draft], logits: Float32) -> list[Event]:
+    def _sample(self, drafts: list[Draft], rows: list[int], logits: Float32) -> list[Event]:
         """The next token of each draft. One that fails takes no other with it."""
         events = []
-        for draft, choice in zip(drafts, self._choose(logits, [d.row() for d in drafts])):
+        chosen = self._sampler.choose(logits, rows, [draft.row() for draft in drafts])
+        for draft, choice in zip(drafts, chosen):
             if choice is None:
                 events += self.fail([draft], "no token can be chosen: the logits are not finite")
                 continue
@@ -343,13 +345,15 @@ class EngineCore:
 
     def _score(self, draft: Draft, logits: Float32, start: int) -> None:
         """Log-probabilities of the prompt tokens that follow each row; `start` is the first's."""
-        sampling, prompt = draft.request.sampling, draft.request.prompt
-        temperature = 1.0 if sampling.is_greedy else sampling.temperature
-        if not draft.prompt_logprobs:
-            draft.prompt_logprobs.append(None)
-        for i, row in enumerate(logits, start):
-            if i + 1 < len(prompt) and len(draft.prompt_logprobs) == i + 1:
-                draft.prompt_logprobs.append(logprob_of(row, prompt[i + 1], temperature))
+        prompt, told = draft.request.prompt, draft.prompt_logprobs
+        if not told:
+            told.append(None)
+        first = len(told) - 1  # the row that predicts the next token to be told
+        targets = prompt[first + 1 : start + len(logits) + 1]
+        if targets:
+            rows = logits[first - start : first - start + len(targets)]
+            temperature = score_temperature(draft.request.sampling)
+            told += self._sampler.score(rows, targets, temperature)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.preemptions += 1

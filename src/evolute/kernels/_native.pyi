@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 def set_isa(name: str, /) -> None: ...
 def isa() -> str: ...
@@ -40,3 +41,22 @@ class Decoder:
     def drop_adapter(self, index: int, /) -> None: ...
     num_threads: int
     def forward(self, pages: Pages, *arrays: Int32 | Float32) -> None: ...
+    def draw(
+        self,
+        logits: Float32,
+        rows: Int32,
+        settings: Float32,
+        top_k: Int32,
+        points: Float64,
+        tokens: Int32,
+        /,
+    ) -> None: ...
+    def score(
+        self,
+        logits: Float32,
+        rows: Int32,
+        temperature: Float32,
+        tokens: Int32,
+        logprobs: Float64,
+        /,
+    ) -> None: ...

@@ -72,6 +72,7 @@ class NativeDecoder:
     def __init__(self, shape: DecoderShape, rotary: ArrayLike, num_threads: int) -> None:
         s = shape
         self.shape = shape
+        self._logits = np.empty((0, shape.vocab_size), np.float32)
         self._native = _native.Decoder(
             *(s.num_layers, s.width, s.num_heads, s.num_kv_heads, s.head_width, s.ff_width),
             *(s.vocab_size, s.norm_eps, s.qk_norm, s.sliding_window or 0),
@@ -131,12 +132,45 @@ class NativeDecoder:
         adapter: Int32,
         logit_rows: Int32,
     ) -> Float32:
-        """Logits [R, V]. Positions of a sequence must rise. Raises ValueError on bad input."""
-        logits = np.empty((len(logit_rows), self.shape.vocab_size), np.float32)
+        """Logits [R, V], good until the next step: its memory is used again. Positions of a
+        sequence must rise. Raises ValueError on bad input, before anything is written."""
+        logits = self._room(len(logit_rows))
         rows = (token_ids, positions, row_start, context_len, page_table, adapter, logit_rows)
         arrays = (np.ascontiguousarray(array, np.int32) for array in rows)
         self._native.forward(pool.native, *arrays, logits)
         return logits
+
+    def draw(
+        self,
+        logits: Float32,
+        rows: Int32,
+        settings: Float32,
+        top_k: Int32,
+        points: NDArray[np.float64],
+    ) -> Int32:
+        """Tokens [S] drawn from logits[rows]; -1 where they are not finite.
+
+        settings [S, 3] holds temperature (0: the largest), top-p and min-p; top_k [S], 0 for all;
+        points [S] in [0, 1) say where the inverse distribution function is read, over what is
+        kept, in vocabulary order.
+        """
+        tokens = np.empty(len(rows), np.int32)
+        self._native.draw(logits, rows, settings, top_k, points, tokens)
+        return tokens
+
+    def score(
+        self, logits: Float32, rows: Int32, temperature: Float32, tokens: Int32
+    ) -> NDArray[np.float64]:
+        """Log-probability [S] of a token under logits[rows]; NaN for the token -1."""
+        logprobs = np.empty(len(rows), np.float64)
+        self._native.score(logits, rows, temperature, tokens, logprobs)
+        return logprobs
+
+    def _room(self, rows: int) -> Float32:
+        """Logits [R, V] in memory that later steps use again: fresh pages cost more than a step."""
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self.shape.vocab_size), np.float32)
+        return self._logits[:rows]
 
 
 def _float32(values: ArrayLike) -> Float32:

@@ -3,8 +3,8 @@
 Letters: T packed tokens, N trained tokens, G responses of a group, P prompt tokens, L longest
 response, H query heads, K kv heads, E head width, D model width, V vocabulary.
 
-Two savings, both exact: siblings share the computation of their prompt, and no more than
-CHUNK rows of logits exist at any time.
+Three savings, all exact: siblings share the computation of their prompt, no more than CHUNK rows
+of logits exist at any time, and the decoder is fused (`fused.py`; `fused = false` turns it off).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from evolute.models import Decoder, LoadedModel, LoraConfig, LoraWeights, attend_one
-from evolute.train.rollouts.packing import MicroBatch, PackedGroup
+from evolute.models import Attend, Decoder, LoadedModel, LoraConfig, LoraWeights
+from evolute.train.fused import FusedDecoder
+from evolute.train.prefix_attention import SharedPrefixAttention
+from evolute.train.rollouts.packing import MicroBatch
 
 CHUNK = 256
 
@@ -48,13 +48,23 @@ class Scores:
 class Policy:
     """Decoder and adapter. The adapter's tensors are the only ones with gradients."""
 
-    def __init__(self, model: LoadedModel, lora: LoraConfig, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        lora: LoraConfig,
+        seed: int = 0,
+        *,
+        fused: bool = True,
+        precision: str = "float32",
+    ) -> None:
         self.decoder = Decoder(model.config)
         self.decoder.load(model.weights)
         self.decoder.requires_grad_(False)
         self.lora = LoraWeights.init(lora, model.config, seed)
         for parameter in self.parameters():
             parameter.requires_grad_(True)
+        self._fused = FusedDecoder(self.decoder, self.lora, precision) if fused else None
+        self._half_head = self.decoder.head_weight.bfloat16() if precision != "float32" else None
 
     def parameters(self) -> list[Tensor]:
         return self.lora.parameters()
@@ -62,13 +72,21 @@ class Policy:
     def scores(self, batch: MicroBatch, temperature: float) -> tuple[TokenBatch, Scores]:
         """Score every trained token of a micro-batch."""
         tokens = to_tensors(batch)
-        hidden = self.decoder(
-            tokens.token_ids, tokens.positions, SharedPrefixAttention(batch), self.lora.delta
-        )
+        hidden = self._hidden(tokens, SharedPrefixAttention(batch))
         logprobs, entropy = _ChunkedLogprob.apply(  # type: ignore[no-untyped-call]
-            hidden[tokens.predicts], self.decoder.head_weight, tokens.targets, temperature
+            hidden[tokens.predicts],
+            self.decoder.head_weight,
+            self._half_head,
+            tokens.targets,
+            temperature,
         )
         return tokens, Scores(logprobs, entropy)
+
+    def _hidden(self, tokens: TokenBatch, attend: Attend) -> Float[Tensor, "T D"]:
+        if self._fused is not None:
+            return self._fused(tokens.token_ids, tokens.positions, attend)
+        hidden: Tensor = self.decoder(tokens.token_ids, tokens.positions, attend, self.lora.delta)
+        return hidden
 
 
 def to_tensors(batch: MicroBatch) -> TokenBatch:
@@ -102,49 +120,6 @@ def to_tensors(batch: MicroBatch) -> TokenBatch:
     )
 
 
-class SharedPrefixAttention:
-    """An `Attend`: prompts see themselves, responses see their prompt and themselves."""
-
-    def __init__(self, batch: MicroBatch) -> None:
-        self._groups = [
-            (len(g.prompt), [len(m.sample.response_ids) for m in g.members]) for g in batch
-        ]
-        self._masks = [_mask(prompt, lengths) for prompt, lengths in self._groups]
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out, start = [], 0
-        for (prompt, lengths), mask in zip(self._groups, self._masks):
-            size = prompt + sum(lengths)
-            parts = (x[start : start + size] for x in (q, k, v))
-            out += _attend_group(prompt, lengths, mask, *parts)
-            start += size
-        return torch.cat(out)
-
-
-def _mask(prompt: int, lengths: list[int]) -> Tensor:
-    longest = max(lengths)
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    return torch.cat([torch.ones(longest, prompt, dtype=torch.bool), causal], dim=1)
-
-
-def _attend_group(
-    prompt: int, lengths: list[int], mask: Tensor, q: Tensor, k: Tensor, v: Tensor
-) -> list[Tensor]:
-    own = attend_one(q[:prompt], k[:prompt], v[:prompt])
-    q_G, k_G, v_G = (
-        pad_sequence(list(torch.split(x[prompt:], lengths)), batch_first=True).transpose(1, 2)
-        for x in (q, k, v)
-    )
-    keys = torch.cat([_shared(k[:prompt], len(lengths)), k_G], dim=2)
-    values = torch.cat([_shared(v[:prompt], len(lengths)), v_G], dim=2)
-    o_G = F.scaled_dot_product_attention(q_G, keys, values, attn_mask=mask, enable_gqa=True)
-    return [own, *(o[:, :length].transpose(0, 1) for o, length in zip(o_G, lengths))]
-
-
-def _shared(x: Float[Tensor, "P K E"], copies: int) -> Float[Tensor, "G K P E"]:
-    return x.transpose(0, 1).expand(copies, -1, -1, -1)
-
-
 class _ChunkedLogprob(torch.autograd.Function):
     """log softmax(hidden @ head.T / temperature)[target] with a frozen head.
 
@@ -155,19 +130,29 @@ class _ChunkedLogprob(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        half: Tensor | None,
+        targets: Tensor,
+        temperature: float,
     ) -> tuple[Tensor, Tensor]:
+        """`half` is the head in bfloat16 for the gradient's product, or None."""
         logprobs, entropies = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
         slope = torch.empty_like(hidden)
+        room = hidden.new_empty(2, min(CHUNK, len(hidden)), len(head))  # used again by each chunk
         for start in range(0, len(hidden), CHUNK):
             part = slice(start, start + CHUNK)
-            logits = (hidden[part] @ head.T).div_(temperature)
-            normalizer = logits.logsumexp(-1, keepdim=True)
-            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normalizer[:, 0]
-            logits.sub_(normalizer)
-            probabilities = logits.exp()
-            entropies[part] = -(probabilities * logits).sum(-1)
-            slope[part] = (head[targets[part]] - probabilities @ head) / temperature
+            logits, probabilities = room[0, : len(targets[part])], room[1, : len(targets[part])]
+            torch.mm(hidden[part], head.T, out=logits).div_(temperature)
+            logits.sub_(logits.amax(-1, keepdim=True))
+            torch.exp(logits, out=probabilities)
+            total = probabilities.sum(-1)
+            chosen = logits.gather(1, targets[part, None])[:, 0]
+            logprobs[part] = chosen - total.log()
+            entropies[part] = total.log() - torch.linalg.vecdot(probabilities, logits) / total
+            mean = probabilities @ head if half is None else (probabilities.bfloat16() @ half)
+            slope[part] = (head[targets[part]] - mean / total[:, None]) / temperature
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -175,7 +160,4 @@ class _ChunkedLogprob(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (slope,) = ctx.saved_tensors
-        return grads[0][:, None] * slope, None, None, None
-
-
-__all__ = ["PackedGroup", "Policy", "Scores", "SharedPrefixAttention", "TokenBatch", "to_tensors"]
+        return grads[0][:, None] * slope, None, None, None, None

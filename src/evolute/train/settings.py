@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from evolute.models import LoraConfig
 from evolute.train.algorithms import (
@@ -53,7 +54,10 @@ class TrainConfig:
     temperature: float = 1.0
     epochs: int = 1  # passes over each batch of rollouts
     mini_batches: int = 1  # optimizer steps a pass
-    micro_batch_tokens: int = 1024  # bounds memory, never the result
+    micro_batch_tokens: int = 1200  # bounds memory, never the result
+    precision: Literal["float32", "mixed", "bfloat16"] = "float32"  # mixed: bfloat16 gradients
+    fused: bool = True  # the decoder with gradients by hand; false: the plain one
+    skip_zero_advantage: bool = True  # rollouts without a gradient are not computed
     train_retries: int = 2  # tries again of an episode whose infrastructure failed
     checkpoint_every: int = 1
     keep_checkpoints: int = 2
@@ -92,5 +96,7 @@ def check_effective(config: TrainConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1.")
     if config.mini_batches > config.prompts_per_step:
         raise ConfigError("mini_batches exceeds prompts_per_step; a group cannot be divided.")
+    if config.precision != "float32" and not config.fused:
+        raise ConfigError(f"precision {config.precision!r} needs fused = true.")
     if config.temperature <= 0:
         raise ConfigError("temperature must be above 0: greedy siblings are all equal.")

@@ -58,6 +58,8 @@ class Trainer:
         started = time.perf_counter()
         failures = Counter(r.failure or "unknown" for r in rollouts if r.outcome is Outcome.FAILED)
         credited = credit(rollouts, self.config)
+        if self.config.skip_zero_advantage:
+            credited = [c for c in credited if c.advantage]
         sums: dict[str, float] = defaultdict(float)
         if any(c.advantage for c in credited):
             for _ in range(self.config.epochs):

@@ -39,7 +39,7 @@ class NativeExecutor:
     def __init__(self, model: LoadedModel, settings: Resolved) -> None:
         config, chosen = model.config, settings.config
         self._config, self._is_quantized = config, chosen.precision == "quantized"
-        self._decoder = NativeDecoder(
+        self.decoder = NativeDecoder(
             _shape(config), rotary_table(config).numpy(), chosen.num_threads
         )
         self.set_weights(model.weights)
@@ -54,7 +54,7 @@ class NativeExecutor:
         self._adapters: dict[int, LoraWeights] = {}
 
     def forward(self, batch: StepBatch) -> Float32:
-        return self._decoder.forward(
+        return self.decoder.forward(
             self._pages,
             token_ids=batch.token_ids,
             positions=batch.positions,
@@ -70,11 +70,11 @@ class NativeExecutor:
             (layer, module.removesuffix("_proj")): (a.detach().numpy(), b.detach().numpy())
             for (layer, module), (a, b) in weights.tensors.items()
         }
-        self._decoder.set_adapter(index, pairs, weights.scale)
+        self.decoder.set_adapter(index, pairs, weights.scale)
         self._adapters[index] = weights
 
     def drop_adapter(self, index: int) -> None:
-        self._decoder.drop_adapter(index)
+        self.decoder.drop_adapter(index)
         del self._adapters[index]
 
     def adapter_fingerprint(self, index: int) -> str:
@@ -87,7 +87,7 @@ class NativeExecutor:
             for short, name in LINEARS.items():
                 full = f"layers.{layer}.{name}"
                 bias = f"{full}.bias"
-                self._decoder.set_linear(
+                self.decoder.set_linear(
                     layer,
                     short,
                     self._packed(weights, f"{full}.weight"),
@@ -96,15 +96,15 @@ class NativeExecutor:
             norms = NORMS | QK_NORMS if self._config.qk_norm else NORMS
             for short, name in norms.items():
                 values = weights.dense(f"layers.{layer}.{name}.weight").numpy()
-                self._decoder.set_norm(layer, short, values)
-        self._decoder.set_final_norm(weights.dense("norm.weight").numpy())
+                self.decoder.set_norm(layer, short, values)
+        self.decoder.set_final_norm(weights.dense("norm.weight").numpy())
         embedding = self._packed(weights, "embed_tokens.weight")
         tied = self._config.tie_embeddings
         head = embedding if tied else self._packed(weights, "lm_head.weight")
-        self._decoder.set_vocabulary(embedding, head)
+        self.decoder.set_vocabulary(embedding, head)
 
     def set_num_threads(self, num_threads: int) -> None:
-        self._decoder.num_threads = num_threads
+        self.decoder.num_threads = num_threads
 
     def _packed(self, weights: ModelWeights, name: str) -> PackedLinear:
         weight = weights[name]

@@ -1,6 +1,7 @@
 """From logits to tokens, one row at a time in the plain version.
 
-    choose(logits, rows) -> Chosen        next token of each row and its log-probability
+    choose(logits, row) -> Chosen        next token of one row and its log-probability
+    PlainSampler()                       all rows of a step; `native_sampler` is its fast twin
 
 The log-probability is the model's at the row's temperature, before penalties, masks and
 truncation. A row's draw depends on its seed and position only, never on the batch.
@@ -8,15 +9,18 @@ truncation. A row's draw depends on its seed and position only, never on the bat
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evolute.types import SamplingParams, TopLogprob
 
+logger = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 MASK64 = (1 << 64) - 1
 
@@ -45,17 +49,47 @@ class NotANumber(ValueError):
     """The logits of a row are NaN; only this request is lost."""
 
 
+class Sampler(Protocol):
+    """Chooses the tokens of a step."""
+
+    def choose(
+        self, logits: Float32, indices: Sequence[int], rows: Sequence[Row]
+    ) -> list[Chosen | None]:
+        """The next token of each row from logits[index]; None where none can be chosen."""
+        ...
+
+    def score(self, logits: Float32, tokens: Sequence[int], temperature: float) -> list[float]:
+        """Log-probability of one token under each row of `logits` [R, V]."""
+        ...
+
+
+class PlainSampler:
+    """Row by row: the oracle."""
+
+    def choose(
+        self, logits: Float32, indices: Sequence[int], rows: Sequence[Row]
+    ) -> list[Chosen | None]:
+        return [_choose_or_none(logits[index], row) for index, row in zip(indices, rows)]
+
+    def score(self, logits: Float32, tokens: Sequence[int], temperature: float) -> list[float]:
+        return [logprob_of(row, token, temperature) for row, token in zip(logits, tokens)]
+
+
 def choose(logits: Float32, row: Row) -> Chosen:
     """Choose the next token from `logits` [V]. Raises NotANumber."""
     sampling = row.sampling
-    temperature = 1.0 if sampling.is_greedy else sampling.temperature
-    scaled = logits.astype(np.float64) / temperature
+    scaled = logits.astype(np.float64) / score_temperature(sampling)
     normalizer = _log_sum_exp(scaled)
     if not np.isfinite(normalizer):
         raise NotANumber("the model's logits are not finite")
-    adjusted = _adjust(logits, row)
+    adjusted = adjust(logits, row)
     token = int(adjusted.argmax()) if sampling.is_greedy else _draw(adjusted, row)
-    return Chosen(token, float(scaled[token] - normalizer), _top(scaled, normalizer, sampling))
+    return Chosen(token, float(scaled[token] - normalizer), top_logprobs(logits, sampling))
+
+
+def score_temperature(sampling: SamplingParams) -> float:
+    """The temperature at which log-probabilities are told."""
+    return 1.0 if sampling.is_greedy else sampling.temperature
 
 
 def logprob_of(logits: Float32, token_id: int, temperature: float = 1.0) -> float:
@@ -80,15 +114,8 @@ def needs_adjusting(row: Row) -> bool:
     return bool(penal or s.logit_bias or early or row.mask is not None)
 
 
-# -- internals ---------------------------------------------------------------
-
-
-def _log_sum_exp(scaled: NDArray[np.float64]) -> float:
-    high = scaled.max()
-    return float(high + np.log(np.exp(scaled - high).sum()))
-
-
-def _adjust(logits: Float32, row: Row) -> Float32:
+def adjust(logits: Float32, row: Row) -> Float32:
+    """Logits [V] with penalties, biases and masks; the same array when there is nothing to do."""
     if not needs_adjusting(row):
         return logits
     s, out = row.sampling, logits.copy()
@@ -111,6 +138,36 @@ def _adjust(logits: Float32, row: Row) -> Float32:
     if len(row.output) < s.min_new_tokens and row.stop_token_ids:
         out[list(row.stop_token_ids)] = -np.inf
     return out
+
+
+def top_logprobs(logits: Float32, sampling: SamplingParams) -> tuple[TopLogprob, ...]:
+    """The most probable tokens of `logits` [V], as many as were asked for."""
+    if not sampling.top_logprobs:
+        return ()
+    count = min(sampling.top_logprobs, len(logits))
+    scaled = logits.astype(np.float64) / score_temperature(sampling)
+    normalizer = _log_sum_exp(scaled)
+    best = np.argpartition(-scaled, count - 1)[:count]
+    best = best[np.argsort(-scaled[best], kind="stable")]
+    return tuple(TopLogprob(int(i), float(scaled[i] - normalizer)) for i in best)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _choose_or_none(logits: Float32, row: Row) -> Chosen | None:
+    try:
+        return choose(logits, row)
+    except NotANumber:
+        return None
+    except Exception:  # of one row; the others are not to blame
+        logger.exception("a row could not be sampled")
+        return None
+
+
+def _log_sum_exp(scaled: NDArray[np.float64]) -> float:
+    high = scaled.max()
+    return float(high + np.log(np.exp(scaled - high).sum()))
 
 
 def _draw(logits: Float32, row: Row) -> int:
@@ -138,13 +195,3 @@ def _kept(weights: NDArray[np.float64], s: SamplingParams) -> NDArray[np.bool_] 
         before = np.cumsum(ranked) - ranked
         keep[order[before >= s.top_p * ranked.sum()]] = False
     return keep
-
-
-def _top(
-    scaled: NDArray[np.float64], normalizer: float, s: SamplingParams
-) -> tuple[TopLogprob, ...]:
-    if not s.top_logprobs:
-        return ()
-    best = np.argpartition(-scaled, s.top_logprobs)[: s.top_logprobs]
-    best = best[np.argsort(-scaled[best], kind="stable")]
-    return tuple(TopLogprob(int(i), float(scaled[i] - normalizer)) for i in best)

@@ -5,11 +5,13 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <cmath>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
 
 #include "decoder.h"
+#include "sampling.h"
 
 namespace nb = nanobind;
 using namespace evolute;
@@ -73,6 +75,44 @@ void run_step(Serial& self, Pages& pages, In<int32_t, 1> token_ids, In<int32_t, 
   nb::gil_scoped_release release;
   std::lock_guard<std::mutex> lock(self.mutex);
   self.decoder.forward(pages, step);
+}
+
+// tokens[s]: drawn from logits[rows[s]]; -1 when they are not finite.
+void draw_tokens(Serial& self, In<float, 2> logits, In<int32_t, 1> rows, In<float, 2> settings,
+                 In<int32_t, 1> top_k, In<double, 1> points, Out<int32_t, 1> tokens) {
+  const size_t count = rows.shape(0), n = logits.shape(1);
+  require(settings.shape(0) == count && settings.shape(1) == 3 && top_k.shape(0) == count &&
+              points.shape(0) == count && tokens.shape(0) == count,
+          "shapes disagree: rows, top_k, points, tokens [S], settings [S, 3], logits [R, V].");
+  for (size_t i = 0; i < count; i++)
+    require(rows.data()[i] >= 0 && rows.data()[i] < (int64_t)logits.shape(0), "no such row.");
+  nb::gil_scoped_release release;
+  std::lock_guard<std::mutex> lock(self.mutex);
+  self.decoder.pool.run(count, [&](int64_t i) {
+    const float* s = settings.data() + 3 * i;
+    const Draw draw{s[0], s[1], s[2], top_k.data()[i], points.data()[i]};
+    tokens.data()[i] = (int32_t)draw_token(logits.data() + rows.data()[i] * n, n, draw);
+  });
+}
+
+// Log-probability of tokens[s] under logits[rows[s]] at a temperature; NaN for a token of -1.
+void score_tokens(Serial& self, In<float, 2> logits, In<int32_t, 1> rows, In<float, 1> temperature,
+                  In<int32_t, 1> tokens, Out<double, 1> logprobs) {
+  const size_t count = rows.shape(0), n = logits.shape(1);
+  require(temperature.shape(0) == count && tokens.shape(0) == count && logprobs.shape(0) == count,
+          "shapes disagree: rows, temperature, tokens, logprobs [S], logits [R, V].");
+  for (size_t i = 0; i < count; i++)
+    require(rows.data()[i] >= 0 && rows.data()[i] < (int64_t)logits.shape(0) &&
+                tokens.data()[i] >= -1 && tokens.data()[i] < (int64_t)n,
+            "no such row or token.");
+  nb::gil_scoped_release release;
+  std::lock_guard<std::mutex> lock(self.mutex);
+  self.decoder.pool.run(count, [&](int64_t i) {
+    const float* row = logits.data() + rows.data()[i] * n;
+    const float t = temperature.data()[i];
+    const int32_t token = tokens.data()[i];
+    logprobs.data()[i] = token < 0 ? NAN : (double)row[token] / t - log_normalizer(row, n, t);
+  });
 }
 
 void module_shape(const Shape& s, int module, int64_t& n, int64_t& k) {
@@ -201,5 +241,7 @@ NB_MODULE(_native, m) {
                      std::lock_guard<std::mutex> lock(s.mutex);
                      s.decoder.pool.resize(n);
                    })
-      .def("forward", &run_step);
+      .def("forward", &run_step)
+      .def("draw", &draw_tokens)
+      .def("score", &score_tokens);
 }

@@ -1,0 +1,104 @@
+"""Attention for groups of responses that share their prompt's keys and values.
+
+    SharedPrefixAttention(micro_batch)      an `Attend`
+
+Prompts see themselves; a response sees its prompt and itself. Letters: P prompt tokens, G
+responses of a group, L the longest of them, N all their tokens, H query and K kv heads, E width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from evolute.models import attend_one
+from evolute.train.rollouts.packing import MicroBatch
+
+
+class SharedPrefixAttention:
+    """An `Attend`: prompts see themselves, responses see their prompt and themselves."""
+
+    def __init__(self, batch: MicroBatch) -> None:
+        self._groups = [
+            _Group(len(g.prompt), [len(m.sample.response_ids) for m in g.members]) for g in batch
+        ]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        sizes = [group.size for group in self._groups]
+        parts = zip(self._groups, *(torch.split(x, sizes) for x in (q, k, v)))
+        return torch.cat([out for group, *qkv in parts for out in group.attend(*qkv)])
+
+
+class _Group:
+    """One prompt and its responses: where they lie when padded to the longest."""
+
+    def __init__(self, prompt: int, lengths: list[int]) -> None:
+        longest = max(lengths)
+        self.prompt, self.size = prompt, prompt + sum(lengths)
+        self._shape = (len(lengths), longest)
+        causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+        self._mask = torch.cat([torch.ones(longest, prompt, dtype=torch.bool), causal], dim=1)
+        self._places: Tensor | None = None
+        if any(length != longest for length in lengths):
+            starts = [row * longest for row in range(len(lengths))]
+            self._places = torch.cat(
+                [torch.arange(start, start + n) for start, n in zip(starts, lengths)]
+            )
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+        """Outputs of the prompt's and of the responses' tokens."""
+        at = self.prompt
+        own = attend_one(q[:at], k[:at], v[:at])
+        q_G, k_G, v_G = (self._padded(x[at:]) for x in (q, k, v))
+        keys = torch.cat([self._shared(k), k_G], dim=2)
+        values = torch.cat([self._shared(v), v_G], dim=2)
+        o_G = F.scaled_dot_product_attention(
+            q_G, keys, values, attn_mask=self._mask, enable_gqa=True
+        )
+        flat = o_G.transpose(1, 2).flatten(0, 1)
+        if self._places is None:
+            return [own, flat]
+        return [own, _Unpad.apply(flat, self._places)]  # type: ignore[no-untyped-call]
+
+    def _padded(self, x: Float[Tensor, "N H E"]) -> Float[Tensor, "G H L E"]:
+        groups, longest = self._shape
+        if self._places is not None:
+            x = _Pad.apply(x, self._places, groups * longest)  # type: ignore[no-untyped-call]
+        return x.view(groups, longest, *x.shape[1:]).transpose(1, 2)
+
+    def _shared(self, x: Tensor) -> Float[Tensor, "G K P E"]:
+        return x[: self.prompt].transpose(0, 1).expand(self._shape[0], -1, -1, -1)
+
+
+class _Pad(torch.autograd.Function):
+    """Rows to their places among `size`, zeros elsewhere; one copy each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (places,) = ctx.saved_tensors
+        return grads[0].index_select(0, places), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """The rows at `places`; nothing reads the others, so their gradient is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (places,) = ctx.saved_tensors
+        (g,) = grads
+        return g.new_zeros(ctx.size, *g.shape[1:]).index_copy_(0, places, g), None
