@@ -23,7 +23,7 @@ FAMILIES = [  # text families, small enough to be answered in a line
     "emoji_mystery",
     "fraction_simplification",
     "gcd?max_numbers=2",
-    "graph_color?min_num_vertices=4&max_num_vertices=4",
+    "graph_color?min_num_vertices=6&max_num_vertices=6",
     "gsm_symbolic",
     "lcm?max_numbers=2",
     "leg_counting?max_animals=3",
