@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from evolute.models import Decoder, causal_attention, load_model
+from evolute.models import (
+    Decoder,
+    LoraConfig,
+    LoraWeights,
+    causal_attention,
+    export_model,
+    load_model,
+    merge,
+)
 from evolute.models.loading import embedded_file
 
 transformers = pytest.importorskip("transformers")
@@ -116,3 +124,24 @@ def test_twenty_prompts_give_the_logits_of_transformers(model, ours, peer):
 def test_64_greedy_tokens_equal_those_of_transformers(text, model, ours, peer):
     ids = model.tokenizer.encode(text)
     assert greedy(ours, ids, 64) == greedy_of_peer(peer, ids, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_model_with_an_adapter_is_exported_to_transformers(model, ours, tmp_path):
+    lora = LoraWeights.init(LoraConfig(rank=8), model.config)
+    for _, b in lora.tensors.values():
+        b.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+    export_model(model, tmp_path / "m", lora, max_shard_bytes=200 << 20)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto").eval()
+    assert merged.dtype == torch.float32
+    ids = next(iter(prompts(model, (500,))))
+    with torch.inference_mode():
+        expected = merged(torch.tensor([ids])).logits[0]
+        hidden = ours(torch.tensor(ids), torch.arange(500), causal_attention([500]), lora.delta)
+        got = hidden @ ours.head_weight.T
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
+    assert (got - logits(ours, ids)).abs().max() > 0.1
+    assert load_model(str(tmp_path / "m")).weights.fingerprint() == (
+        merge(model.weights, lora).fingerprint()
+    )

@@ -87,9 +87,18 @@ def theirs(config, weights, directory):
         for name in weights
     }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager"
+    return peer_of(directory)
+
+
+def peer_of(directory):
+    """transformers' model, each of whose tensors came from the files."""
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        output_loading_info=True,
     )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
     return model.eval()
 
 
@@ -218,9 +227,7 @@ def test_an_exported_model_is_the_same_in_transformers_and_here(name, options, d
     expected = {n: merged.dense(n).to(getattr(torch, dtype)).float() for n in merged}
     assert again.weights.fingerprint() == ModelWeights(expected).fingerprint()
     assert len(list((tmp_path / "m").glob("*.safetensors"))) == (5 if options else 1)
-    peer = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "m", dtype=torch.float32, attn_implementation="eager"
-    )
+    peer = peer_of(tmp_path / "m")
     with torch.inference_mode():
         logits = peer(torch.tensor([IDS])).logits[0]
     torch.testing.assert_close(ours(config, again.weights, IDS), logits, atol=1e-4, rtol=1e-4)

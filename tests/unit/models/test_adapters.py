@@ -103,11 +103,12 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(14))
 def test_a_save_that_dies_at_any_step_leaves_an_adapter_whole(step, tmp_path, monkeypatch):
     """Each system call that writes, syncs or renames is where it dies, one after the other."""
     target, (old, new) = tmp_path / "a", (adapter(1), adapter(2, rank=8))
     save_peft(old, target, "base")
+    assert load_peft(target).fingerprint() != new.fingerprint()
     calls = 0
 
     def dying(function):
@@ -123,7 +124,8 @@ def test_a_save_that_dies_at_any_step_leaves_an_adapter_whole(step, tmp_path, mo
     with monkeypatch.context() as patch:
         for owner, name in ((peft_dir, "save_file"), (os, "fsync"), (os, "rename")):
             patch.setattr(owner, name, dying(getattr(owner, name)))
-        patch.setattr(type(target), "rename", dying(type(target).rename))
+        for name in ("rename", "write_text"):
+            patch.setattr(type(target), name, dying(getattr(type(target), name)))
         try:
             save_peft(new, target, "base")
             died = False

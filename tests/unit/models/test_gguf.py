@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from evolute.models import BlockQuantized, Decoder, RopeScaling, load_model
+from evolute.models import BlockQuantized, Decoder, RopeScaling, load_model, rotary_table
+from evolute.models.files.config_json import to_hugging_face
 from evolute.models.files.gguf_header import TensorInfo, read_header
 from evolute.models.files.gguf_tensors import DECODERS, _unpermute, _weight
 from evolute.models.loading import embedded_file
@@ -206,6 +207,40 @@ def test_rope_freqs_are_the_llama3_scaling(tmp_path):
     got = Decoder(load_model(str(path)).config).get_buffer("rotary")
     torch.testing.assert_close(got[:500], expected[:500], rtol=0, atol=1e-4)
     assert (got[:500] - plain[:500]).abs().max() > 0.1
+
+
+def test_yarn_is_read_as_transformers_computes_it(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    def change(writer):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        writer.add_rope_scaling_orig_ctx_len(64)
+
+    config = load_model(str(write_tiny(tmp_path / "m.gguf", change=change))).config
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    values = to_hugging_face(CONFIG) | {"rope_parameters": yarn, "rope_theta": 10000.0}
+    cos, sin = LlamaRotaryEmbedding(transformers.LlamaConfig(**values))(
+        torch.zeros(1), torch.arange(CONFIG.context)[None]
+    )
+    expected = torch.cat([cos[0, :, :8], sin[0, :, :8]], -1)
+    torch.testing.assert_close(rotary_table(config), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.add_rope_dimension_count(8), "a part of each head only"),
+        (lambda w: w.add_sliding_window(8), "has a sliding window"),
+        (lambda w: w.add_uint16("split.count", 3), r"one of 3 parts.*gguf-split --merge"),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE), "'longrope'"),
+        (lambda w: w.add_tokenizer_pre("chameleon"), "pre-tokenizer is 'chameleon'"),
+    ],
+)
+def test_what_a_file_asks_beyond_the_network_is_refused(change, message, tmp_path):
+    with pytest.raises(ModelError, match=message):
+        load_model(str(write_tiny(tmp_path / "m.gguf", change=change)))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ def from_gguf(
             "the file has a sliding window, which is not read from GGUF files; use the safetensors "
             "directory of the model instead."
         )
+    if isinstance(parts := fields.get("split.count", 1), int) and parts > 1:
+        raise ModelError(
+            f"the file is one of {parts} parts; join them with llama.cpp's `gguf-split --merge`."
+        )
     ends = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     return ModelConfig(
         architecture=kind,
