@@ -60,7 +60,10 @@ def serve(engine, requests):
 
 
 def engine_of(executor, **settings):
-    engine = Engine(TINY, **({"executor": executor, "page_size": 4, "memory_mb": 4} | settings))
+    engine = Engine(
+        TINY,
+        **({"executor": executor, "page_size": 4, "memory_mb": 4, "num_threads": 1} | settings),
+    )
     for name, weights in LORAS.items():
         engine.load_adapter(name, weights)
     return engine

@@ -30,7 +30,7 @@ def ask(engine, adapter=None):
 
 def fresh(executor, base=0, adapter=None):
     """The answer of an engine that never held other weights."""
-    with Engine(TINY, executor=executor, prefix_cache=False, memory_mb=4) as engine:
+    with Engine(TINY, executor=executor, prefix_cache=False, memory_mb=4, num_threads=1) as engine:
         if base:
             engine.load_weights(tiny_weights(seed=base), version=1)
         if adapter:
@@ -46,7 +46,7 @@ def assert_same(one, two):
 @EXECUTORS
 @PAGES
 def test_the_same_version_with_other_weights_reuses_nothing(executor, page_size):
-    with Engine(TINY, executor=executor, page_size=page_size, memory_mb=4) as engine:
+    with Engine(TINY, executor=executor, page_size=page_size, memory_mb=4, num_threads=1) as engine:
         for seed in (1, 2, 1):
             engine.load_adapter("a", lora(seed), version=5)
             output = ask(engine, "a")
@@ -90,7 +90,13 @@ def slowly(engine, act, when, adapter=None, **sampling):
 def test_an_update_in_any_step_is_told_and_leaves_no_stale_page(executor, page_size, when, kind):
     adapter = None if kind == "base" else "a"
     base, weights = (0, lora(2)) if kind == "adapter" else (3, lora(1) if adapter else None)
-    settings = {"executor": executor, "page_size": page_size, "memory_mb": 4, "token_budget": 32}
+    settings = {
+        "executor": executor,
+        "page_size": page_size,
+        "memory_mb": 4,
+        "token_budget": 32,
+        "num_threads": 1,
+    }
     with Engine(TINY, **settings) as engine:
         engine.load_adapter("a", lora(1))
         table = engine._adapters
@@ -116,7 +122,9 @@ def test_an_update_in_any_step_is_told_and_leaves_no_stale_page(executor, page_s
 
 @EXECUTORS
 def test_an_update_during_a_chunked_prompt_shares_nothing_of_it(executor):
-    with Engine(TINY, executor=executor, page_size=4, memory_mb=4, token_budget=16) as engine:
+    with Engine(
+        TINY, executor=executor, page_size=4, memory_mb=4, num_threads=1, token_budget=16
+    ) as engine:
         slowly(engine, lambda: engine._adapters.load_base(tiny_weights(seed=3), 0), 3, n=3)
         assert_same(ask(engine), fresh(executor, base=3))
         engine.check()
@@ -124,7 +132,7 @@ def test_an_update_during_a_chunked_prompt_shares_nothing_of_it(executor):
 
 @EXECUTORS
 def test_versions_of_an_adapter_in_one_batch_are_two_adapters(executor):
-    with Engine(TINY, executor=executor, memory_mb=4) as engine:
+    with Engine(TINY, executor=executor, memory_mb=4, num_threads=1) as engine:
         engine.load_adapter("old", lora(1))
         engine.load_adapter("new", lora(2), version=7)
 
@@ -142,7 +150,7 @@ def test_versions_of_an_adapter_in_one_batch_are_two_adapters(executor):
 
 @EXECUTORS
 def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(executor):
-    with Engine(TINY, executor=executor, memory_mb=4) as engine:
+    with Engine(TINY, executor=executor, memory_mb=4, num_threads=1) as engine:
         engine.load_adapter("a", lora(1))
         before = ask(engine), ask(engine, "a")
         wide = LoraWeights.init(LoraConfig(rank=4), TINY.config)
@@ -164,7 +172,7 @@ def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(executor):
 
 
 def test_a_prompt_that_is_only_scored_tells_the_version_that_scored_it():
-    with Engine(TINY, memory_mb=4) as engine:
+    with Engine(TINY, memory_mb=4, num_threads=1) as engine:
         engine.load_weights(tiny_weights(seed=3), version=4)
         score = SamplingParams(max_new_tokens=0, prompt_logprobs=True)
         (output,) = engine.generate([PROMPT], score)

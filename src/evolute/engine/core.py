@@ -368,8 +368,7 @@ class EngineCore:
         return Event(draft, delta)
 
     def _forget(self, sequence: Sequence) -> None:
+        self.queue.discard(sequence)
         if sequence in self.running:
             self.placement.release(sequence)
-        else:
-            self.queue.remove(sequence)
         del self._drafts[sequence]

@@ -19,11 +19,11 @@ MAX_PASSES = 64  # passed over this often, a sequence goes before all that were 
 
 
 class Queue(Protocol):
-    """Waiting sequences. `order` is looked at once a step; `remove` is for those that give up."""
+    """Waiting sequences. `order` is looked at once a step; `discard` is for those that give up."""
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None: ...
     def admit(self, sequence: Sequence) -> None: ...
-    def remove(self, sequence: Sequence) -> None: ...
+    def discard(self, sequence: Sequence) -> None: ...
     def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]: ...
     def __len__(self) -> int: ...
 
@@ -41,10 +41,11 @@ class FcfsQueue:
             self._waiting[sequence] = None
 
     def admit(self, sequence: Sequence) -> None:
-        self.remove(sequence)
-
-    def remove(self, sequence: Sequence) -> None:
         del self._waiting[sequence]
+
+    def discard(self, sequence: Sequence) -> None:
+        """Of no effect when it does not wait."""
+        self._waiting.pop(sequence, None)
 
     def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]:
         return iter(list(self._waiting))
@@ -75,7 +76,7 @@ class LpmQueue(FcfsQueue):
             if earlier is sequence:
                 break
             earlier.passed_over += 1
-        self.remove(sequence)
+        super().admit(sequence)
 
 
 QUEUES = {"fcfs": FcfsQueue, "lpm": LpmQueue}
