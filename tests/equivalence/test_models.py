@@ -148,6 +148,33 @@ def test_angles_equal_those_of_transformers_far_out(kind):
     torch.testing.assert_close(rotary_table(config), expected, atol=1e-6, rtol=0)
 
 
+SAVED = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "mistral": {"sliding_window": 9},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0},
+    "qwen3": {"head_dim": 24, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_a_model_saved_by_transformers_is_loaded(kind, tmp_path):
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 259}
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **sizes, **SAVED[kind], eos_token_id=258)
+    peer = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for parameter in peer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    peer.save_pretrained(tmp_path, max_shard_size="100KB")
+    tiny_tokenizer().tokenizers.save(str(tmp_path / "tokenizer.json"))
+    model = load_model(str(tmp_path))
+    with torch.inference_mode():
+        expected = peer(torch.tensor([IDS])).logits[0]
+    got = ours(model.config, model.weights, IDS)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+    assert model.tokenizer.eos_token_id == 258
+
+
 def random_adapter(config, **options):
     lora = LoraWeights.init(LoraConfig(rank=4, alpha=6.0, **options), config)
     for _, b in lora.tensors.values():

@@ -11,8 +11,11 @@ from evolute.models import LoraConfig, LoraWeights, load_model, load_peft, save_
 from evolute.models.export import export_model
 from evolute.models.files import peft_dir
 from evolute.models.files.safetensors_dir import read_tensors
+from evolute.models.files.writing import new_directory
 from evolute.models.tiny import CONFIG
 from evolute.types import ConfigError, ModelError
+
+BOTH = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def adapter(seed=0, rank=4):
@@ -144,3 +147,23 @@ def test_files_of_others_are_not_lost(directory):
     with pytest.raises(ConfigError, match=r"holds 'notes.txt', which would be lost"):
         save_peft(adapter(3), directory, "base")
     assert load_peft(directory).fingerprint() == adapter().fingerprint()
+
+
+def test_an_error_while_writing_leaves_the_old_adapter_in_its_place(directory, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(peft_dir, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_peft(adapter(3), directory, "base")
+    assert load_peft(directory).fingerprint() == adapter().fingerprint()
+    assert [entry.name for entry in directory.parent.iterdir()] == ["a"]
+
+
+def test_what_a_kill_left_beside_is_put_back(directory):
+    directory.rename(directory.parent / ".a.old")
+    (directory.parent / ".a.partial").mkdir()
+    with pytest.raises(ZeroDivisionError), new_directory(directory, replaces=BOTH):
+        1 / 0  # noqa: B018
+    assert load_peft(directory).fingerprint() == adapter().fingerprint()
+    assert [entry.name for entry in directory.parent.iterdir()] == ["a"]

@@ -20,15 +20,17 @@ def new_directory(target: Path, *, replaces: Collection[str] = ()) -> Iterator[P
 
     A directory in the way is replaced if it holds no other files than those named in
     `replaces`, else ConfigError. Who reads meanwhile finds the old one, for a moment none, then
-    the new one; never a mixture. After an error or a kill the old one is as it was.
+    the new one; never a mixture. After an error the old one is as it was; so it is after a kill,
+    unless that fell into the moment: then it is `.NAME.old`, and the next call puts it back.
     """
+    partial, old = (target.parent / f".{target.name}.{part}" for part in ("partial", "old"))
+    _put_back(old, target)
     others = sorted({entry.name for entry in _entries(target)} - set(replaces))
     if others:
         raise ConfigError(
             f"{target} holds {others[0]!r}{' and more' if others[1:] else ''}, which would be "
             "lost; name a new or empty directory."
         )
-    partial, old = (target.parent / f".{target.name}.{part}" for part in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
     try:
@@ -43,6 +45,7 @@ def new_directory(target: Path, *, replaces: Collection[str] = ()) -> Iterator[P
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _put_back(old, target)
 
 
 # -- internals ---------------------------------------------------------------
@@ -52,6 +55,11 @@ def _entries(target: Path) -> list[Path]:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} is a file; name a new directory.")
     return list(target.iterdir()) if target.is_dir() else []
+
+
+def _put_back(old: Path, target: Path) -> None:
+    if old.exists() and not target.exists():
+        old.rename(target)
 
 
 def _flush(path: Path) -> None:
