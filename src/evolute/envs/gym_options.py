@@ -2,6 +2,7 @@
 
     reasoning-gym:chain_sum?min_terms=2&max_terms=2
     reasoning-gym:word_sorting?max_new_tokens=64          ours: how long an answer may be
+    reasoning-gym:gcd?answer=whole                        ours: what of the text is judged
 
 parse_name(name) -> GymName              raises ConfigError for an unknown family or option
 make_dataset(name, seed, size)           the package's own object
@@ -23,7 +24,8 @@ from evolute.types.settings import nearest
 
 PREFIX = "reasoning-gym:"
 MAX_NEW_TOKENS = 24
-OURS = ("max_new_tokens",)
+OURS = {"max_new_tokens": int, "answer": str}
+ANSWERS = ("auto", "number", "whole")  # auto: the last number where the right answer is one
 DRAWN = ("seed", "size")  # ours to choose: they decide which problems there are
 
 
@@ -34,6 +36,7 @@ class GymName:
     family: str
     options: str = ""
     max_new_tokens: int = MAX_NEW_TOKENS
+    answer: str = "auto"
 
 
 def parse_name(name: str) -> GymName:
@@ -44,11 +47,14 @@ def parse_name(name: str) -> GymName:
     if family not in DATASETS:
         raise ConfigError(f"reasoning-gym has no family {family!r}. {nearest(family, DATASETS)}")
     parsed = GymName(family, options)
-    length = _values(parsed).get("max_new_tokens", MAX_NEW_TOKENS)
+    values = _values(parsed)
+    length, answer = values.get("max_new_tokens", MAX_NEW_TOKENS), values.get("answer", "auto")
     if length < 1:
         raise ConfigError(f"max_new_tokens of {name!r} is {length}; it must be at least 1.")
+    if answer not in ANSWERS:
+        raise ConfigError(f"answer of {name!r} is {answer!r}; it is one of {', '.join(ANSWERS)}.")
     make_dataset(parsed, 0, 1)
-    return GymName(family, options, length)
+    return GymName(family, options, length, answer)
 
 
 def make_dataset(name: GymName, seed: int, size: int) -> Any:
@@ -98,7 +104,7 @@ def _hints(family: str) -> dict[str, Any]:
     known = [field.name for field in dataclasses.fields(config) if field.init]
     hints = typing.get_type_hints(config)
     own = {name: hints[name] for name in sorted(known) if name not in DRAWN}
-    return own | dict.fromkeys(OURS, int)
+    return own | OURS
 
 
 def _convert(text: str, hint: Any, what: str) -> Any:

@@ -9,6 +9,7 @@ and in a report says what was asked.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from evolute.types import ConfigError, Env, Problem, RewardError
 BATCH, BATCHES = 500, 40  # problems made at a time; batches before a family counts as small
 GOLD = ("example_answer", "example_correct_answer", "possible_answer")  # where several are right
 NONSENSE = "no idea"
+NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,11 @@ class GymTask:
                 )
 
     def _grade(self, action: str, problem: Problem) -> float:
-        """A full stop at the end is forgiven. What the verifier cannot read is wrong, as long as
-        it can read the gold answer; otherwise the reward is not valid: RewardError."""
-        entry, text = problem.extras["entry"], action.strip()
+        """What the verifier cannot read is wrong, as long as it can read the gold answer;
+        otherwise the reward is not valid: RewardError."""
+        entry = problem.extras["entry"]
         try:
-            forms = dict.fromkeys((text, text.removesuffix(".").strip()))
+            forms = answer_forms(action, problem.gold, self.parts.answer)
             return float(any(self._is_right(form, entry) for form in forms))
         except Exception as error:
             try:
@@ -106,6 +108,16 @@ class GymTask:
 def gym_task(name: str) -> GymTask:
     """The task `reasoning-gym:FAMILY?option=value&...`. Raises ConfigError for an unknown one."""
     return GymTask(name, parse_name(name))
+
+
+def answer_forms(action: str, gold: str, answer: str) -> list[str]:
+    """What of a text is judged: its last number where the right answer is a number (thousands'
+    commas dropped), else the whole of it, with and without a full stop at the end."""
+    is_number = NUMBER.fullmatch(gold.strip()) is not None
+    if answer == "number" or (answer == "auto" and is_number):
+        return [number.replace(",", "") for number in NUMBER.findall(action)[-1:]]
+    text = action.strip()
+    return list(dict.fromkeys((text, text.removesuffix(".").strip())))
 
 
 # -- internals ---------------------------------------------------------------

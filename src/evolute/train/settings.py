@@ -26,7 +26,8 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.0
-    warmup_steps: int = 0
+    warmup_steps: int = 2
+    decay: Literal["constant", "linear"] = "linear"  # linear: to a tenth at the last step
     max_grad_norm: float = 1.0
 
 

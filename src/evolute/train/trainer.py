@@ -120,12 +120,24 @@ class Trainer:
         if not math.isfinite(float(norm)):
             raise TrainingError("the gradient is not finite; the step was not applied. Lower lr.")
         self.num_updates += 1
-        warm = min(self.num_updates / max(settings.warmup_steps, 1), 1.0)
+        lr = learning_rate(self.num_updates, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * warm
+            group["lr"] = lr
         self.optimizer.step()
+        sums["lr"] = lr
         sums["grad_norm"] += float(norm)
         sums["updates"] += 1
+
+
+def learning_rate(update: int, config: TrainConfig) -> float:
+    """Of the `update`-th optimizer step, from 1: a warm-up, then constant or down to a tenth."""
+    settings = config.optimizer
+    total = config.steps * config.epochs * config.mini_batches
+    warm = min(update / max(settings.warmup_steps, 1), 1.0)
+    if settings.decay == "constant":
+        return settings.lr * warm
+    done = (update - settings.warmup_steps) / max(total - settings.warmup_steps, 1)
+    return settings.lr * warm * (1 - 0.9 * min(max(done, 0.0), 1.0))
 
 
 def credit(rollouts: Sequence[Rollout], config: TrainConfig) -> list[Credited]:
@@ -177,6 +189,7 @@ def _summary(sums: dict[str, float]) -> dict[str, float]:
     return {
         "loss": sums["loss"] / updates,
         "grad_norm": sums["grad_norm"] / updates,
+        "lr": sums["lr"],
         "entropy": sums["entropy"] / tokens,
         "effective_token_frac": sums["effective"] / tokens,
         "ratio_max": sums["ratio_max"],

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from evolute.envs import make_task, validate
 from evolute.envs.base import split_of
+from evolute.envs.gym_task import answer_forms, gym_task
 from evolute.types import ConfigError, RewardError
 
 FAMILIES = [  # text families, small enough to be answered in a line
@@ -136,7 +137,7 @@ def test_values_take_the_type_of_the_option():
 
 
 def test_a_full_stop_is_forgiven_and_other_words_are_not():
-    task = gym("chain_sum")
+    task = gym("chain_sum?answer=whole")
     (problem,) = task.problems("train", 1)
     rewards = [
         task.make(problem).step(text).reward
@@ -162,3 +163,26 @@ def test_a_verifier_that_fails_on_its_own_answer_gives_no_reward(monkeypatch):
     monkeypatch.setattr("evolute.envs.gym_task._verifier", lambda parts: Broken())
     with pytest.raises(RewardError, match="digits"):
         task.make(problem).step("5")
+
+
+@pytest.mark.parametrize(
+    ("action", "gold", "answer", "forms"),
+    [
+        ("20 + 56 = 76.", "76", "auto", ["76"]),
+        ("It is 1,234,567", "1234567", "auto", ["1234567"]),
+        ("first 3, then -4.5", "-4.5", "auto", ["-4.5"]),
+        ("none", "76", "auto", []),
+        ("76.", "76", "whole", ["76.", "76"]),
+        ("Yes.", "Yes", "auto", ["Yes.", "Yes"]),
+        ("it is 3", "three", "number", ["3"]),
+    ],
+)
+def test_what_of_a_text_is_judged(action, gold, answer, forms):
+    assert answer_forms(action, gold, answer) == forms
+
+
+def test_the_last_number_is_judged_unless_the_whole_is_asked_for():
+    for name, reward in (("chain_sum", 1.0), ("chain_sum?answer=whole", 0.0)):
+        task = gym_task(f"reasoning-gym:{name}")
+        (problem,) = task.problems("train", 1)
+        assert task.make(problem).step(f"The result is {problem.gold}.").reward == reward
