@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <map>
+#include <new>
 #include <string>
 
 #include "packing.h"
@@ -17,11 +18,27 @@ struct Shape {
   int window;  // 0: none
 };
 
+// Zeros that take memory only where they were written, on a cache line.
+class Room {
+ public:
+  void resize(size_t bytes) {
+    memory_.reset(static_cast<uint8_t*>(std::calloc(bytes + 64, 1)));
+    if (!memory_) throw std::bad_alloc();
+    bytes_ = bytes;
+  }
+  uint8_t* data() const { return memory_.get() + (64 - (uintptr_t)memory_.get() % 64) % 64; }
+  size_t size() const { return bytes_; }
+
+ private:
+  std::unique_ptr<uint8_t, void (*)(void*)> memory_{nullptr, std::free};
+  size_t bytes_ = 0;
+};
+
 // Keys [layer][page][kv head][E][page_size], values [layer][page][kv head][page_size][E].
 struct Pages {
   int num_layers, num_pages, page_size, num_kv_heads, head_width;
   bool half;
-  std::vector<uint8_t> keys, values;
+  Room keys, values;
 
   int64_t head_elements() const { return (int64_t)page_size * head_width; }
   int64_t at(int layer, int64_t page, int head) const {
