@@ -44,6 +44,7 @@ KEYS = (
     "train.optimizer.beta2",
     "train.optimizer.weight_decay",
     "train.optimizer.warmup_steps",
+    "train.optimizer.decay",
     "train.optimizer.max_grad_norm",
     "train.lora.rank",
     "train.lora.alpha",
