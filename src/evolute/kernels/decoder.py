@@ -72,7 +72,6 @@ class NativeDecoder:
     def __init__(self, shape: DecoderShape, rotary: ArrayLike, num_threads: int) -> None:
         s = shape
         self.shape = shape
-        self._logits = np.empty((0, shape.vocab_size), np.float32)
         self._native = _native.Decoder(
             *(s.num_layers, s.width, s.num_heads, s.num_kv_heads, s.head_width, s.ff_width),
             *(s.vocab_size, s.norm_eps, s.qk_norm, s.sliding_window or 0),
@@ -131,10 +130,12 @@ class NativeDecoder:
         page_table: Int32,
         adapter: Int32,
         logit_rows: Int32,
+        out: Float32 | None = None,
     ) -> Float32:
-        """Logits [R, V], good until the next step: its memory is used again. Positions of a
-        sequence must rise. Raises ValueError on bad input, before anything is written."""
-        logits = self._room(len(logit_rows))
+        """Logits [R, V], in `out` if given. Positions of a sequence must rise. Raises ValueError
+        on bad input, before anything is written."""
+        wanted = (len(logit_rows), self.shape.vocab_size)
+        logits = np.empty(wanted, np.float32) if out is None else out
         rows = (token_ids, positions, row_start, context_len, page_table, adapter, logit_rows)
         arrays = (np.ascontiguousarray(array, np.int32) for array in rows)
         self._native.forward(pool.native, *arrays, logits)
@@ -165,12 +166,6 @@ class NativeDecoder:
         logprobs = np.empty(len(rows), np.float64)
         self._native.score(logits, rows, temperature, tokens, logprobs)
         return logprobs
-
-    def _room(self, rows: int) -> Float32:
-        """Logits [R, V] in memory that later steps use again: fresh pages cost more than a step."""
-        if rows > len(self._logits):
-            self._logits = np.empty((rows, self.shape.vocab_size), np.float32)
-        return self._logits[:rows]
 
 
 def _float32(values: ArrayLike) -> Float32:

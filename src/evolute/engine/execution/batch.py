@@ -51,7 +51,8 @@ class Executor(Protocol):
     """Computes steps: weights, keys and values, and adapters live here."""
 
     def forward(self, batch: StepBatch) -> Float32:
-        """Logits [R, V] of `batch.logit_rows`; writes keys and values of all T tokens."""
+        """Logits [R, V] of `batch.logit_rows`, good until the next call; writes keys and values of
+        all T tokens."""
         ...
 
     def set_adapter(self, index: int, weights: LoraWeights) -> None: ...

@@ -7,6 +7,8 @@ to 8 bits per block.
 
 from __future__ import annotations
 
+import numpy as np
+
 from evolute.engine.config import Resolved
 from evolute.engine.execution.batch import Float32, StepBatch
 from evolute.kernels import DecoderShape, KvPool, NativeDecoder, PackedLinear
@@ -52,8 +54,14 @@ class NativeExecutor:
             "float16" if chosen.kv_dtype == "float16" else "float32",
         )
         self._adapters: dict[int, LoraWeights] = {}
+        self._logits = np.empty((0, config.vocab_size), np.float32)
 
     def forward(self, batch: StepBatch) -> Float32:
+        """Logits that are good until the next step, which takes their memory: fresh pages would
+        cost more than the sampling."""
+        rows = len(batch.logit_rows)
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self._config.vocab_size), np.float32)
         return self.decoder.forward(
             self._pages,
             token_ids=batch.token_ids,
@@ -63,6 +71,7 @@ class NativeExecutor:
             page_table=batch.page_table,
             adapter=batch.adapter,
             logit_rows=batch.logit_rows,
+            out=self._logits[:rows],
         )
 
     def set_adapter(self, index: int, weights: LoraWeights) -> None:
