@@ -17,6 +17,7 @@ from evolute.models import (
 from evolute.models.loading import embedded_file
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.timeout(600)  # the peer parses the file for many seconds on a busy machine
 
 TEXTS = {
     "prose": "The history of the lighthouse begins with a fire on a hill, {} years ago. ",
