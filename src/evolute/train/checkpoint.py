@@ -1,9 +1,9 @@
 """Checkpoints that are whole or not there.
 
     save(run, step, trainer, digest)   temporary folder -> fsync -> rename -> pointer, last
-    load(run, trainer, digest)         the newest that is whole; -1 when there is none
+    load(run, trainer, digest)         the newest that is whole; -1 when none was ever made
 
-A kill at any moment leaves the previous checkpoint and its pointer as they were.
+A kill at any moment, and a full disk, leave the previous checkpoint and its pointer as they were.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,6 +26,16 @@ from evolute.types import CheckpointError
 
 logger = logging.getLogger(__name__)
 POINTER = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What a whole checkpoint folder holds."""
+
+    step: int
+    updates: int
+    digest: str
+    tensors: dict[str, Tensor]
 
 
 def save(directory: Path, step: int, trainer: Trainer, digest: str, keep: int = 2) -> Path:
@@ -43,38 +55,60 @@ def save(directory: Path, step: int, trainer: Trainer, digest: str, keep: int = 
         os.replace(temporary, final)
         _sync(directory)
         _point(directory, final.name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors
         shutil.rmtree(temporary, ignore_errors=True)
-        free = shutil.disk_usage(directory if directory.exists() else directory.parent).free
         raise CheckpointError(
-            f"checkpoint of step {step} could not be written to {directory} ({error.strerror}; "
-            f"{free / 2**20:.0f} MB free). Free some space and resume; the last one is whole."
+            f"checkpoint of step {step} could not be written to {directory} ({error}; "
+            f"{_free_mb(directory):.0f} MB free). Free some space and resume; the last one is "
+            "whole."
         ) from error
     _prune(directory, keep)
     return final
 
 
 def load(directory: Path, trainer: Trainer, digest: str) -> int:
-    """Restore the newest whole checkpoint; returns its step, or -1."""
-    for folder in _newest_first(directory):
+    """Restore the newest whole checkpoint; returns its step, or -1 when there is none.
+
+    Raises CheckpointError when there are some and none is whole, or for other settings.
+    """
+    folders = _newest_first(directory)
+    for folder in folders:
         try:
-            meta = json.loads((folder / "meta.json").read_text())
-            state = load_file(folder / "state.safetensors")
+            saved = _read(folder)
+            if saved.digest == digest:
+                _check_shapes(saved, trainer)
         except Exception as error:
             logger.warning("checkpoint %s is damaged (%s); trying an older one", folder, error)
             continue
-        if meta["digest"] != digest:
+        if saved.digest != digest:
             raise CheckpointError(
                 f"{folder} was made with other settings; resume with the run's config.toml, or "
                 "choose another run directory."
             )
-        _restore(trainer, state)
-        trainer.num_updates = int(meta["updates"])
-        return int(meta["step"])
+        _restore(trainer, saved)
+        return saved.step
+    if folders:
+        raise CheckpointError(
+            f"no checkpoint in {directory} is whole. Bring one back from a copy, or delete the "
+            "directory to train again from the start."
+        )
     return -1
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _read(folder: Path) -> _Saved:
+    meta = json.loads((folder / "meta.json").read_text())
+    tensors = load_file(folder / "state.safetensors")
+    return _Saved(int(meta["step"]), int(meta["updates"]), str(meta["digest"]), tensors)
+
+
+def _check_shapes(saved: _Saved, trainer: Trainer) -> None:
+    """Before anything of the trainer is changed. Raises KeyError or ValueError."""
+    for name, parameter in _named(trainer.policy.lora):
+        if saved.tensors[name].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape")
 
 
 def _state(trainer: Trainer) -> dict[str, Tensor]:
@@ -86,13 +120,15 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
     return tensors
 
 
-def _restore(trainer: Trainer, state: dict[str, Tensor]) -> None:
+def _restore(trainer: Trainer, saved: _Saved) -> None:
     with torch.no_grad():
         for name, parameter in _named(trainer.policy.lora):
-            parameter.copy_(state[name])
-            own = {k.split("/")[1]: v for k, v in state.items() if k.startswith(f"{name}/")}
+            parameter.copy_(saved.tensors[name])
+            own = {k.split("/")[1]: v for k, v in saved.tensors.items() if k.startswith(f"{name}/")}
+            trainer.optimizer.state.pop(parameter, None)
             if own:
                 trainer.optimizer.state[parameter] = own
+    trainer.num_updates = saved.updates
 
 
 def _named(lora: LoraWeights) -> list[tuple[str, Tensor]]:
@@ -104,12 +140,14 @@ def _named(lora: LoraWeights) -> list[tuple[str, Tensor]]:
 
 
 def _newest_first(directory: Path) -> list[Path]:
-    pointer = directory / POINTER
-    if not pointer.exists():
-        return []
-    latest = pointer.read_text().strip()
+    """Folders up to the pointer. A folder is renamed into place whole, so when the pointer itself
+    is lost or torn, the newest folder says as much."""
     folders = sorted(directory.glob("step_*"), reverse=True)
-    return [folder for folder in folders if folder.name <= latest]
+    pointer = directory / POINTER
+    latest = pointer.read_text(errors="replace").strip() if pointer.exists() else ""
+    if latest.startswith("step_") and latest[5:].isdigit():
+        return [folder for folder in folders if folder.name <= latest]
+    return folders
 
 
 def _point(directory: Path, name: str) -> None:
@@ -126,6 +164,11 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _free_mb(directory: Path) -> float:
+    there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free / 2**20
 
 
 def _prune(directory: Path, keep: int) -> None:

@@ -5,7 +5,8 @@
         +------------- publish: new adapter version, proved <-------------------+
 
 A step counts when the checkpoint pointer has passed it. Killed at any moment, a run goes on
-after its last counted step: later journal lines are cut off and the step is done again.
+after its last counted step: later journal lines are cut off and the step is done again. The
+version that is published after step k is k + 1; version 0 is the adapter that changes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +59,9 @@ class Controller:
     ) -> None:
         self.config, self.run_dir, self.engine, self.adapter = config, run_dir, engine, adapter
         self.task = make_task(config.task)
-        self.policy = Policy(model, config.lora, config.seed)
+        self.policy = Policy(
+            model, config.lora, config.seed, fused=config.fused, precision=config.precision
+        )
         self.trainer = Trainer(self.policy, config)
         self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
         self.sampling = SamplingParams(
@@ -75,20 +79,27 @@ class Controller:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> int:
         """Do the steps that are left. Returns the number of the last finished step."""
-        done = await self._resume()
+        done = saved = await self._resume()
         for step in range(done + 1, self.config.steps):
             if should_stop():
                 break
             report = await self._step(step)
             done = step
+            if (step + 1) % self.config.checkpoint_every == 0:
+                saved = self._save(step)
             if on_step:
                 on_step(report)
+        if saved < done:
+            self._save(done)
         return done
 
     def save_adapter(self) -> Path:
-        """The trained adapter as a PEFT directory."""
-        path = self.run_dir / "adapter"
-        save_peft(self.policy.lora, path, self.config.model)
+        """The trained adapter as a PEFT directory; readers see a whole one or none."""
+        path, temporary = self.run_dir / "adapter", self.run_dir / ".adapter.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_peft(self.policy.lora, temporary, self.config.model)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
         return path
 
     # -- internals ---------------------------------------------------------------
@@ -105,34 +116,30 @@ class Controller:
 
     async def _step(self, step: int) -> StepReport:
         started = time.perf_counter()
-        rollouts = await self._roll_out(step)
+        problems = self.source.batch(step)
+        rollouts = await self._roll_out(step, problems)
         self._journal.append(step, rollouts)
         rolled = time.perf_counter()
         update = await asyncio.to_thread(self.trainer.update, rollouts)
         self._check_agreement(update)
-        proof = await publish(self.engine, self.adapter, self.policy, step + 2, self.canary)
+        proof = await publish(self.engine, self.adapter, self.policy, step + 1, self.canary)
         published = time.perf_counter()
         report = self._report(step, rollouts, update, proof)
         report |= {
             "rollout_s": rolled - started,
             "publish_s": published - rolled - update.metrics["update_s"],
         }
-        self._record(step, rollouts, report)
-        last = step + 1 == self.config.steps
-        if last or (step + 1) % self.config.checkpoint_every == 0:
-            checkpoint.save(
-                self.run_dir / "checkpoints",
-                step,
-                self.trainer,
-                self.digest,
-                self.config.keep_checkpoints,
-            )
+        self._record(step, problems, rollouts, report)
         return StepReport(
             step, {k: float(v) for k, v in report.items() if isinstance(v, float | int)}
         )
 
-    async def _roll_out(self, step: int) -> list[Rollout]:
-        problems = self.source.batch(step)
+    def _save(self, step: int) -> int:
+        directory, keep = self.run_dir / "checkpoints", self.config.keep_checkpoints
+        checkpoint.save(directory, step, self.trainer, self.digest, keep)
+        return step
+
+    async def _roll_out(self, step: int, problems: list[Problem]) -> list[Rollout]:
         jobs = [
             self._episode(problem, step, group, index)
             for group, problem in enumerate(problems)
@@ -184,7 +191,13 @@ class Controller:
             **update.metrics,
         }
 
-    def _record(self, step: int, rollouts: list[Rollout], report: dict[str, object]) -> None:
+    def _record(
+        self,
+        step: int,
+        problems: list[Problem],
+        rollouts: list[Rollout],
+        report: dict[str, object],
+    ) -> None:
         with RecordWriter(self.run_dir / "metrics.jsonl") as metrics:
             metrics.write(report)
         with RecordWriter(self.run_dir / "samples.jsonl") as samples:
@@ -193,12 +206,18 @@ class Controller:
                     {
                         "step": step,
                         "problem_id": rollout.problem_id,
-                        "prompt": rollout.problem_id,
+                        "prompt": _asked(problems[rollout.group]),
                         "text": rollout.text,
+                        "gold": problems[rollout.group].gold,
                         "reward": rollout.reward,
                         "outcome": rollout.outcome,
                     }
                 )
+
+
+def _asked(problem: Problem) -> str:
+    """What the model was told, without the template."""
+    return "\n\n".join(m["content"] for m in problem.messages)
 
 
 def _gold(engine: Engine, problem: Problem) -> list[int]:
@@ -208,10 +227,12 @@ def _gold(engine: Engine, problem: Problem) -> list[int]:
 
 def _cut_steps(path: Path, last: int) -> None:
     """Drop records of steps after `last`; records without a step stay."""
-    if not path.exists():
-        return
-    kept = [r for r in read_records(path) if r.get("step", -1) <= last]
+    records = read_records(path)
+    kept = [r for r in records if r.get("step", -1) <= last]
+    if len(kept) == len(records):
+        return  # a torn tail is cut off by the next writer
     temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)  # of a run that was killed while cutting
     with RecordWriter(temporary) as writer:
         for record in kept:
             writer.write(record)

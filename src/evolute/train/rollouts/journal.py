@@ -1,8 +1,8 @@
 """Append-only journal of rollouts: what was sampled survives whatever happens next.
 
-One JSON line a rollout with its step. A step's lines count only when the checkpoint pointer has
-passed that step; on resume, lines of later steps are cut off and the step is done again. A torn
-last line is cut off as well.
+One JSON line a rollout with its step, in the order of the steps. A step's lines count only when
+the checkpoint pointer has passed that step; on resume the file is cut at the first line of a later
+step, or at a torn one, and the step is done again. Cutting needs no space and no second file.
 """
 
 from __future__ import annotations
@@ -35,26 +35,31 @@ class Journal:
         """Drop lines of steps > `step`, and a torn tail. Returns how many rollouts are left."""
         if not self.path.exists():
             return 0
-        kept = [line for line, record in _lines(self.path) if record["step"] <= step]
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(kept))
-        os.replace(replacement, self.path)
-        return len(kept)
+        count = size = 0
+        for line, record in _lines(self.path):
+            if record["step"] > step:
+                break
+            count, size = count + 1, size + len(line)
+        if size != self.path.stat().st_size:
+            os.truncate(self.path, size)
+        return count
 
     def read(self) -> Iterator[tuple[int, Rollout]]:
         """Every rollout with its step, in order."""
-        for _, record in _lines(self.path):
-            yield record.pop("step"), _rollout(record)
+        if self.path.exists():
+            for _, record in _lines(self.path):
+                yield record.pop("step"), _rollout(record)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open() as file:
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Whole lines with their records; what a kill has torn, and all after it, does not count."""
+    with path.open("rb") as file:
         for line in file:
             try:
                 record = json.loads(line)
             except ValueError:
-                return  # torn by a kill: nothing after it counts
-            if not line.endswith("\n"):
+                return
+            if not line.endswith(b"\n") or not isinstance(record, dict) or "step" not in record:
                 return
             yield line, record
 
