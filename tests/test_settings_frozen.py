@@ -46,6 +46,7 @@ KEYS = (
     "train.optimizer.warmup_steps",
     "train.optimizer.decay",
     "train.optimizer.max_grad_norm",
+    "train.method",
     "train.lora.rank",
     "train.lora.alpha",
     "train.lora.targets",

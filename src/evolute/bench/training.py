@@ -9,15 +9,16 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from evolute.bench.replay import peak_rss_mb
 from evolute.bench.result import BenchResult, digest_of, one_digest, summarize
 from evolute.engine import Engine, EngineConfig
 from evolute.models import LoadedModel, load_model
-from evolute.train import Policy, TrainConfig, Trainer
+from evolute.train import TrainConfig, Trainer, make_policy
 from evolute.types import Outcome, Output, Rollout, SamplingParams, TrainingSample
 
+Precision = Literal["float32", "mixed", "bfloat16"]
 NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 8, 8, 32, 64
 
 
@@ -26,6 +27,7 @@ def run(
     *,
     model: str | LoadedModel = "smollm2-135m",
     config: EngineConfig | None = None,
+    precision: Precision = "float32",
     repeats: int = 3,
 ) -> BenchResult:
     """Seconds of the rollouts and of the update; the first round is thrown away unless `quick`,
@@ -37,9 +39,9 @@ def run(
         prompts_per_step=NUM_PROMPTS // shrink,
         samples_per_prompt=NUM_SAMPLES // shrink,
         max_new_tokens=NEW_TOKENS,
+        precision=precision,
     )
-    policy = Policy(loaded, settings.lora, settings.seed, precision=settings.precision)
-    trainer = Trainer(policy, settings)
+    trainer = Trainer(make_policy(loaded, settings), settings)
     rounds, digests = [], []
     with Engine(loaded, config or EngineConfig()) as engine:
         for _ in range(1 if quick else repeats + 1):
@@ -82,6 +84,8 @@ def _round(
         "update_s": ended - rolled,
         "trained_tokens": float(report.num_tokens),
         "trained_tokens_per_s": report.num_tokens / (ended - rolled),
+        "logprob_abs_diff_mean": report.metrics["logprob_abs_diff_mean"],
+        "mismatch_kl": report.metrics["mismatch_kl"],
         "peak_rss_mb": peak_rss_mb(),
     }
     return figures, digest_of([(str(i), o.token_ids) for i, o in enumerate(outputs)])

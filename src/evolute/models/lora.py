@@ -67,6 +67,14 @@ class LoraWeights:
     def scale(self) -> float:
         return self.config.scale
 
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """Tensors in a fixed order, named LAYER.MODULE.A and LAYER.MODULE.B."""
+        return [
+            (f"{layer}.{module}.{part}", tensor)
+            for (layer, module), pair in self.tensors.items()
+            for part, tensor in zip("AB", pair)
+        ]
+
     def parameters(self) -> list[Tensor]:
         return [tensor for pair in self.tensors.values() for tensor in pair]
 

@@ -4,7 +4,7 @@ from evolute.train.controller import Controller, StepReport
 from evolute.train.policy import Policy
 from evolute.train.settings import AlgorithmConfig, OptimizerConfig, TrainConfig
 from evolute.train.sync import PublishProof, publish
-from evolute.train.trainer import Trainer, UpdateReport
+from evolute.train.trainer import Trainer, UpdateReport, make_policy
 
 __all__ = [
     "AlgorithmConfig",
@@ -16,5 +16,6 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "UpdateReport",
+    "make_policy",
     "publish",
 ]

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evolute.models import LoraWeights
 from evolute.train.trainer import Trainer
 from evolute.types import CheckpointError
 
@@ -106,14 +105,14 @@ def _read(folder: Path) -> _Saved:
 
 def _check_shapes(saved: _Saved, trainer: Trainer) -> None:
     """Before anything of the trainer is changed. Raises KeyError or ValueError."""
-    for name, parameter in _named(trainer.policy.lora):
+    for name, parameter in trainer.policy.named_parameters():
         if saved.tensors[name].shape != parameter.shape:
             raise ValueError(f"{name} has another shape")
 
 
 def _state(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in _named(trainer.policy.lora):
+    for name, parameter in trainer.policy.named_parameters():
         tensors[name] = parameter.detach().clone()
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = torch.as_tensor(value).clone()
@@ -122,21 +121,13 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
 
 def _restore(trainer: Trainer, saved: _Saved) -> None:
     with torch.no_grad():
-        for name, parameter in _named(trainer.policy.lora):
+        for name, parameter in trainer.policy.named_parameters():
             parameter.copy_(saved.tensors[name])
             own = {k.split("/")[1]: v for k, v in saved.tensors.items() if k.startswith(f"{name}/")}
             trainer.optimizer.state.pop(parameter, None)
             if own:
                 trainer.optimizer.state[parameter] = own
     trainer.num_updates = saved.updates
-
-
-def _named(lora: LoraWeights) -> list[tuple[str, Tensor]]:
-    return [
-        (f"{layer}.{module}.{part}", tensor)
-        for (layer, module), pair in lora.tensors.items()
-        for part, tensor in zip("AB", pair)
-    ]
 
 
 def _newest_first(directory: Path) -> list[Path]:

@@ -12,6 +12,7 @@ version that is published after step k is k + 1; version 0 is the adapter that c
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 import shutil
@@ -23,14 +24,13 @@ from pathlib import Path
 
 from evolute.engine import Engine
 from evolute.envs import make_task, run_episode
-from evolute.models import LoadedModel, save_peft
+from evolute.models import LoadedModel, export_model, save_peft
 from evolute.telemetry import RecordWriter, read_records
 from evolute.train import checkpoint
-from evolute.train.policy import Policy
 from evolute.train.rollouts import Journal, ProblemSource
 from evolute.train.settings import TrainConfig
 from evolute.train.sync import PublishProof, publish
-from evolute.train.trainer import Trainer, UpdateReport
+from evolute.train.trainer import Trainer, UpdateReport, make_policy
 from evolute.types import Outcome, Problem, Rollout, SamplingParams, TrainingError
 from evolute.types.settings import to_toml
 
@@ -57,11 +57,10 @@ class Controller:
         engine: Engine,
         adapter: str = "policy",
     ) -> None:
-        self.config, self.run_dir, self.engine, self.adapter = config, run_dir, engine, adapter
+        self.config, self.run_dir, self.engine, self._model = config, run_dir, engine, model
+        self.adapter = adapter if config.method == "lora" else None  # None: the base itself
         self.task = make_task(config.task)
-        self.policy = Policy(
-            model, config.lora, config.seed, fused=config.fused, precision=config.precision
-        )
+        self.policy = make_policy(model, config)
         self.trainer = Trainer(self.policy, config)
         self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
         self.sampling = SamplingParams(
@@ -93,16 +92,25 @@ class Controller:
             self._save(done)
         return done
 
-    def save_adapter(self) -> Path:
-        """The trained adapter as a PEFT directory; readers see a whole one or none."""
-        path, temporary = self.run_dir / "adapter", self.run_dir / ".adapter.tmp"
+    def save_result(self) -> Path:
+        """What was trained as others load it: a PEFT directory `adapter`, or a Hugging Face
+        directory `model`. Readers see a whole one or none."""
+        if self.policy.lora is not None:
+            return self._write(
+                "adapter", partial(save_peft, self.policy.lora, base_model=self.config.model)
+            )
+        trained = dataclasses.replace(self._model, weights=self.policy.base_weights())
+        return self._write("model", partial(export_model, trained))
+
+    # -- internals ---------------------------------------------------------------
+
+    def _write(self, name: str, write: Callable[..., object]) -> Path:
+        path, temporary = self.run_dir / name, self.run_dir / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        save_peft(self.policy.lora, temporary, self.config.model)
+        write(directory=temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
         return path
-
-    # -- internals ---------------------------------------------------------------
 
     async def _resume(self) -> int:
         """Restore the last counted step and bring every file back to it."""

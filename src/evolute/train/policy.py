@@ -1,10 +1,14 @@
-"""The policy being trained: the frozen decoder with a LoRA adapter, and its log-probabilities.
+"""The policy being trained: the decoder, frozen with a LoRA adapter or trained as a whole.
 
-Letters: T packed tokens, N trained tokens, G responses of a group, P prompt tokens, L longest
-response, H query heads, K kv heads, E head width, D model width, V vocabulary.
+    Policy(model, lora, seed)                 lora = None: all weights
+    policy.scores(micro_batch, temperature)   log-probabilities with gradients
+    policy.snapshot()                         a copy to publish or to save
+
+Letters: T packed tokens, N trained tokens, D model width, V vocabulary.
 
 Three savings, all exact: siblings share the computation of their prompt, no more than CHUNK rows
-of logits exist at any time, and the decoder is fused (`fused.py`; `fused = false` turns it off).
+of logits exist at any time, and with an adapter the decoder is fused (`fused.py`; `fused = false`
+turns it off).
 """
 
 from __future__ import annotations
@@ -15,8 +19,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from evolute.models import Attend, Decoder, LoadedModel, LoraConfig, LoraWeights
+from evolute.models import (
+    Attend,
+    Decoder,
+    LoadedModel,
+    LoraConfig,
+    LoraWeights,
+    ModelWeights,
+    causal_attention,
+)
 from evolute.train.fused import FusedDecoder
 from evolute.train.prefix_attention import SharedPrefixAttention
 from evolute.train.rollouts.packing import MicroBatch
@@ -46,12 +59,12 @@ class Scores:
 
 
 class Policy:
-    """Decoder and adapter. The adapter's tensors are the only ones with gradients."""
+    """Decoder and adapter. What `parameters` gives are the only tensors with gradients."""
 
     def __init__(
         self,
         model: LoadedModel,
-        lora: LoraConfig,
+        lora: LoraConfig | None,
         seed: int = 0,
         *,
         fused: bool = True,
@@ -59,33 +72,61 @@ class Policy:
     ) -> None:
         self.decoder = Decoder(model.config)
         self.decoder.load(model.weights)
-        self.decoder.requires_grad_(False)
-        self.lora = LoraWeights.init(lora, model.config, seed)
+        self.decoder.requires_grad_(lora is None)
+        self.lora = LoraWeights.init(lora, model.config, seed) if lora else None
         for parameter in self.parameters():
             parameter.requires_grad_(True)
-        self._fused = FusedDecoder(self.decoder, self.lora, precision) if fused else None
+        self._fused = (
+            FusedDecoder(self.decoder, self.lora, precision) if fused and self.lora else None
+        )
         self._half_head = self.decoder.head_weight.bfloat16() if precision != "float32" else None
 
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """The trained tensors in a fixed order."""
+        if self.lora is None:
+            return list(self.decoder.named_parameters())
+        return self.lora.named_parameters()
+
     def parameters(self) -> list[Tensor]:
-        return self.lora.parameters()
+        return [tensor for _, tensor in self.named_parameters()]
+
+    def snapshot(self) -> LoraWeights | ModelWeights:
+        """A detached copy, which later training does not change."""
+        return self.base_weights() if self.lora is None else self.lora.clone()
+
+    def base_weights(self) -> ModelWeights:
+        """A copy of the decoder's weights, without the adapter."""
+        named = self.decoder.named_parameters()
+        return ModelWeights({name: parameter.detach().clone() for name, parameter in named})
+
+    def logprobs(self, ids: Int[Tensor, " T"]) -> Float[Tensor, " T-1"]:
+        """Of each token of one sequence but the first, at temperature 1, without gradients."""
+        with torch.no_grad():
+            attend = causal_attention([len(ids)], self.decoder.config.sliding_window)
+            delta = self.lora.delta if self.lora else None
+            hidden = self.decoder(ids, torch.arange(len(ids)), attend, delta)
+            logits = hidden[:-1] @ self.decoder.head_weight.T
+            found: Tensor = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+            return found
 
     def scores(self, batch: MicroBatch, temperature: float) -> tuple[TokenBatch, Scores]:
         """Score every trained token of a micro-batch."""
         tokens = to_tensors(batch)
         hidden = self._hidden(tokens, SharedPrefixAttention(batch))
+        trained = hidden[tokens.predicts]
+        head, half = self.decoder.head_weight, self._half_head
+        if head.requires_grad:
+            return tokens, Scores(*_chunked_logprobs(trained, head, tokens.targets, temperature))
         logprobs, entropy = _ChunkedLogprob.apply(  # type: ignore[no-untyped-call]
-            hidden[tokens.predicts],
-            self.decoder.head_weight,
-            self._half_head,
-            tokens.targets,
-            temperature,
+            trained, head, half, tokens.targets, temperature
         )
         return tokens, Scores(logprobs, entropy)
 
     def _hidden(self, tokens: TokenBatch, attend: Attend) -> Float[Tensor, "T D"]:
         if self._fused is not None:
             return self._fused(tokens.token_ids, tokens.positions, attend)
-        hidden: Tensor = self.decoder(tokens.token_ids, tokens.positions, attend, self.lora.delta)
+        delta = self.lora.delta if self.lora else None
+        hidden: Tensor = self.decoder(tokens.token_ids, tokens.positions, attend, delta)
         return hidden
 
 
@@ -118,6 +159,29 @@ def to_tensors(batch: MicroBatch) -> TokenBatch:
         torch.tensor(advantages),
         torch.tensor(numbers),
     )
+
+
+def _chunked_logprobs(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The same for a head in training: a chunk's logits are computed again for its gradients."""
+    parts = [
+        checkpoint(
+            _logprobs, hidden[start : start + CHUNK], head, part, temperature, use_reentrant=False
+        )
+        for start in range(0, len(hidden), CHUNK)
+        for part in (targets[start : start + CHUNK],)
+    ]
+    logprobs, entropies = zip(*parts)
+    return torch.cat(logprobs), torch.cat(entropies).detach()
+
+
+def _logprobs(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    all_logprobs = (hidden @ head.T / temperature).log_softmax(-1)
+    entropy = -(all_logprobs.exp() * all_logprobs).detach().sum(-1)
+    return all_logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
 class _ChunkedLogprob(torch.autograd.Function):

@@ -48,8 +48,8 @@ class TrainConfig:
     model: str = "smollm2-135m"
     task: str = "addition-2"
     seed: int = 0
-    steps: int = 30
-    prompts_per_step: int = 8
+    steps: int = 16
+    prompts_per_step: int = 16
     samples_per_prompt: int = 8
     max_new_tokens: int = 0  # 0: the task's own
     temperature: float = 1.0
@@ -64,6 +64,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    method: Literal["lora", "full"] = "lora"  # full: every weight, published as the base
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -97,7 +98,9 @@ def check_effective(config: TrainConfig) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1.")
     if config.mini_batches > config.prompts_per_step:
         raise ConfigError("mini_batches exceeds prompts_per_step; a group cannot be divided.")
-    if config.precision != "float32" and not config.fused:
-        raise ConfigError(f"precision {config.precision!r} needs fused = true.")
+    if config.precision != "float32" and not (config.fused and config.method == "lora"):
+        raise ConfigError(f"precision {config.precision!r} needs fused = true and method = 'lora'.")
+    if config.method == "full" and config.lora != LoraConfig():
+        raise ConfigError("lora.* do nothing with method 'full'; remove them.")
     if config.temperature <= 0:
         raise ConfigError("temperature must be above 0: greedy siblings are all equal.")

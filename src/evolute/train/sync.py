@@ -1,8 +1,8 @@
 """New weights into the live engine, with proof that they arrived.
 
-    proof = await publish(engine, name, policy, version, canary)
+    proof = await publish(engine, name, policy, version, canary)     name = None: the base weights
 
-Two independent checks: the digest of the adapter as the engine holds it equals the trainer's,
+Two independent checks: the digest of the weights as the engine holds them equals the trainer's,
 and both sides give a canary prompt the same log-probability.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from evolute.engine import Engine
-from evolute.models import causal_attention
+from evolute.models import LoraWeights, ModelWeights
 from evolute.train.policy import Policy
 from evolute.types import GenerateRequest, SamplingParams, TrainingError
 
@@ -31,15 +31,18 @@ class PublishProof:
 
 
 async def publish(
-    engine: Engine, name: str, policy: Policy, version: int, canary: tuple[int, ...]
+    engine: Engine, name: str | None, policy: Policy, version: int, canary: tuple[int, ...]
 ) -> PublishProof:
-    """Load the policy's adapter into the engine. Raises TrainingError when it did not arrive."""
-    weights = policy.lora.clone()
-    info = await asyncio.to_thread(engine.load_adapter, name, weights, version=version)
+    """Load the policy's weights into the engine: the adapter `name`, or without a name the base.
+
+    Raises TrainingError when they did not arrive.
+    """
+    weights = policy.snapshot()
+    held = await asyncio.to_thread(_load, engine, name, weights, version)
     expected = weights.fingerprint()
-    if info.fingerprint != expected:
+    if held != expected:
         raise TrainingError(
-            f"publication {version} of {name!r}: the engine holds {info.fingerprint[:12]}, the "
+            f"publication {version} of {name!r}: the engine holds {held[:12]}, the "
             f"trainer {expected[:12]}. The weights did not arrive; nothing further was done."
         )
     difference = await _canary_difference(engine, name, policy, canary)
@@ -53,20 +56,21 @@ async def publish(
 
 
 async def _canary_difference(
-    engine: Engine, name: str, policy: Policy, canary: tuple[int, ...]
+    engine: Engine, name: str | None, policy: Policy, canary: tuple[int, ...]
 ) -> float:
     sampling = SamplingParams(max_new_tokens=0, prompt_logprobs=True)
     (output,) = await engine.agenerate(GenerateRequest(canary, sampling, name))
     theirs = torch.tensor([x for x in output.prompt_logprobs if x is not None])
-    ours = await asyncio.to_thread(_own_logprobs, policy, canary)
+    ours = await asyncio.to_thread(policy.logprobs, torch.tensor(canary))
     return float((ours - theirs).abs().max())
 
 
-@torch.no_grad()
-def _own_logprobs(policy: Policy, canary: tuple[int, ...]) -> torch.Tensor:
-    ids = torch.tensor(canary)
-    attend = causal_attention([len(ids)], policy.decoder.config.sliding_window)
-    hidden = policy.decoder(ids, torch.arange(len(ids)), attend, policy.lora.delta)
-    logits = hidden[:-1] @ policy.decoder.head_weight.T
-    own: torch.Tensor = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-    return own
+def _load(
+    engine: Engine, name: str | None, weights: LoraWeights | ModelWeights, version: int
+) -> str:
+    """The digest of what the engine holds afterwards."""
+    if isinstance(weights, LoraWeights):
+        if name is None:
+            raise ValueError("an adapter needs a name")
+        return engine.load_adapter(name, weights, version=version).fingerprint
+    return engine.load_weights(weights, version=version)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from evolute.models import LoadedModel
 from evolute.train.algorithms import (
     correction,
     group_advantages,
@@ -28,6 +29,12 @@ from evolute.train.policy import Policy, TokenBatch
 from evolute.train.rollouts.packing import Credited, MicroBatch, pack
 from evolute.train.settings import TrainConfig
 from evolute.types import Outcome, Rollout, TrainingError
+
+
+def make_policy(model: LoadedModel, config: TrainConfig) -> Policy:
+    """The policy that the settings ask for."""
+    lora = config.lora if config.method == "lora" else None
+    return Policy(model, lora, config.seed, fused=config.fused, precision=config.precision)
 
 
 @dataclass(frozen=True, slots=True)
