@@ -59,7 +59,7 @@ class LoopConfig:
     host: str = "127.0.0.1"
     port: int = 0  # 0: any free one
     eval_count: int = 128
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=8))
+    train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(page_size=4))
     tune: TuneSettings = field(default_factory=TuneSettings)
 
@@ -102,7 +102,8 @@ class MainJob:
         await self._phase("train", self._train, controller)
         if self._is_done("train"):
             await controller.run()  # restores and publishes the trained adapter; no step is left
-            trained = await self._phase("trained", self._measure, engine, "trained", ADAPTER)
+            name = controller.adapter
+            trained = await self._phase("trained", self._measure, engine, "trained", name)
             if base and trained:
                 self._difference(base, trained)
             await self._phase("tune", self._tune, engine)
@@ -153,7 +154,7 @@ class MainJob:
             last = await controller.run(show, lambda: self.is_stopping)
         if last + 1 < self.config.train.steps:
             self.is_stopping = True
-        controller.save_adapter()
+        controller.save_result()
         return last
 
     def _difference(self, base: dict[str, bool], trained: dict[str, bool]) -> None:

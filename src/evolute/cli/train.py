@@ -50,7 +50,7 @@ def rl(
 
         controller = Controller(config, directory, model, engine)
         done = asyncio.run(controller.run(show))
-        adapter = controller.save_adapter()
+        adapter = controller.save_result()
     say(f"adapter: {adapter}")
     if json:
         emit({"run_dir": str(directory), "steps": done + 1, "adapter": str(adapter), **last})
