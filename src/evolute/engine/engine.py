@@ -30,6 +30,7 @@ from evolute.engine.loop import EngineLoop
 from evolute.engine.output import Draft
 from evolute.grammar import Grammar
 from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model, load_peft
+from evolute.telemetry import Tracer
 from evolute.types import Delta, GenerateRequest, Output, RequestError, SamplingParams
 from evolute.types.settings import from_mapping
 
@@ -54,7 +55,12 @@ class Engine:
     """A `Backend` on one model. Use it as a context manager, or call `close`."""
 
     def __init__(
-        self, model: str | LoadedModel, config: EngineConfig | None = None, **settings: Any
+        self,
+        model: str | LoadedModel,
+        config: EngineConfig | None = None,
+        *,
+        tracer: Tracer | None = None,
+        **settings: Any,
     ) -> None:
         if config is None:
             config = from_mapping(EngineConfig, settings, "engine.")
@@ -64,7 +70,7 @@ class Engine:
         self.tokenizer, self.model_name = loaded.tokenizer, loaded.name
         self._core = build_core(loaded, config, cores=num_cores())
         self._adapters = AdapterTable(self._core, loaded.config, loaded.weights)
-        self._loop = EngineLoop(self._core, self._adapters.resolve)
+        self._loop = EngineLoop(self._core, self._adapters.resolve, tracer or Tracer(None))
 
     @property
     def is_alive(self) -> bool:

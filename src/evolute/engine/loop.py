@@ -26,6 +26,7 @@ from evolute.engine.metrics import refresh
 from evolute.engine.output import Draft
 from evolute.engine.scheduling import Namespace
 from evolute.grammar import Grammar
+from evolute.telemetry import Tracer
 from evolute.types import BackendError, Delta, FinishReason, GenerateRequest, RequestError
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ COMMAND_TIMEOUT_S = 300.0
 class EngineLoop:
     """Steps a core on its own thread. Methods below `-- on the thread` belong to commands."""
 
-    def __init__(self, core: EngineCore, resolve: Resolve) -> None:
-        self.core = core
+    def __init__(self, core: EngineCore, resolve: Resolve, tracer: Tracer) -> None:
+        self.core, self._tracer = core, tracer
         self.is_paused = self._should_close = False
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
@@ -135,6 +136,7 @@ class EngineLoop:
             future.set_exception(error)
 
     def _step(self) -> None:
+        started, before = self._tracer.now_s(), self.core.counts.computed_tokens
         try:
             events = self.core.step()
         except Exception as error:  # planning failed: those that run are lost, the engine goes on
@@ -142,6 +144,9 @@ class EngineLoop:
             events = self.core.fail_running(f"{type(error).__name__}: {error}")
         self._tell(events)
         refresh(self.core)
+        if self._tracer.is_enabled:
+            tokens = self.core.counts.computed_tokens - before
+            self._tracer.add("engine/step", started, self._tracer.now_s(), tokens=tokens)
 
     def _tell(self, events: list[Event]) -> None:
         unheard: list[Draft] = []

@@ -25,7 +25,7 @@ from pathlib import Path
 from evolute.engine import Engine
 from evolute.envs import make_task, run_episode
 from evolute.models import LoadedModel, export_model, save_peft
-from evolute.telemetry import RecordWriter, read_records
+from evolute.telemetry import RecordWriter, Tracer, read_records
 from evolute.train import checkpoint
 from evolute.train.rollouts import Journal, ProblemSource
 from evolute.train.settings import TrainConfig
@@ -56,8 +56,10 @@ class Controller:
         model: LoadedModel,
         engine: Engine,
         adapter: str = "policy",
+        tracer: Tracer | None = None,
     ) -> None:
         self.config, self.run_dir, self.engine, self._model = config, run_dir, engine, model
+        self._tracer = tracer or Tracer(None)
         self.adapter = adapter if config.method == "lora" else None  # None: the base itself
         self.task = make_task(config.task)
         self.policy = make_policy(model, config)
@@ -123,14 +125,17 @@ class Controller:
         return done
 
     async def _step(self, step: int) -> StepReport:
-        started = time.perf_counter()
+        trace, started = self._tracer, time.perf_counter()
         problems = self.source.batch(step)
-        rollouts = await self._roll_out(step, problems)
-        self._journal.append(step, rollouts)
+        with trace.span("train/rollout", step=step):
+            rollouts = await self._roll_out(step, problems)
+            self._journal.append(step, rollouts)
         rolled = time.perf_counter()
-        update = await asyncio.to_thread(self.trainer.update, rollouts)
+        with trace.span("train/update", step=step):
+            update = await asyncio.to_thread(self.trainer.update, rollouts)
         self._check_agreement(update)
-        proof = await publish(self.engine, self.adapter, self.policy, step + 1, self.canary)
+        with trace.span("train/publish", step=step):
+            proof = await publish(self.engine, self.adapter, self.policy, step + 1, self.canary)
         published = time.perf_counter()
         report = self._report(step, rollouts, update, proof)
         report |= {
@@ -144,7 +149,8 @@ class Controller:
 
     def _save(self, step: int) -> int:
         directory, keep = self.run_dir / "checkpoints", self.config.keep_checkpoints
-        checkpoint.save(directory, step, self.trainer, self.digest, keep)
+        with self._tracer.span("train/checkpoint", step=step):
+            checkpoint.save(directory, step, self.trainer, self.digest, keep)
         return step
 
     async def _roll_out(self, step: int, problems: list[Problem]) -> list[Rollout]:
