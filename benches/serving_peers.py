@@ -6,31 +6,32 @@
 Every measurement is a process of its own, and the sides take turns: A B C, C B A, ... Each makes
 one short warm-up and then the workload once; loading is not counted. `transformers` gets one
 left-padded batch (padding is its waste, not counted as tokens). llama.cpp takes part in `single`
-when `llama_cpp` is installed. Different arithmetic gives different answers, so no digest is
+when `llama_cpp` is found. Different arithmetic gives different answers, so no digest is
 compared. Needs the development packages (`make test` installs them). One JSON object comes out.
+
+llama.cpp reads the embedded model requantised to Q4_0, its fastest form on a CPU, which it makes
+itself; give --llama-python when llama-cpp-python lives in an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from evolute.bench import BenchResult, make_workload, replay
-from evolute.bench.result import summarize
-from evolute.bench.workload import WorkItem
-from evolute.envs.tuning import interval
-
 OURS = ("evolute-quantized", "evolute-float32")
 THEIRS = ("transformers-bfloat16", "transformers-float32")
 VOCAB_SIZE = 49152
+Item = dict[str, Any]  # prompt, max_new_tokens
 TIMEOUT_S = 1800
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -38,13 +39,16 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def main() -> None:
     options = _options()
     if options.worker:
-        items = make_workload(options.workload[0], VOCAB_SIZE, scale=options.scale)
+        items = json.loads(Path(options.items).read_text())
         print(json.dumps(_measure(options.worker, items, options.threads)))
         return
+    from evolute.bench import BenchResult
+
     found: dict[str, Any] = {}
     for workload in options.workload:
         peers = list(options.peer or [*OURS, *THEIRS])
-        if workload == "single" and importlib.util.find_spec("llama_cpp") and not options.peer:
+        has_llama = options.llama_python or importlib.util.find_spec("llama_cpp")
+        if workload == "single" and has_llama and not options.peer:
             peers.append("llama_cpp")
         found[workload] = _compare(workload, peers, options)
     first = next(iter(found.values()))
@@ -56,21 +60,26 @@ def main() -> None:
 # -- the sides ---------------------------------------------------------------
 
 
-def _measure(peer: str, items: list[WorkItem], threads: int) -> dict[str, float]:
+def _measure(peer: str, items: list[Item], threads: int) -> dict[str, float]:
     kind, _, precision = peer.partition("-")
     measure = {"evolute": _evolute, "transformers": _transformers, "llama_cpp": _llama_cpp}[kind]
     return measure(items, precision, threads)
 
 
-def _evolute(items: list[WorkItem], precision: str, threads: int) -> dict[str, float]:
+def _evolute(items: list[Item], precision: str, threads: int) -> dict[str, float]:
+    from evolute.bench import replay
+    from evolute.bench.workload import WorkItem
     from evolute.engine import EngineConfig
 
     config = EngineConfig(precision=precision, num_threads=threads)  # type: ignore[arg-type]
-    figures = replay("smollm2-135m", items, config).figures
+    work = [
+        WorkItem(str(i), tuple(one["prompt"]), one["max_new_tokens"]) for i, one in enumerate(items)
+    ]
+    figures = replay("smollm2-135m", work, config).figures
     return {name: figures[name] for name in ("seconds", "output_tokens_per_s", "peak_rss_mb")}
 
 
-def _transformers(items: list[WorkItem], precision: str, threads: int) -> dict[str, float]:
+def _transformers(items: list[Item], precision: str, threads: int) -> dict[str, float]:
     import torch
     import transformers
 
@@ -80,13 +89,13 @@ def _transformers(items: list[WorkItem], precision: str, threads: int) -> dict[s
         str(_model_file().parent), gguf_file=GGUF, dtype=getattr(torch, precision)
     ).eval()
     model.generation_config.eos_token_id = None  # everybody makes all tokens
-    longest = max(len(item.prompt) for item in items)
-    new = items[0].max_new_tokens
+    longest = max(len(item["prompt"]) for item in items)
+    new = items[0]["max_new_tokens"]
     ids = torch.zeros(len(items), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, item in enumerate(items):
-        ids[row, longest - len(item.prompt) :] = torch.tensor(item.prompt)
-        mask[row, longest - len(item.prompt) :] = 1
+        ids[row, longest - len(item["prompt"]) :] = torch.tensor(item["prompt"])
+        mask[row, longest - len(item["prompt"]) :] = 1
 
     def generate(rows: int, num_new: int) -> int:
         with torch.inference_mode():
@@ -108,30 +117,37 @@ def _transformers(items: list[WorkItem], precision: str, threads: int) -> dict[s
     return _figures(seconds, len(items) * new)
 
 
-def _llama_cpp(items: list[WorkItem], precision: str, threads: int) -> dict[str, float]:
+def _llama_cpp(items: list[Item], precision: str, threads: int) -> dict[str, float]:
     import llama_cpp
 
     (item,) = items
-    model = llama_cpp.Llama(str(_model_file()), n_ctx=1024, n_threads=threads, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/q4_0.gguf"
+        wanted = llama_cpp.llama_model_quantize_default_params()
+        wanted.ftype, wanted.allow_requantize = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, True
+        source = os.environ["EVOLUTE_GGUF"].encode()
+        if llama_cpp.llama_model_quantize(source, file.encode(), ctypes.byref(wanted)):
+            sys.exit("llama.cpp could not requantise the model")
+        model = llama_cpp.Llama(file, n_ctx=1024, n_threads=threads, verbose=False)
 
     def generate(num_new: int) -> int:
-        tokens = model.generate(list(item.prompt), temp=0.0, reset=True)
+        tokens = model.generate(item["prompt"], temp=0.0, reset=True)
         return sum(1 for _, _ in zip(range(num_new), tokens))
 
     generate(2)
     model.reset()
     started = time.perf_counter()
-    made = generate(item.max_new_tokens)
+    made = generate(item["max_new_tokens"])
     return _figures(time.perf_counter() - started, made)
 
 
 def _figures(seconds: float, made: int) -> dict[str, float]:
-    from evolute.bench.replay import peak_rss_mb
+    import resource
 
     return {
         "seconds": seconds,
         "output_tokens_per_s": made / seconds,
-        "peak_rss_mb": peak_rss_mb(),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
@@ -146,10 +162,15 @@ def _model_file() -> Path:
 
 
 def _compare(workload: str, peers: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    from evolute.bench import make_workload
+    from evolute.bench.result import summarize
+
+    items = make_workload(workload, VOCAB_SIZE, scale=options.scale)
+    work = [{"prompt": list(i.prompt), "max_new_tokens": i.max_new_tokens} for i in items]
     rounds: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     for number in range(options.rounds):
         for peer in peers if number % 2 == 0 else peers[::-1]:
-            figures = _in_process(peer, workload, options)
+            figures = _in_process(peer, work, options)
             rounds[peer].append(figures)
             text = f"{workload} round {number + 1} {peer}: {figures['output_tokens_per_s']:.1f}"
             print(f"{text} output tokens/s", file=sys.stderr, flush=True)
@@ -161,13 +182,18 @@ def _compare(workload: str, peers: list[str], options: argparse.Namespace) -> di
     return {"n": options.rounds, "peers": figures_by_peer, "ratios": _ratios(speeds)}
 
 
-def _in_process(peer: str, workload: str, options: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--worker", peer, "--workload", workload]
-    command += ["--scale", str(options.scale), "--threads", str(options.threads)]
-    threads = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, **threads}
-    )
+def _in_process(peer: str, work: list[Item], options: argparse.Namespace) -> dict[str, float]:
+    own = options.llama_python if peer == "llama_cpp" else None
+    given = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    given |= {"EVOLUTE_GGUF": str(_model_file())}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(work, file)
+        file.flush()
+        command = [own or sys.executable, __file__, "--worker", peer, "--items", file.name]
+        command += ["--threads", str(options.threads)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, **given}
+        )
     if done.returncode:
         sys.exit(f"{peer} on {workload} failed:\n{done.stderr[-2000:]}")
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -176,6 +202,8 @@ def _in_process(peer: str, workload: str, options: argparse.Namespace) -> dict[s
 
 def _ratios(speeds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Each of ours over each of theirs, pair by pair; the interval needs two rounds."""
+    from evolute.envs.tuning import interval
+
     ratios = {}
     for ours, a in speeds.items():
         for theirs, b in speeds.items():
@@ -197,7 +225,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, choices=range(1, 11), metavar="1-10")
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks requests and tokens")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--llama-python", help="the interpreter that has llama-cpp-python")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--items", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
