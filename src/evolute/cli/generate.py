@@ -25,13 +25,13 @@ def generate(
 ) -> None:
     """Complete one prompt and print the text."""
     from evolute.engine import Engine, EngineConfig
-    from evolute.types import SamplingParams
+    from evolute.types import Message, SamplingParams
 
     sampling = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     with Engine(model, settings(EngineConfig, [], set_)) as engine:
         if adapter:
             engine.load_adapter("adapter", adapter)
-        text = [{"role": "user", "content": prompt}]
+        text: list[Message] = [{"role": "user", "content": prompt}]
         ids = engine.tokenizer.chat(text) if chat else engine.tokenizer.encode(prompt)
         (output,) = engine.generate([ids], sampling, adapter="adapter" if adapter else None)
     if json:
