@@ -7,6 +7,7 @@ KEYS = (
     "host",
     "port",
     "eval_count",
+    "trace",
     "train.model",
     "train.task",
     "train.seed",

@@ -49,8 +49,10 @@ def make_workload(
 
 
 def save_workload(items: Sequence[WorkItem], path: Path) -> None:
-    """Write the requests in order; replaces the file."""
-    path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+    """Write the requests in order; replaces the file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+    temporary.replace(path)
 
 
 def load_workload(path: Path) -> list[WorkItem]:

@@ -40,15 +40,18 @@ async def evaluate(
     split: str = "heldout",
     adapter: str | None = None,
     temperature: float = 0.0,
+    max_new_tokens: int = 0,
     concurrency: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Accuracy:
-    """Answer `count` problems once each; `on_progress` is told how many are done.
+    """Answer `count` problems once each; `on_progress` is told how many are done. An answer may
+    have `max_new_tokens` tokens, 0: as many as the task says.
 
     RequestError (settings that cannot work) and cancellation end all episodes.
     """
     problems = task.problems(split, count, seed)
-    sampling = SamplingParams(max_new_tokens=task.max_new_tokens, temperature=temperature)
+    length = max_new_tokens or task.max_new_tokens
+    sampling = SamplingParams(max_new_tokens=length, temperature=temperature)
     gate = asyncio.Semaphore(concurrency)
     done = 0
 

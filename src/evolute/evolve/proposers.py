@@ -29,10 +29,11 @@ class RandomProposer:
     name = "random"
 
     def __init__(self, seed: int = 0) -> None:
-        self._source = random.Random(seed)
+        self._seed = seed
 
     async def propose(self, space: Space, history: Sequence[Trial]) -> Change:
-        return space.sample(self._source)
+        # by the number of the trial, so that a resumed search goes on where it was
+        return space.sample(random.Random(f"{self._seed}/{len(history)}"))
 
 
 class ScriptedProposer:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from evolute.envs.tuning.space import Change
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 REPLAY = (sys.executable, "-m", "evolute.cli.main", "bench", "replay")
 
 
@@ -51,6 +55,7 @@ class SubprocessRunner:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_death_with_parent(),
         )
         try:
             out, err = await asyncio.wait_for(process.communicate(), self.timeout_s)
@@ -64,6 +69,14 @@ class SubprocessRunner:
             last = err.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             return Measurement(error=f"exit code {process.returncode}: {last[0][:300]}")
         return _parse(out.decode(errors="replace"))
+
+
+def _death_with_parent() -> Callable[[], object] | None:
+    """What a trial does first. On Linux the kernel then kills it when its parent is gone, however
+    that ended. The library is looked up here: after a fork little may be done."""
+    if sys.platform != "linux":
+        return None
+    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _parse(text: str) -> Measurement:
