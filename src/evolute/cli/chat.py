@@ -10,7 +10,7 @@ import typer
 from evolute.cli.options import Model, Set, say, settings
 from evolute.types import Message
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import typer
 
 from evolute.cli.options import Json, emit
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 OPTIONAL = {"ray": "more than one machine", "triton": "GPU kernels", "peft": "comparison tests"}
 
 

@@ -9,7 +9,7 @@ import typer
 
 from evolute.cli.options import Json, Model, Set, emit, settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(name="eval")

@@ -12,7 +12,7 @@ import typer
 
 from evolute.cli.options import Json, PrintConfig, Set, emit, say, settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -29,6 +29,7 @@ def loop(
     Settings are those of --print-config, e.g. --set train.task=addition-3 --set train.steps=20.
     Ctrl-C stops after the step in progress; --resume NAME goes on from there.
     """
+    from evolute.cli import run_state
     from evolute.cli.main_job import LoopConfig, MainJob
     from evolute.types import ConfigError
     from evolute.types.settings import to_toml
@@ -37,14 +38,11 @@ def loop(
     runs = Path("runs")
     if resume and (name or set_ or config):
         raise ConfigError("--resume goes on with the run's own settings; drop the other options.")
-    files = [runs / resume / "config.toml"] if resume else config or []
+    files = [run_state.find(runs, resume) / "config.toml"] if resume else config or []
     chosen = settings(LoopConfig, files, set_, print_config=print_config)
     run_dir = runs / (resume or name or time.strftime("%Y%m%d-%H%M%S"))
     if not resume:
-        if run_dir.exists():
-            raise ConfigError(f"{run_dir} exists; use --resume {run_dir.name} or another --name.")
-        run_dir.mkdir(parents=True)
-        (run_dir / "config.toml").write_text(to_toml(chosen))
+        run_state.create(run_dir, to_toml(chosen))
     job = MainJob(chosen, run_dir, say)
     _stop_on_signal(job)
     report = job.run()

@@ -2,28 +2,29 @@
 
     serve -> measure base -> model loop -> measure trained -> system loop -> report
 
-Each finished phase is noted in state.json; a resumed run skips what is done. Training resumes
-inside its phase from the checkpoint pointer, tuning from the ledger.
+Each finished phase is noted in state.json (`run_state.py`); a resumed run skips what is done.
+Training resumes inside its phase from the checkpoint pointer, tuning from the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evolute.bench import WorkItem, save_workload
 from evolute.cli.availability import Poller
+from evolute.cli.run_state import Record, RunState
 from evolute.dashboard import write_report
 from evolute.engine import Engine, EngineConfig
-from evolute.envs import Accuracy, evaluate, paired_difference
-from evolute.envs.tuning import Judge, SubprocessRunner, engine_space
+from evolute.envs import Accuracy, evaluate, make_task, paired_difference
+from evolute.envs.tuning import MAX_PAIRS, Judge, SubprocessRunner, engine_space
 from evolute.evolve import (
     Ledger,
     ModelProposer,
@@ -32,9 +33,9 @@ from evolute.evolve import (
     RandomProposer,
     tune,
 )
-from evolute.models import load_model
+from evolute.models import LoadedModel, load_model
 from evolute.server import create_app, serve_in_thread
-from evolute.telemetry import RecordWriter, progress
+from evolute.telemetry import Tracer, progress
 from evolute.train import Controller, StepReport, TrainConfig
 from evolute.train.rollouts import Journal
 from evolute.types import ConfigError
@@ -51,6 +52,14 @@ class TuneSettings:
     pairs: int = 3
     requests: int = 32
 
+    def __post_init__(self) -> None:
+        if self.trials < 0:
+            raise ConfigError(f"tune.trials is {self.trials}; it must be at least 0.")
+        if not 2 <= self.pairs <= MAX_PAIRS:
+            raise ConfigError(f"tune.pairs is {self.pairs}; it must lie between 2 and {MAX_PAIRS}.")
+        if self.requests < 1:
+            raise ConfigError(f"tune.requests is {self.requests}; it must be at least 1.")
+
 
 @dataclass(frozen=True, slots=True)
 class LoopConfig:
@@ -59,6 +68,7 @@ class LoopConfig:
     host: str = "127.0.0.1"
     port: int = 0  # 0: any free one
     eval_count: int = 128
+    trace: bool = True  # spans of every step, for `evolute trace`
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(page_size=4))
     tune: TuneSettings = field(default_factory=TuneSettings)
@@ -68,109 +78,117 @@ class LoopConfig:
             raise ConfigError(f"eval_count is {self.eval_count}; it must be at least 1.")
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a phase gives: plain values for the phases after it, and records for the report."""
+
+    result: Any
+    records: Sequence[Record] = ()
+
+
 class MainJob:
     """One run of the main job. `say` is told what people want to know."""
 
     def __init__(self, config: LoopConfig, run_dir: Path, say: Callable[[str], None]) -> None:
         self.config, self.run_dir, self.say = config, run_dir, say
         self.is_stopping = False
-        self._state_file = run_dir / "state.json"
-        self._done: dict[str, Any] = (
-            json.loads(self._state_file.read_text()) if self._state_file.exists() else {}
-        )
+        self._state = RunState(run_dir)
+        self._task = make_task(config.train.task)
+        self._tracer = Tracer(run_dir / "trace.jsonl" if config.trace else None)
 
     def run(self) -> Path:
-        """Everything that is left to do; returns the report."""
-        model = load_model(self.config.train.model)
-        with Engine(model, self.config.engine) as engine:
-            app = create_app(engine, served_names=[model.name])
-            with serve_in_thread(app, self.config.host, self.config.port) as server:
-                self.say(f"serving {model.name} at {server.url}")
-                with Poller(server.url) as poller:
-                    asyncio.run(self._phases(engine, model))
-                seen = dataclasses.asdict(poller.seen)
-                self._record({"kind": "poll", **seen})
-        report = write_report(self.run_dir)
+        """Everything that is left to do; returns the report. Raises ConfigError when another
+        process is at it."""
+        with self._state:
+            if not self._state.is_done("tune"):
+                self._work()
+                self._tracer.close()
+            report = write_report(self.run_dir)
         self.say(f"report: {report}")
         return report
 
     # -- phases ------------------------------------------------------------------
 
-    async def _phases(self, engine: Engine, model: Any) -> None:
-        controller = Controller(self.config.train, self.run_dir, model, engine, ADAPTER)
-        base = await self._phase("base", self._measure, engine, "base", None)
-        await self._phase("train", self._train, controller)
-        if self._is_done("train"):
-            await controller.run()  # restores and publishes the trained adapter; no step is left
-            name = controller.adapter
-            trained = await self._phase("trained", self._measure, engine, "trained", name)
-            if base and trained:
-                self._difference(base, trained)
-            await self._phase("tune", self._tune, engine)
+    def _work(self) -> None:
+        model = load_model(self.config.train.model)
+        with Engine(model, self.config.engine, tracer=self._tracer) as engine:
+            app = create_app(engine, served_names=[model.name])
+            with serve_in_thread(app, self.config.host, self.config.port) as server:
+                self.say(f"serving {model.name} at {server.url}")
+                with Poller(server.url) as poller:
+                    asyncio.run(self._phases(engine, model, poller))
 
-    async def _phase(self, name: str, work: Callable[..., Any], *args: Any) -> Any:
-        """Do a phase unless it is done; remember its result."""
+    async def _phases(self, engine: Engine, model: LoadedModel, poller: Poller) -> None:
+        train = self.config.train
+        controller = Controller(train, self.run_dir, model, engine, ADAPTER, self._tracer)
+        trained = partial(self._measure, engine, "trained", controller.adapter)
+        todo: list[tuple[str, Callable[[], Awaitable[Finished | None]]]] = [
+            ("base", partial(self._measure, engine, "base", None)),
+            ("train", partial(self._train, controller)),
+            ("trained", trained),
+            ("difference", self._difference),
+            ("tune", partial(self._tune, engine)),
+        ]
+        for name, work in todo:
+            if self._state.is_done(name):
+                if name == "train":  # restores and publishes what was trained; no step is left
+                    await controller.run()
+            elif not await self._phase(name, work, poller):
+                return
+
+    async def _phase(
+        self, name: str, work: Callable[[], Awaitable[Finished | None]], poller: Poller
+    ) -> bool:
+        """Do a phase and note it; False when the run was stopped before its end."""
         if self.is_stopping:
-            return None
-        if name not in self._done:
-            started = time.perf_counter()
-            result = await work(*args)
-            if self.is_stopping:
-                return None
-            self._done[name] = result
-            self._save_state()
-            seconds = time.perf_counter() - started
-            self._record({"kind": "phase", "name": name, "seconds": seconds})
-        return self._done[name]
+            return False
+        started = time.perf_counter()
+        with self._tracer.span(f"loop/{name}"):
+            finished = await work()
+        if finished is None:
+            return False
+        seconds = time.perf_counter() - started
+        records = [
+            *finished.records,
+            {"kind": "phase", "name": name, "seconds": seconds},
+            {"kind": "poll", "during": name, **dataclasses.asdict(poller.take())},
+        ]
+        self._state.finish(name, finished.result, records)
+        return True
 
-    def _is_done(self, name: str) -> bool:
-        return name in self._done
-
-    async def _measure(self, engine: Engine, name: str, adapter: str | None) -> dict[str, bool]:
-        from evolute.envs import make_task
-
-        task = make_task(self.config.train.task)
+    async def _measure(self, engine: Engine, name: str, adapter: str | None) -> Finished:
         with progress(f"eval {name}", self.config.eval_count) as bar:
             accuracy: Accuracy = await evaluate(
-                task,
+                self._task,
                 engine,
                 count=self.config.eval_count,
                 adapter=adapter,
+                max_new_tokens=self.config.train.max_new_tokens,
                 on_progress=bar.advance,
             )
         mean, low, high = dataclasses.astuple(accuracy.interval)
-        self._record(
-            {"kind": "eval", "name": name, "mean": mean, "low": low, "high": high, "n": accuracy.n}
-        )
         self.say(f"accuracy, {name}: {mean:.1%} (95 % interval {low:.1%} to {high:.1%})")
-        return accuracy.correct_by_problem
+        record = {"kind": "eval", "name": name, "mean": mean, "low": low, "high": high}
+        return Finished(accuracy.correct_by_problem, [{**record, "n": accuracy.n}])
 
-    async def _train(self, controller: Controller) -> int:
+    async def _train(self, controller: Controller) -> Finished | None:
         with progress("train", self.config.train.steps) as bar:
 
             def show(report: StepReport) -> None:
                 bar.advance(report.step + 1, f"accuracy {report.metrics['accuracy_mean']:.2f}")
 
             last = await controller.run(show, lambda: self.is_stopping)
-        if last + 1 < self.config.train.steps:
-            self.is_stopping = True
         controller.save_result()
-        return last
+        return Finished(last) if last + 1 == self.config.train.steps else None
 
-    def _difference(self, base: dict[str, bool], trained: dict[str, bool]) -> None:
-        if self._is_done("difference"):
-            return
-        gain = paired_difference(base, trained)
-        self._record({"kind": "difference", **dataclasses.asdict(gain)})
-        self._done["difference"] = True
-        self._save_state()
+    async def _difference(self) -> Finished:
+        gain = paired_difference(self._state.result("base"), self._state.result("trained"))
         self.say(f"gain: {gain.mean:+.1%} (95 % interval {gain.low:+.1%} to {gain.high:+.1%})")
+        return Finished(True, [{"kind": "difference", **dataclasses.asdict(gain)}])
 
-    async def _tune(self, engine: Engine) -> dict[str, Any]:
-        workload = self.run_dir / "workload.jsonl"
-        if not workload.exists():
-            save_workload(self._traffic(), workload)
+    async def _tune(self, engine: Engine) -> Finished | None:
         base = dataclasses.asdict(self.config.engine)
+        workload = self._workload()
         runner = SubprocessRunner(self.config.train.model, workload, base)
         judge = Judge(runner, workload, pairs=self.config.tune.pairs)
         seed = self.config.train.seed
@@ -189,15 +207,32 @@ class MainJob:
                 on_trial=lambda t: bar.advance(t.id, f"{t.verdict}: {t.why}"),
                 should_stop=lambda: self.is_stopping,
             )
-        if report.best:
-            live = {name: value for name, value in report.best.items() if name in LIVE}
+        if self.is_stopping:
+            return None
+        best = dict(report.best or {})
+        live = {name: value for name, value in best.items() if name in LIVE}
+        if live:
             engine.apply_settings(**live)
+        restart = {name: value for name, value in best.items() if name not in LIVE}
         ratio = dataclasses.asdict(report.ratio) if report.ratio else None
-        self._record({"kind": "throughput", "ratio": ratio, "best": report.best, "why": report.why})
         self.say(f"tuning: {report.best or 'the settings in force stay'} ({report.why})")
-        return {"best": report.best}
+        if restart:
+            lines = " ".join(f"--set engine.{name}={_toml(v)}" for name, v in restart.items())
+            self.say(f"in force after a restart only: evolute loop {lines}")
+        figures = {"ratio": ratio, "best": report.best, "why": report.why}
+        record = {"kind": "throughput", **figures, "applied": live, "needs_restart": restart}
+        return Finished({"best": report.best}, [record])
 
     # -- files -------------------------------------------------------------------
+
+    def _workload(self) -> Path:
+        """The run's traffic in a file, whole or not there, since the judge's digest covers it."""
+        path = self.run_dir / "workload.jsonl"
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            save_workload(self._traffic(), temporary)
+            os.replace(temporary, path)
+        return path
 
     def _traffic(self) -> list[WorkItem]:
         """The last rollouts of the run, as requests."""
@@ -210,11 +245,6 @@ class MainJob:
             for s in r.samples[:1]
         ]
 
-    def _record(self, record: dict[str, Any]) -> None:
-        with RecordWriter(self.run_dir / "metrics.jsonl") as metrics:
-            metrics.write(record)
 
-    def _save_state(self) -> None:
-        temporary = self._state_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._done))
-        os.replace(temporary, self._state_file)
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -51,7 +51,7 @@ def find(runs: Path, name: str) -> Path:
             f"{run_dir} has no config.toml, so its settings are unknown; put the file back, or "
             "start anew with another --name."
         )
-    known = [path.parent.name for path in runs.glob("*/config.toml")]
+    known = [path.parent.name for path in runs.glob("[!.]*/config.toml")]
     near = nearest(name, known) if known else f"There are no runs in {runs.absolute()}."
     raise ConfigError(f"no run {name!r}: {run_dir} does not exist. {near}")
 
@@ -98,11 +98,16 @@ class RunState:
         self._pay()
 
     def _pay(self) -> None:
-        """Write the records that finished phases owe; what stands there already is left."""
+        """Write the records that finished phases owe; what stands there already is left, and what
+        stands there of a phase that is not done goes."""
         path = self._dir / "metrics.jsonl"
-        written = {json.dumps(r, sort_keys=True) for r in read_records(path) if "phase" in r}
+        records = read_records(path)
+        kept = [r for r in records if r.get("phase", "") in ("", *self._phases)]
+        written = {json.dumps(r, sort_keys=True) for r in kept if "phase" in r}
         owed = [r for phase in self._phases.values() for r in phase["records"]]
         missing = [r for r in owed if json.dumps(r, sort_keys=True) not in written]
+        if len(kept) < len(records):
+            _replace(path, kept)
         if missing:
             with RecordWriter(path) as metrics:
                 for record in missing:
@@ -123,6 +128,15 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
             f"{file} is damaged ({error!r}). Delete it and resume: finished phases are measured "
             "again, while training goes on from its checkpoints and tuning from its ledger."
         ) from error
+
+
+def _replace(path: Path, records: Sequence[Record]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with RecordWriter(temporary) as writer:
+        for record in records:
+            writer.write(dict(record))
+    os.replace(temporary, path)
 
 
 def _lock(run_dir: Path) -> IO[str]:

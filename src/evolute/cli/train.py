@@ -12,7 +12,7 @@ import typer
 
 from evolute.cli.options import Json, PrintConfig, Set, emit, say, settings
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

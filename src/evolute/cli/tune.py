@@ -11,7 +11,7 @@ import typer
 
 from evolute.cli.options import Json, Model, Set, emit, say, settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 METHODS = ("random", "optuna", "model")
 
 

@@ -48,13 +48,13 @@ def ratio_text(value: Interval) -> str:
 
 
 def availability(run: Run) -> str:
-    """What a user saw who asked once a second through all of it."""
+    """What a user saw who asked once a second, in the process that finished each phase."""
     polls = run.records_by_kind.get("poll", ())
     if not polls:
         return section("Users meanwhile", note("Nobody asked, or the run was killed."))
     rows: list[list[Cell]] = [
         [
-            i + 1,
+            p.get("during") or i + 1,
             p.get("requests"),
             p.get("errors"),
             number(p.get("max_gap_s"), ".1f"),
@@ -68,7 +68,7 @@ def availability(run: Run) -> str:
         if fine
         else f'<b class="bad">Errors, or gaps above {MAX_GAP_S:g} s.</b>'
     )
-    head = ["process", "requests", "errors", "longest gap (s)", "last error"]
+    head = ["phase", "requests", "errors", "longest gap (s)", "last error"]
     return section("Users meanwhile", f"<p>{word}</p>", table(head, rows))
 
 

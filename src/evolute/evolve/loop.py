@@ -58,7 +58,10 @@ async def tune(
             best, best_id = {**best, **change}, trial.id
         if on_trial:
             on_trial(trial)
-    return await _confirm(judge, best, len(ledger.of_judge(judge.digest)) - 1)
+    num_trials = len(ledger.of_judge(judge.digest)) - 1
+    if should_stop():
+        return TuneReport(None, None, num_trials, "stopped; the ledger keeps what was tried")
+    return await _confirm(judge, best, num_trials)
 
 
 # -- internals ---------------------------------------------------------------

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from evolute.envs.tuning.space import Change
 from evolute.envs.tuning.trial import Measurement, Runner
+from evolute.types import ConfigError
 
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+MAX_PAIRS = max(T95)
 HOPELESS = 0.9  # a first ratio below this is not measured again
 
 
@@ -53,8 +55,8 @@ class Judge:
     def __init__(
         self, runner: Runner, workload: Path, *, pairs: int = 3, margin: float = 0.03
     ) -> None:
-        if not 2 <= pairs <= max(T95):
-            raise ValueError(f"pairs is {pairs}; it must lie between 2 and {max(T95)}")
+        if not 2 <= pairs <= MAX_PAIRS:
+            raise ConfigError(f"pairs is {pairs}; it must lie between 2 and {MAX_PAIRS}.")
         self._runner, self._pairs, self._margin = runner, pairs, margin
         source = inspect.getsource(sys.modules[__name__]).encode()
         self.digest = hashlib.sha256(source + workload.read_bytes()).hexdigest()[:16]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import signal
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from evolute.envs.tuning.space import Change
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 REPLAY = (sys.executable, "-m", "evolute.cli.main", "bench", "replay")
+# Asks the kernel to be killed with its parent, then becomes the command: a trial must not go on
+# using the machine after the run was killed.
+BOUND = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,12 @@ class SubprocessRunner:
 
     async def measure(self, change: Change) -> Measurement:
         settings = [f"--set={name}={value}" for name, value in {**self.base, **change}.items()]
-        arguments = [*self.command, f"--model={self.model}", f"--workload={self.workload}"]
+        arguments = [
+            *_bound(),
+            *self.command,
+            f"--model={self.model}",
+            f"--workload={self.workload}",
+        ]
         process = await asyncio.create_subprocess_exec(
             *arguments,
             *settings,
@@ -55,7 +66,6 @@ class SubprocessRunner:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            preexec_fn=_death_with_parent(),
         )
         try:
             out, err = await asyncio.wait_for(process.communicate(), self.timeout_s)
@@ -71,12 +81,11 @@ class SubprocessRunner:
         return _parse(out.decode(errors="replace"))
 
 
-def _death_with_parent() -> Callable[[], object] | None:
-    """What a trial does first. On Linux the kernel then kills it when its parent is gone, however
-    that ended. The library is looked up here: after a fork little may be done."""
+def _bound() -> list[str]:
+    """Words before a command that bind its life to ours; Linux only."""
     if sys.platform != "linux":
-        return None
-    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
+        return []
+    return [sys.executable, "-I", "-S", "-c", BOUND, str(os.getpid())]
 
 
 def _parse(text: str) -> Measurement:
