@@ -3,7 +3,7 @@
     block_linear(x, weight, bias)
 
 Twin of `evolute.kernels.reference.block_linear`. Unlike the CPU kernels it does not round
-activations: a GPU multiplies halves as fast as it can read codes. Tiles have one height for all
+activations: few rows leave a GPU's matrix units waiting for codes. Tiles have one height for all
 batches, so a row's result does not depend on the rows beside it.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
