@@ -12,13 +12,23 @@ from pathlib import Path
 import pytest
 
 LOOP = [sys.executable, "-m", "evolute.cli.main", "loop"]
-STEPS, TRIALS = 12, 2
-CONFIG = f"""
+STEPS, TRIALS = 8, 1
+CONFIG = """
 eval_count = 8
-train = {{ model = "tiny", task = "addition-1", steps = {STEPS}, prompts_per_step = 4 }}
-tune = {{ trials = {TRIALS}, pairs = 2, requests = 8 }}
+train = {{ model = "tiny", task = "addition-1", steps = {steps}, prompts_per_step = 4 }}
+tune = {{ trials = {trials}, pairs = 2, requests = 4 }}
 engine = {{ page_size = 4 }}
 """
+MOMENTS = (  # files of the run: a kill comes within so many seconds after one of them changed
+    ("checkpoints/.*", 0.02),  # within the writing of a checkpoint
+    ("rollouts.jsonl", 0.2),  # update, publication, records
+    ("ledger.jsonl", 3.0),  # a trial
+    ("*", 4.0),  # loading
+    ("checkpoints/*", 0.02),  # the pointer, and old ones that are deleted
+    ("state.json", 0.05),  # the end of a phase, its records
+    ("metrics.jsonl", 0.1),
+    ("workload.*", 0.02),
+)
 ONCE = ("eval base", "eval trained", "difference", "throughput")
 ONCE += tuple(f"phase {name}" for name in ("base", "train", "trained", "difference", "tune"))
 
@@ -31,8 +41,8 @@ def start(folder, *arguments):
     )  # fmt: skip
 
 
-def first(folder):
-    (folder / "c.toml").write_text(CONFIG)
+def first(folder, trials=TRIALS):
+    (folder / "c.toml").write_text(CONFIG.format(steps=STEPS, trials=trials))
     return ("--name", "run", "--config", "c.toml")
 
 
@@ -41,15 +51,12 @@ def again(folder):
     return ("--resume", "run") if (folder / "runs" / "run").exists() else first(folder)
 
 
-def kill_at_random(process, dice):
-    """While it loads (one in four), or within seconds of its server's start."""
-    if dice.random() < 0.25:
-        time.sleep(dice.uniform(0.0, 3.0))
-    else:
-        for line in process.stderr:
-            if line.startswith("serving"):
-                break
-        time.sleep(dice.uniform(0.0, 3.0))
+def kill_after(process, run, pattern, spread_s, dice):
+    """Kill within `spread_s` seconds after a file changed; False when the run ended before."""
+    before = stamps(run, pattern)
+    while process.poll() is None and stamps(run, pattern) == before:
+        time.sleep(0.001)
+    time.sleep(dice.uniform(0.0, spread_s))
     ended = process.poll()
     process.kill()
     _, error = process.communicate(timeout=30)
@@ -57,8 +64,18 @@ def kill_at_random(process, dice):
     return ended is None
 
 
-def finish(folder):
-    process = start(folder, *again(folder))
+def stamps(run, pattern):
+    found = []
+    for path in run.glob(pattern):
+        try:
+            found.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
+        except FileNotFoundError:
+            continue
+    return sorted(found)
+
+
+def finish(folder, arguments):
+    process = start(folder, *arguments)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
 
@@ -102,32 +119,35 @@ def processes_of(folder):
     return found
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize(
     ("kills", "seed"), [(3, 1), pytest.param(20, 0, marks=pytest.mark.slow)], ids=["3", "20"]
 )
 def test_a_killed_run_goes_on(tmp_path, kills, seed):
     cut, whole, dice = tmp_path / "cut", tmp_path / "whole", random.Random(seed)
     cut.mkdir(), whole.mkdir()
-    done = 0
+    finish(whole, first(whole, trials=0))  # of trials only their presence is compared
+    run, done, tries = cut / "runs/run", 0, 0
     while done < kills:
-        done += kill_at_random(start(cut, *again(cut)), dice)
-        for _ in range(50):
-            if not processes_of(cut):
-                break
-            time.sleep(0.1)
-        assert not processes_of(cut), "a trial outlived its parent"
-        if (cut / "runs/run/report.html").exists() and done < kills:
-            check(cut / "runs/run", _whole(whole))  # it was done before; go on with another
-            (cut / "runs/run").rename(cut / f"done{done}")
-    finish(cut)
-    check(cut / "runs/run", _whole(whole))
+        pattern, spread_s = MOMENTS[tries % len(MOMENTS)]
+        done += kill_after(start(cut, *again(cut)), run, pattern, spread_s, dice)
+        tries += 1
+        assert tries < 3 * kills + len(MOMENTS), "the moments never came"
+        await_the_end_of_trials(cut)
+        if (run / "report.html").exists() and done < kills:
+            finish(cut, again(cut))
+            check(run, whole / "runs/run")  # go on with another
+            run.rename(cut / f"done{tries}")
+    finish(cut, again(cut))
+    check(run, whole / "runs/run")
 
 
-def _whole(folder):
-    if not (folder / "runs/run/report.html").exists():
-        finish(folder)
-    return folder / "runs/run"
+def await_the_end_of_trials(folder):
+    for _ in range(100):
+        if not processes_of(folder):
+            return
+        time.sleep(0.1)
+    raise AssertionError("a trial outlived its parent")
 
 
 def test_a_run_that_is_in_use_is_refused(tmp_path):
