@@ -242,9 +242,7 @@ class Engine:
                 job.outputs.set_exception(error)
 
         job.outputs.set_running_or_notify_cancel()  # it cannot be cancelled, only aborted
-        refused = self._loop.submit(add)
-        if refused.done() and (error := refused.exception()) is not None:
-            job.outputs.set_exception(error)
+        self._loop.submit(add).add_done_callback(job.refuse)
         return job
 
     def _abort(self, drafts: list[Draft]) -> None:
@@ -296,6 +294,12 @@ class Job:
     outputs: Future[list[Output]] = dataclasses.field(default_factory=Future)
     drafts: list[Draft] = dataclasses.field(default_factory=list)
     _done: list[Output] = dataclasses.field(default_factory=list)
+
+    def refuse(self, sent: Future[None]) -> None:
+        """The engine ended before it came to this request."""
+        error = sent.exception()
+        if error is not None:
+            self.outputs.set_exception(error)
 
     def listen(self, delta: Delta) -> None:
         if delta.output is not None:
