@@ -22,6 +22,7 @@ KEYS = (
     "train.precision",
     "train.fused",
     "train.skip_zero_advantage",
+    "train.update_nice",
     "train.train_retries",
     "train.checkpoint_every",
     "train.keep_checkpoints",

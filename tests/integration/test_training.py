@@ -1,7 +1,11 @@
 """A run on the tiny model: resumable at every step, and bit-equal when it is."""
 
 import asyncio
+import dataclasses
 import json
+import os
+import sys
+import threading
 
 import pytest
 
@@ -64,7 +68,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch,
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     with Engine(TINY, page_size=4) as engine:
         asyncio.run(controller(tmp_path, engine).run())
-        import dataclasses
 
         other = controller(tmp_path, engine, dataclasses.replace(CONFIG, temperature=0.5))
         with pytest.raises(CheckpointError, match="other settings"):
@@ -83,3 +86,20 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match="MB free"):
             checkpoint.save(tmp_path / "checkpoints", 9, run.trainer, run.digest)
         assert checkpoint.load(tmp_path / "checkpoints", run.trainer, run.digest) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness by thread is Linux's")
+def test_updates_step_back_and_nothing_else_does(tmp_path):
+    with Engine(TINY, page_size=4) as engine:
+        run = controller(tmp_path, engine, dataclasses.replace(CONFIG, update_nice=7))
+        seen = []
+        update = run.trainer.update
+
+        def spy(rollouts):
+            seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return update(rollouts)
+
+        run.trainer.update = spy
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        asyncio.run(run.run())
+    assert set(seen) == {7} and os.getpriority(os.PRIO_PROCESS, 0) == before

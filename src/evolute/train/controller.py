@@ -15,9 +15,13 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
+import os
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +64,9 @@ class Controller:
     ) -> None:
         self.config, self.run_dir, self.engine, self._model = config, run_dir, engine, model
         self._tracer = tracer or Tracer(None)
+        self._thread = ThreadPoolExecutor(  # torch starts its own threads for each one that calls
+            1, "evolute-update", initializer=step_back, initargs=(config.update_nice,)
+        )
         self.adapter = adapter if config.method == "lora" else None  # None: the base itself
         self.task = make_task(config.task)
         self.policy = make_policy(model, config)
@@ -132,7 +139,8 @@ class Controller:
             self._journal.append(step, rollouts)
         rolled = time.perf_counter()
         with trace.span("train/update", step=step):
-            update = await asyncio.to_thread(self.trainer.update, rollouts)
+            loop = asyncio.get_running_loop()
+            update = await loop.run_in_executor(self._thread, self.trainer.update, rollouts)
         self._check_agreement(update)
         with trace.span("train/publish", step=step):
             proof = await publish(self.engine, self.adapter, self.policy, step + 1, self.canary)
@@ -232,6 +240,13 @@ class Controller:
 def _asked(problem: Problem) -> str:
     """What the model was told, without the template."""
     return "\n\n".join(m["content"] for m in problem.messages)
+
+
+def step_back(nice: int) -> None:
+    """Let this thread, and those it starts, yield to the ones that answer users. Linux counts
+    niceness by thread; elsewhere nothing is done."""
+    if sys.platform == "linux" and nice:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _gold(engine: Engine, problem: Problem) -> list[int]:

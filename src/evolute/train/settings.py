@@ -59,6 +59,7 @@ class TrainConfig:
     precision: Literal["float32", "mixed", "bfloat16"] = "float32"  # mixed: bfloat16 gradients
     fused: bool = True  # the decoder with gradients by hand; false: the plain one
     skip_zero_advantage: bool = True  # rollouts without a gradient are not computed
+    update_nice: int = 10  # 0 to 19: how far updates step back behind serving (Linux)
     train_retries: int = 2  # tries again of an episode whose infrastructure failed
     checkpoint_every: int = 1
     keep_checkpoints: int = 2
@@ -102,5 +103,7 @@ def check_effective(config: TrainConfig) -> None:
         raise ConfigError(f"precision {config.precision!r} needs fused = true and method = 'lora'.")
     if config.method == "full" and config.lora != LoraConfig():
         raise ConfigError("lora.* do nothing with method 'full'; remove them.")
+    if not 0 <= config.update_nice <= 19:
+        raise ConfigError(f"update_nice is {config.update_nice}; it must lie between 0 and 19.")
     if config.temperature <= 0:
         raise ConfigError("temperature must be above 0: greedy siblings are all equal.")
