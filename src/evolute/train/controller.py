@@ -40,6 +40,7 @@ from evolute.types.settings import to_toml
 
 logger = logging.getLogger(__name__)
 SAMPLES_A_STEP = 4
+FOR_USERS = 4  # places in the engine's batch that rollouts leave free, so that nobody queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,14 @@ class Controller:
         return step
 
     async def _roll_out(self, step: int, problems: list[Problem]) -> list[Rollout]:
+        gate = asyncio.Semaphore(max(1, self.engine.config.max_running - FOR_USERS))
+
+        async def play(problem: Problem, group: int, index: int) -> Rollout:
+            async with gate:
+                return await self._episode(problem, step, group, index)
+
         jobs = [
-            self._episode(problem, step, group, index)
+            play(problem, group, index)
             for group, problem in enumerate(problems)
             for index in range(self.config.samples_per_prompt)
         ]
