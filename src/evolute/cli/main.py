@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Any
@@ -22,9 +23,13 @@ VERBS = {  # verb -> the line that --help shows
     "eval": "accuracy on a task, with a confidence interval",
     "tune": "the system loop on one part: `tune engine`",
     "bench": "measure: serving, replay, training",
+    "export": "a trained run as a Hugging Face directory",
     "trace": "a timeline of a run",
     "doctor": "what this machine can do, and what is missing",
 }
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Verbs(TyperGroup):
@@ -75,6 +80,11 @@ def main() -> None:
         sys.exit(2)
     except EvoluteError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error}. Free some space, then repeat or resume.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,6 +20,7 @@ from typing import Any
 
 from evolute.bench import WorkItem, save_workload
 from evolute.cli.availability import Poller
+from evolute.cli.options import as_options
 from evolute.cli.run_state import Record, RunState
 from evolute.dashboard import write_report
 from evolute.engine import Engine, EngineConfig
@@ -190,7 +191,7 @@ class MainJob:
         base = dataclasses.asdict(self.config.engine)
         workload = self._workload()
         runner = SubprocessRunner(self.config.train.model, workload, base)
-        judge = Judge(runner, workload, pairs=self.config.tune.pairs)
+        judge = Judge(runner, workload, pairs=self.config.tune.pairs, conditions=repr(runner))
         seed = self.config.train.seed
         proposers: list[Proposer] = [
             RandomProposer(seed),
@@ -199,7 +200,7 @@ class MainJob:
         ]
         with progress("tune", self.config.tune.trials) as bar:
             report = await tune(
-                engine_space(),
+                engine_space(base),
                 judge,
                 proposers,
                 Ledger(self.run_dir / "ledger.jsonl"),
@@ -217,8 +218,8 @@ class MainJob:
         ratio = dataclasses.asdict(report.ratio) if report.ratio else None
         self.say(f"tuning: {report.best or 'the settings in force stay'} ({report.why})")
         if restart:
-            lines = " ".join(f"--set engine.{name}={_toml(v)}" for name, v in restart.items())
-            self.say(f"in force after a restart only: evolute loop {lines}")
+            words = as_options(restart, "engine.")
+            self.say(f"in force after a restart only: evolute loop {words}")
         figures = {"ratio": ratio, "best": report.best, "why": report.why}
         record = {"kind": "throughput", **figures, "applied": live, "needs_restart": restart}
         return Finished({"best": report.best}, [record])
@@ -244,7 +245,3 @@ class MainJob:
             for step, r in rollouts
             for s in r.samples[:1]
         ]
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -34,6 +35,27 @@ def settings(
     return chosen
 
 
+def overrides(words: list[str], section: str) -> list[str]:
+    """`--key value` and `--key=value` after a verb as `key=value`; `--section.key` is the same."""
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        key, separator, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key or not (separator or rest):
+            raise ConfigError(f"{word!r} is no setting with a value; write --key.path value.")
+        found.append(f"{key.removeprefix(section + '.')}={value if separator else rest.pop(0)}")
+    return found
+
+
+def as_options(values: Mapping[str, Any], section: str = "") -> str:
+    """The words that set `values` on a command line."""
+    words = []
+    for name, value in values.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words.append(f"--set {section}{name}={text}")
+    return " ".join(words)
+
+
 def emit(values: dict[str, Any]) -> None:
     """The machine-readable result, as one line."""
     print(json.dumps(values, default=_plain), flush=True)
@@ -52,10 +74,11 @@ def free_port(host: str, port: int) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "ports end at 65535"
             raise ConfigError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another --port, "
-                "or 0 for any free one."
+                f"port {port} on {host} cannot be used ({why}); choose another --port, or 0 for "
+                "any free one."
             ) from error
         return int(probe.getsockname()[1])
 

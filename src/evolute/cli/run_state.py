@@ -16,9 +16,10 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from evolute.telemetry import RecordWriter, read_records
 from evolute.types import ConfigError
@@ -56,27 +57,43 @@ def find(runs: Path, name: str) -> Path:
     raise ConfigError(f"no run {name!r}: {run_dir} does not exist. {near}")
 
 
+@contextmanager
+def hold(run_dir: Path) -> Iterator[None]:
+    """The run is this process's while the block runs; a kill lets go of it as well. Raises
+    ConfigError when another process has it."""
+    with (run_dir / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise ConfigError(
+                f"{run_dir} is in use by process {owner}; stop that one first, or wait for it."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
 class RunState:
     """Finished phases with their results. Use it as a context manager, which holds the lock."""
 
     def __init__(self, run_dir: Path) -> None:
         self._dir, self._file = run_dir, run_dir / "state.json"
         self._phases = _read(self._file)
-        self._lock: IO[str] | None = None
+        self._lock = ExitStack()
 
     def __enter__(self) -> RunState:
-        self._lock = _lock(self._dir)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(hold(self._dir))
             self._phases = _read(self._file)
             self._pay()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.close()  # and with it the lock, as at a kill
+        self._lock.close()
 
     def is_done(self, phase: str) -> bool:
         return phase in self._phases
@@ -137,20 +154,3 @@ def _replace(path: Path, records: Sequence[Record]) -> None:
         for record in records:
             writer.write(dict(record))
     os.replace(temporary, path)
-
-
-def _lock(run_dir: Path) -> IO[str]:
-    lock = (run_dir / LOCK).open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        owner = lock.read().strip() or "unknown"
-        lock.close()
-        raise ConfigError(
-            f"{run_dir} is in use by process {owner}; stop that one first, or wait for it."
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from evolute.cli.options import Json, PrintConfig, Set, emit, say, settings
+from evolute.cli.options import Json, PrintConfig, Set, emit, overrides, say, settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -20,26 +20,34 @@ def root() -> None:
     """Train a model on its own rollouts."""
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def rl(
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="TOML, see recipes/")],
     run_dir: Annotated[Path | None, typer.Option(help="default: runs/TIME; may exist")] = None,
     set_: Set = None,
     print_config: PrintConfig = False,
     json: Json = False,
 ) -> None:
-    """Reinforcement learning by a recipe. The same command with the same --run-dir goes on."""
+    """Reinforcement learning by a recipe. The same command with the same --run-dir goes on.
+
+    Any setting may follow by its name: --steps 3 --optimizer.lr 1e-4, or --train.steps 3.
+    """
+    from evolute.cli.run_state import hold
     from evolute.engine import Engine, EngineConfig
     from evolute.models import load_model
     from evolute.telemetry import progress
     from evolute.train import Controller, StepReport, TrainConfig
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    config = settings(TrainConfig, [recipe], set_, print_config=print_config)
+    changes = [*(set_ or []), *overrides(context.args, "train")]
+    config = settings(TrainConfig, [recipe], changes, print_config=print_config)
     directory = run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    directory.mkdir(parents=True, exist_ok=True)
     model = load_model(config.model)
     last: dict[str, float] = {}
     with (
+        hold(directory),
         Engine(model, EngineConfig(page_size=4)) as engine,
         progress("train", config.steps) as bar,
     ):

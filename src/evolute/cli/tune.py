@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evolute.cli.options import Json, Model, Set, emit, say, settings
+from evolute.cli.options import Json, Model, Set, as_options, emit, say, settings
 
 app = typer.Typer(add_completion=False)
 METHODS = ("random", "optuna", "model")
@@ -46,14 +46,14 @@ def tune(
         vocab = load_model(model).config.vocab_size
         save_workload(make_workload("shared", vocab, scale=0.25), file)
     runner = SubprocessRunner(model, file, dataclasses.asdict(config))
-    judge = Judge(runner, file, pairs=pairs)
+    judge = Judge(runner, file, pairs=pairs, conditions=repr(runner))
     engine = Engine(model, config) if by == "model" else None
     proposer: Proposer = RandomProposer() if by == "random" else OptunaProposer()
     if engine:
         proposer = ModelProposer(engine)
     report = asyncio.run(
         run_tune(
-            engine_space(),
+            engine_space(dataclasses.asdict(config)),
             judge,
             [proposer],
             Ledger(ledger),
@@ -63,6 +63,8 @@ def tune(
     )
     if engine:
         engine.close()
+    if report.best:
+        say(f"to have it: evolute serve {as_options(report.best)}")
     if json:
         emit(dataclasses.asdict(report))
     else:

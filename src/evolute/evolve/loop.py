@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evolute.envs.tuning import Change, Judge, Judgement, Ratio, Space, Verdict
+from evolute.evolve.history import best as kept
+from evolute.evolve.history import points
 from evolute.evolve.ledger import Ledger, Trial
 from evolute.evolve.proposers import Proposer
 
@@ -44,7 +46,7 @@ async def tune(
         _write(
             ledger, judge, "baseline", {}, 0, Judgement(Verdict.KEEP, "the system as it is"), 0.0
         )
-    best, best_id = _best(ledger.of_judge(judge.digest))
+    best, best_id = kept(ledger.of_judge(judge.digest))
     while len(ledger.of_judge(judge.digest)) <= max_trials and not should_stop():
         history = ledger.of_judge(judge.digest)
         proposer = proposers[len(history) % len(proposers)]
@@ -75,9 +77,10 @@ async def _try(
     except ValueError as error:
         return Judgement(Verdict.CRASH, str(error))
     candidate = {**best, **change}
-    if candidate == best:
+    settings = space.settings(candidate)
+    if settings == space.settings(best):
         return Judgement(Verdict.DISCARD, "the same as the current best")
-    if any(t.change == change and t.parent == _best(history)[1] for t in history):
+    if any(settings == space.settings(point.change) for point in points(history)):
         return Judgement(Verdict.DISCARD, "tried before")
     return await judge.judge(best, candidate)
 
@@ -90,17 +93,6 @@ async def _confirm(judge: Judge, best: Change, num_trials: int) -> TuneReport:
         why = f"the winner was not confirmed against the original settings: {final.why}"
         return TuneReport(None, final.ratio, num_trials, why)
     return TuneReport(best, final.ratio, num_trials, final.why)
-
-
-def _best(history: Sequence[Trial]) -> tuple[Change, int]:
-    """Changes kept so far, merged, and the last trial that was kept."""
-    best: dict[str, int | str | bool] = {}
-    last = 0
-    for trial in history:
-        if trial.verdict is Verdict.KEEP:
-            best |= trial.change
-            last = trial.id
-    return best, last
 
 
 def _write(

@@ -1,6 +1,8 @@
 """Who proposes: chance, a Bayesian search, the served model itself, or a script.
 
-A proposer sees the space and the trials so far; it never sees the judge.
+A proposer sees the space and the trials so far; it never sees the judge. Its change is made on top
+of the best settings so far. The same history gives the same proposal, so that a killed search goes
+on where it was, and settings that were tried are not proposed again while there are others.
 """
 
 from __future__ import annotations
@@ -11,8 +13,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from evolute.envs.tuning import Change, Space
+from evolute.evolve.history import best, points
 from evolute.evolve.ledger import Trial
 from evolute.types import Backend, GenerateRequest, SamplingParams
+
+OPENING = 4  # random moves before the estimator has something to estimate from
+ATTEMPTS = 32  # draws until one was not tried before
 
 
 class Proposer(Protocol):
@@ -24,7 +30,8 @@ class Proposer(Protocol):
 
 
 class RandomProposer:
-    """Uniform over the space."""
+    """Random moves from the best so far, each dimension in turn, so that a short search leaves
+    none out."""
 
     name = "random"
 
@@ -32,8 +39,7 @@ class RandomProposer:
         self._seed = seed
 
     async def propose(self, space: Space, history: Sequence[Trial]) -> Change:
-        # by the number of the trial, so that a resumed search goes on where it was
-        return space.sample(random.Random(f"{self._seed}/{len(history)}"))
+        return _random_move(space, history, self._seed)
 
 
 class ScriptedProposer:
@@ -49,7 +55,8 @@ class ScriptedProposer:
 
 
 class OptunaProposer:
-    """Tree-structured Parzen estimator (Optuna), told every judged trial."""
+    """Tree-structured Parzen estimator (Optuna). It is told the whole settings of every trial and
+    their speed over the baseline; its first proposals are random moves."""
 
     name = "optuna"
 
@@ -57,24 +64,15 @@ class OptunaProposer:
         self._seed = seed
 
     async def propose(self, space: Space, history: Sequence[Trial]) -> Change:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=self._seed + len(history), n_startup_trials=4)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        distributions: dict[str, Any] = {
-            d.name: optuna.distributions.CategoricalDistribution(d.choices)
-            for d in space.dimensions
-        }
-        for trial in history:
-            if set(trial.change) == set(distributions):
-                value = trial.ratio.mean if trial.ratio else 0.0
-                study.add_trial(
-                    optuna.trial.create_trial(
-                        params=dict(trial.change), distributions=distributions, value=value
-                    )
-                )
-        return dict(study.ask(distributions).params)
+        told = [(space.settings(p.change), p.speed) for p in points(history)]
+        whole = [(s, speed) for s, speed in told if len(s) == len(space.dimensions)]
+        if len(whole) <= OPENING:
+            return _random_move(space, history, self._seed)
+        for attempt in range(ATTEMPTS):
+            drawn = _ask(space, whole, self._seed + len(history) + 7919 * attempt)
+            if drawn not in [settings for settings, _ in told]:
+                return _news(space, history, drawn)
+        return _random_move(space, history, self._seed)
 
 
 class ModelProposer:
@@ -98,9 +96,60 @@ class ModelProposer:
         request = GenerateRequest(tuple(prompt), sampling, self._adapter, tenant="tuner")
         (output,) = await self._backend.agenerate(request)
         try:
-            return space.check(json.loads(output.text))
+            change = _news(space, history, space.check(json.loads(output.text)))
         except ValueError:  # cut short: fall back rather than fail
-            return space.sample(random.Random(self._seed + len(history)))
+            change = {}
+        if _is_new(space, history, change):
+            return change
+        return _random_move(space, history, self._seed)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _random_move(space: Space, history: Sequence[Trial], seed: int) -> Change:
+    order = list(range(len(space.dimensions)))
+    random.Random(seed).shuffle(order)
+    source, (kept, _) = random.Random(f"{seed}/{len(history)}"), best(history)
+    change: Change = {}
+    for attempt in range(ATTEMPTS):
+        number = max(len(history) - 1, 0) + attempt
+        change = space.move(source, kept, order[number % len(order)])
+        if _is_new(space, history, change):
+            break
+    return change
+
+
+def _is_new(space: Space, history: Sequence[Trial], change: Change) -> bool:
+    merged = space.settings({**best(history)[0], **change})
+    return merged not in [space.settings(point.change) for point in points(history)]
+
+
+def _news(space: Space, history: Sequence[Trial], settings: Change) -> Change:
+    """What of `settings` is not in force already."""
+    now = space.settings(best(history)[0])
+    return {name: value for name, value in settings.items() if now.get(name) != value}
+
+
+def _ask(space: Space, told: Sequence[tuple[Change, float]], seed: int) -> Change:
+    """What the estimator draws after what it was told."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=OPENING)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    distributions: dict[str, Any] = {
+        d.name: optuna.distributions.CategoricalDistribution(d.choices) for d in space.dimensions
+    }
+    for settings, speed in told:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={name: settings[name] for name in distributions},
+                distributions=distributions,
+                value=speed,
+            )
+        )
+    return dict(study.ask(distributions).params)
 
 
 def _question(space: Space, history: Sequence[Trial]) -> str:
@@ -111,6 +160,7 @@ def _question(space: Space, history: Sequence[Trial]) -> str:
     return (
         "A language-model server is slow. Choose settings that make it faster.\nSettings:\n"
         + "\n".join(lines)
+        + f"\nIn force: {json.dumps(dict(space.settings(best(history)[0])))}"
         + "\nTried so far:\n"
         + ("\n".join(tried) or "- nothing")
         + "\nAnswer with one JSON object."

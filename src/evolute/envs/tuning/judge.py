@@ -53,13 +53,21 @@ class Judge:
     """Frozen: its digest stands in the ledger, and trials compare only under the same digest."""
 
     def __init__(
-        self, runner: Runner, workload: Path, *, pairs: int = 3, margin: float = 0.03
+        self,
+        runner: Runner,
+        workload: Path,
+        *,
+        pairs: int = 3,
+        margin: float = 0.03,
+        conditions: str = "",  # what else trials must share to compare: model, settings at first
     ) -> None:
         if not 2 <= pairs <= MAX_PAIRS:
             raise ConfigError(f"pairs is {pairs}; it must lie between 2 and {MAX_PAIRS}.")
         self._runner, self._pairs, self._margin = runner, pairs, margin
         source = inspect.getsource(sys.modules[__name__]).encode()
-        self.digest = hashlib.sha256(source + workload.read_bytes()).hexdigest()[:16]
+        self.digest = hashlib.sha256(
+            source + workload.read_bytes() + conditions.encode()
+        ).hexdigest()[:16]
 
     async def judge(self, baseline: Change, candidate: Change) -> Judgement:
         """Measure both and decide."""

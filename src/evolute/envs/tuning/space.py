@@ -21,6 +21,7 @@ class Dimension:
 
     name: str
     choices: tuple[Value, ...]
+    start: Value | None = None  # in force before any change; None: unknown, or decided by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,22 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
 
-    def sample(self, source: random.Random) -> Change:
-        """One to three dimensions changed at random."""
-        picked = source.sample(self.dimensions, source.randint(1, min(3, len(self.dimensions))))
-        return {d.name: source.choice(d.choices) for d in picked}
+    def settings(self, change: Change) -> Change:
+        """Every dimension's value under `change`; those that nobody knows are left out."""
+        start = {d.name: d.start for d in self.dimensions if d.start is not None}
+        return {**start, **change}
+
+    def move(self, source: random.Random, change: Change, first: int) -> Change:
+        """Another value of the dimension number `first`, and half the time of one more, drawn at
+        random and unlike what is in force under `change`."""
+        now, number = self.settings(change), first % len(self.dimensions)
+        rest = [d for i, d in enumerate(self.dimensions) if i != number]
+        more = source.sample(rest, min(source.randint(0, 1), len(rest)))
+        drawn = {}
+        for one in (self.dimensions[number], *more):
+            others = [value for value in one.choices if value != now.get(one.name)]
+            drawn[one.name] = source.choice(others or list(one.choices))
+        return drawn
 
     def check(self, change: Mapping[str, Any]) -> Change:
         """`change` itself. Raises ConfigError for what lies outside the space."""
@@ -57,16 +70,19 @@ class Space:
         )
 
 
-def engine_space() -> Space:
-    """Settings of the engine. precision is among them though it changes the answers: the judge
-    must throw that out, and a proposer may learn so."""
-    return Space(
-        (
-            Dimension("max_running", (1, 2, 4, 8, 16, 32, 64, 128)),
-            Dimension("token_budget", (64, 128, 256, 512, 1024, 2048)),
-            Dimension("page_size", (1, 2, 4, 8, 16)),
-            Dimension("prefix_cache", (True, False)),
-            Dimension("policy", ("fcfs", "lpm")),
-            Dimension("num_threads", (1, 2)),
-        )
-    )
+def engine_space(start: Mapping[str, Any] | None = None) -> Space:
+    """Settings of the engine; `start` holds those in force, which may always be tried."""
+    choices: dict[str, tuple[Value, ...]] = {
+        "max_running": (1, 2, 4, 8, 16, 32, 64, 128),
+        "token_budget": (64, 128, 256, 512, 1024, 2048),
+        "page_size": (1, 2, 4, 8, 16),
+        "prefix_cache": (True, False),
+        "policy": ("fcfs", "lpm"),
+        "num_threads": (1, 2),
+    }
+    dimensions = []
+    for name, values in choices.items():
+        now = (start or {}).get(name)
+        more = () if now is None or now in values else (now,)
+        dimensions.append(Dimension(name, (*values, *more), now))
+    return Space(tuple(dimensions))
