@@ -38,7 +38,7 @@ from evolute.engine.scheduling import (
     Sequence,
     next_step,
 )
-from evolute.engine.text import TextStream
+from evolute.engine.text import TextStream, TokenTexts
 from evolute.grammar import Grammar, GrammarCompiler
 from evolute.types import Delta, FinishReason, GenerateRequest, Tokenizer
 
@@ -94,6 +94,7 @@ class EngineCore:
         self.placement = Placement(settings.num_pages, settings.config.page_size)
         self.queue: Queue = QUEUES[settings.config.policy]()
         self._sampler = sampler
+        self._texts = TokenTexts(tokenizer)
         self._drafts: dict[Sequence, Draft] = {}
         self._ids = itertools.count()
         self._seeds = random.Random()
@@ -309,7 +310,7 @@ class EngineCore:
         sampling = request.sampling
         seed = self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed * 1_000_003
         stream = TextStream(
-            self.tokenizer,
+            self._texts,
             sampling.stop,
             include_stop=sampling.include_stop,
             skip_special_tokens=sampling.skip_special_tokens,

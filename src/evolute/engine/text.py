@@ -1,5 +1,6 @@
 """From token ids to text, while the tokens are still coming.
 
+    TokenTexts(tokenizer)     what each token stands for, asked once; shared by all streams
     TextStream.push(token_id) -> the text that is now safe to show
     TextStream.finish()       -> what was held back, when nothing more will come
 
@@ -16,18 +17,38 @@ from collections.abc import Sequence
 from evolute.types import Tokenizer
 
 
+class TokenTexts:
+    """Bytes of each token, None for control tokens that show as nothing; filled as they come."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._shown: dict[int, bytes | None] = {}
+
+    def shown(self, token_id: int) -> bytes | None:
+        """Its bytes; None for a control token, which `skip_special_tokens` leaves out."""
+        if token_id not in self._shown:
+            text = self._tokenizer.token_bytes(token_id)
+            is_special = bool(text) and not self._tokenizer.decode([token_id])
+            self._shown[token_id] = None if is_special else text
+        return self._shown[token_id]
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Its bytes, control tokens by their names."""
+        return self._tokenizer.token_bytes(token_id)
+
+
 class TextStream:
     """The text of one output, token by token. `matched_stop` is set once a stop was found."""
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        texts: TokenTexts,
         stop: Sequence[str] = (),
         *,
         include_stop: bool = False,
         skip_special_tokens: bool = True,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._texts = texts
         self._stop = tuple(stop)
         self._include_stop = include_stop
         self._skip_special = skip_special_tokens
@@ -39,9 +60,13 @@ class TextStream:
         """Add one token. Returns the text that became safe; often ''."""
         if self.matched_stop is not None:
             return ""
-        if self._skip_special and is_special(self._tokenizer, token_id):
-            return ""
-        return self._release(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+        shown = self._texts.shown(token_id)
+        if shown is None:
+            if self._skip_special:
+                return ""
+            shown = self._texts.bytes_of(token_id)
+        new = self._utf8.decode(shown)
+        return self._release(new) if self._stop else new
 
     def finish(self) -> str:
         """Give back what was held; an unfinished character becomes U+FFFD."""
@@ -69,8 +94,3 @@ def _overlap(text: str, stop: str) -> int:
         if stop.startswith(text[-length:]):
             return length
     return 0
-
-
-def is_special(tokenizer: Tokenizer, token_id: int) -> bool:
-    """True for control tokens, which `skip_special_tokens` leaves out of the text."""
-    return not tokenizer.decode([token_id]) and bool(tokenizer.token_bytes(token_id))

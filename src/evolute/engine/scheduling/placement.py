@@ -61,12 +61,14 @@ class Placement:
     def reserve(self, chunk: Chunk) -> bool:
         """Give the sequence the pages that a chunk writes to; False if there are too few."""
         count = chunk.sequence.pages_for(chunk.num_tokens, self.page_size)
+        if not count:
+            return True
         if self.pool.num_free < count:
             evicted = self.cache.evict(count - self.pool.num_free)
             self.num_evicted += len(evicted)
             self.pool.free(evicted)
         pages = self.pool.allocate(count)
-        chunk.sequence.pages += pages or []
+        chunk.sequence.pages += pages or ()
         return pages is not None
 
     def publish(self, sequence: Sequence) -> None:
