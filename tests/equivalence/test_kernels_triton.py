@@ -1,6 +1,6 @@
 """The Triton kernels compute what the reference says: in Triton's interpreter, and on a GPU.
 
-The interpreter is chosen before triton is imported. For a GPU:
+The interpreter is chosen in tests/conftest.py, before triton is imported. For a GPU:
 
     TRITON_INTERPRET=0 pytest -m gpu tests/equivalence/test_kernels_triton.py
 """
@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # else 3.9 warns that 3.10 will change it
 triton = pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 from evolute.kernels import reference  # noqa: E402
@@ -34,10 +32,10 @@ TYPES = {torch.float32: 2e-5, torch.float16: 4e-3}
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    if (request.param == "interpreter") != INTERPRETED:
-        pytest.skip(f"TRITON_INTERPRET is {os.environ['TRITON_INTERPRET']}")
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    if (request.param == "interpreter") != INTERPRETED:
+        pytest.fail(f"TRITON_INTERPRET is {os.environ['TRITON_INTERPRET']}: see the file's head")
     return "cpu" if INTERPRETED else "cuda"
 
 
@@ -72,10 +70,10 @@ def assert_near(got: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 RAGGED = [(0, 1), (0, 66), (64, 65), (70, 75), (128, 131)]  # chunks of prompts, with prefixes
-HEADS = [(3, 1, 16), (4, 2, 24), (9, 3, 64), (20, 1, 32), (2, 2, 128)]
+HEADS = [(3, 1, 16), (4, 2, 24), (9, 3, 64), (20, 1, 32), (2, 2, 128), (2, 1, 160)]
 CHUNKS = [  # heads, page size, window
     (0, 1, None), (0, 16, 1), (1, 5, None), (1, 16, 64), (2, 16, None), (2, 3, 40), (3, 7, 33),
-    (4, 4, None),
+    (4, 4, None), (5, 16, 40),
 ]  # fmt: skip
 
 
@@ -90,7 +88,15 @@ def test_attention_of_chunks(device, dtype, heads, page_size, window):
     assert_near(got, reference.paged_attention(q, pages, rows, window), TYPES[dtype])
 
 
-DECODES = [(0, 1, None), (0, 16, 1), (1, 16, 40), (2, 16, None), (3, 7, 200), (4, 4, 130)]
+DECODES = [
+    (0, 1, None),
+    (0, 16, 1),
+    (1, 16, 40),
+    (2, 16, None),
+    (3, 7, 200),
+    (4, 4, 130),
+    (5, 16, 40),
+]
 
 
 @pytest.mark.parametrize("dtype", TYPES)

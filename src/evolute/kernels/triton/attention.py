@@ -5,9 +5,9 @@
 
 Twins of `evolute.kernels.reference.paged_attention`. A program holds a tile of rows: the query
 heads of one kv head, of some neighbouring tokens. Keys are walked in blocks of 64 absolute
-positions and splits have a fixed length, so a row's result depends on its position alone, not on
-its batch or its chunk. The two functions sum in different orders: for equal bits in prefill and
-decode use chunk_attention for both.
+positions (32 where a head takes over 512 bytes) and splits have a fixed length, so a row's result
+depends on its position alone, not on its batch or its chunk. The two functions sum in different
+orders: for equal bits in prefill and decode use chunk_attention for both.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
@@ -26,6 +26,7 @@ from evolute.kernels.reference import PagedRows, Pages
 KEYS = 64  # positions of one step, at absolute multiples
 SPLIT = 512  # positions of one split of a long context, at absolute multiples
 CHUNK_ROWS = 64
+QUERY_BYTES = 16 * 1024  # of a tile of queries: with keys and values it fits in 99 KiB
 
 
 class Tile(NamedTuple):
@@ -86,11 +87,13 @@ def decode_attention(
 
 def _tile(q: Tensor, pages: Pages, window: int | None, rows: int) -> Tile:
     kv_heads, width = pages.keys.shape[2:]
-    group = q.shape[1] // kv_heads
-    rows = max(rows, triton.next_power_of_2(group))
+    group, width_block = q.shape[1] // kv_heads, max(16, triton.next_power_of_2(width))
+    head_bytes = width_block * max(q.element_size(), pages.keys.element_size())
+    rows = max(16, min(rows, QUERY_BYTES // head_bytes), triton.next_power_of_2(group))
+    keys = KEYS if head_bytes <= 512 else KEYS // 2
     return Tile(
-        rows, rows // group, group, kv_heads, width, max(16, triton.next_power_of_2(width)),
-        pages.page_size, window or 0, KEYS, SPLIT,
+        rows, rows // group, group, kv_heads, width, width_block,
+        pages.page_size, window or 0, keys, SPLIT,
     )  # fmt: skip
 
 
