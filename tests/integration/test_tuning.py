@@ -75,18 +75,31 @@ def test_nothing_better_is_a_result(tmp_path, workload):
 class Noise:
     """No change does anything; only the weather differs."""
 
-    def __init__(self):
-        self.source = random.Random(0)
+    def __init__(self, noise, gain=1.0):
+        self.source, self.noise, self.gain, self.count = random.Random(0), noise, gain, 0
 
     async def measure(self, change):
-        return Measurement(100 * self.source.lognormvariate(0, 0.1), "same")
+        self.count += 1
+        speed = 100 * (self.gain if change else 1.0)
+        return Measurement(speed * self.source.lognormvariate(0, self.noise), "same")
 
 
-def test_noise_is_seldom_kept(workload):
-    judge = Judge(Noise(), workload, pairs=4)
+@pytest.mark.parametrize("noise", [0.02, 0.1, 0.4])
+def test_noise_is_seldom_kept(workload, noise):
+    judge = Judge(Noise(noise), workload, pairs=4)
 
     async def rate():
         verdicts = [(await judge.judge({}, {"speed": 2})).verdict for _ in range(400)]
         return verdicts.count(Verdict.KEEP) / len(verdicts)
 
     assert asyncio.run(rate()) < 0.04
+
+
+def test_a_large_gain_is_measured_again_before_noise_hides_it(workload):
+    async def kept(noise):
+        verdicts = [(await Judge(noise, workload).judge({}, {"x": 1})).verdict for _ in range(200)]
+        return verdicts.count(Verdict.KEEP) / len(verdicts)
+
+    loud, quiet = Noise(0.2, gain=2.0), Noise(0.01, gain=2.0)
+    assert asyncio.run(kept(loud)) > 0.85
+    assert asyncio.run(kept(quiet)) == 1 and quiet.count == 200 * 2 * 3

@@ -30,7 +30,7 @@ def loop(
     Ctrl-C stops after the step in progress; --resume NAME goes on from there.
     """
     from evolute.cli import run_state
-    from evolute.cli.main_job import LoopConfig, MainJob
+    from evolute.cli.main_job import LoopConfig, MainJob, check_task
     from evolute.types import ConfigError
     from evolute.types.settings import to_toml
 
@@ -42,6 +42,7 @@ def loop(
     chosen = settings(LoopConfig, files, set_, print_config=print_config)
     run_dir = runs / (resume or name or time.strftime("%Y%m%d-%H%M%S"))
     if not resume:
+        check_task(chosen)
         run_state.create(run_dir, to_toml(chosen))
     job = MainJob(chosen, run_dir, say)
     _stop_on_signal(job)

@@ -79,6 +79,15 @@ class LoopConfig:
             raise ConfigError(f"eval_count is {self.eval_count}; it must be at least 1.")
 
 
+def check_task(config: LoopConfig) -> None:
+    """Raise ConfigError before anything is made for a task that is unknown or too small."""
+    task = make_task(config.train.task)
+    try:
+        task.problems("heldout", config.eval_count)
+    except ConfigError as error:
+        raise ConfigError(f"eval_count = {config.eval_count}: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What a phase gives: plain values for the phases after it, and records for the report."""

@@ -54,6 +54,8 @@ def evolute(tmp_path, monkeypatch, capsys):
         ("tune engine --model tiny --pairs 1", "between 2 and 10"),
         ("loop --set tune.pairs=1", "between 2 and 10"),
         ("loop --set train.stepz=1", "Did you mean 'steps'"),
+        ("loop --set train.task=adition-2", "Did you mean"),
+        ("loop --set train.task=addition-1 --set eval_count=99", "eval_count = 99"),
         ("loop --config text.toml", "not valid TOML"),
         ("loop --resume gone", "no run 'gone'"),
         ("train rl recipe.toml --stepz 3", "Did you mean 'steps'"),
@@ -71,6 +73,7 @@ def test_it_is_told_what_to_change(evolute, tmp_path, arguments, message):
     code, error = evolute(*arguments.split())
     assert code in (1, 2)
     assert message in error and "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_prompt_longer_than_the_context(evolute):

@@ -23,6 +23,7 @@ from evolute.types import ConfigError
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 MAX_PAIRS = max(T95)
 HOPELESS = 0.9  # a first ratio below this is not measured again
+LARGE = 1.25  # a mean above this is measured as often again before noise may hide it
 
 
 class Verdict(StrEnum):
@@ -72,7 +73,8 @@ class Judge:
     async def judge(self, baseline: Change, candidate: Change) -> Judgement:
         """Measure both and decide."""
         logs: list[float] = []
-        for _ in range(self._pairs):
+        pairs = self._pairs
+        while len(logs) < pairs:
             old = await self._runner.measure(baseline)
             if old.error:
                 return Judgement(Verdict.CRASH, f"the baseline itself failed: {old.error}")
@@ -84,7 +86,12 @@ class Judge:
             if len(logs) == 1 and logs[0] < math.log(HOPELESS):
                 ratio = Ratio(math.exp(logs[0]), 0.0, math.inf, 1)
                 return Judgement(Verdict.DISCARD, f"{ratio.mean:.2f} times the baseline", ratio)
+            if len(logs) == self._pairs and self._is_hidden(interval(logs)):
+                pairs = min(2 * self._pairs, MAX_PAIRS)
         return self._decide(interval(logs))
+
+    def _is_hidden(self, ratio: Ratio) -> bool:
+        return ratio.mean > LARGE and ratio.low <= 1 + self._margin
 
     def _decide(self, ratio: Ratio) -> Judgement:
         text = f"{ratio.mean:.2f} times the baseline ({ratio.low:.2f} to {ratio.high:.2f})"
