@@ -52,9 +52,16 @@ REQUESTS = [
 
 
 def serve(engine, requests):
+    """All begin in the same step, so that what is scheduled does not depend on the clock."""
+
     async def everything():
         fresh = [dataclasses.replace(r, id=f"{i}-{id(r)}") for i, r in enumerate(requests)]
-        return await asyncio.gather(*[engine.agenerate(r) for r in fresh])
+        engine.pause()
+        sent = [asyncio.create_task(engine.agenerate(r)) for r in fresh]
+        while engine.stats().waiting < sum(r.sampling.n for r in fresh):
+            await asyncio.sleep(0.001)
+        engine.resume()
+        return await asyncio.gather(*sent)
 
     return asyncio.run(everything())
 
