@@ -92,6 +92,19 @@ def test_only_the_row_that_is_not_finite_is_lost(sampler):
         assert [c is None for c in chosen] == [False, True, True, False]
 
 
+def test_a_row_with_every_token_barred_is_lost(sampler):
+    mask = np.zeros(-(-V // 32), np.uint32)
+    for settings in ({}, {"temperature": 0.0}, {"top_k": 5}):
+        rows = rows_of(settings, 2, mask)
+        assert compare_lost(sampler, logits_of(2), rows) == [None, None]
+
+
+def compare_lost(sampler, logits, rows):
+    plain = PlainSampler().choose(logits, [0, 1], rows)
+    assert plain == sampler.choose(logits, [0, 1], rows)
+    return plain
+
+
 def test_draws_follow_the_distribution(sampler):
     logits = np.full((1, V), -np.inf, np.float32)
     logits[0, [10, 2000, 3000]] = np.log([0.2, 0.5, 0.3])

@@ -32,7 +32,11 @@ def generate(
         if adapter:
             engine.load_adapter("adapter", adapter)
         text: list[Message] = [{"role": "user", "content": prompt}]
-        ids = engine.tokenizer.chat(text) if chat else engine.tokenizer.encode(prompt)
+        ids = (
+            engine.tokenizer.chat(text)
+            if chat
+            else engine.tokenizer.encode(prompt, add_special_tokens=True)
+        )
         (output,) = engine.generate([ids], sampling, adapter="adapter" if adapter else None)
     if json:
         emit(

@@ -76,7 +76,10 @@ class NativeExecutor:
 
     def set_adapter(self, index: int, weights: LoraWeights) -> None:
         pairs = {
-            (layer, module.removesuffix("_proj")): (a.detach().numpy(), b.detach().numpy())
+            (layer, module.removesuffix("_proj")): (
+                a.detach().float().numpy(),
+                b.detach().float().numpy(),
+            )
             for (layer, module), (a, b) in weights.tensors.items()
         }
         self.decoder.set_adapter(index, pairs, weights.scale)

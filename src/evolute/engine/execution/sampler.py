@@ -46,7 +46,7 @@ class Chosen:
 
 
 class NotANumber(ValueError):
-    """The logits of a row are NaN; only this request is lost."""
+    """A row leaves nothing to choose from; only this request is lost."""
 
 
 class Sampler(Protocol):
@@ -83,6 +83,8 @@ def choose(logits: Float32, row: Row) -> Chosen:
     if not np.isfinite(normalizer):
         raise NotANumber("the model's logits are not finite")
     adjusted = adjust(logits, row)
+    if adjusted.max() == -np.inf:
+        raise NotANumber("every token is barred")
     token = int(adjusted.argmax()) if sampling.is_greedy else _draw(adjusted, row)
     return Chosen(token, float(scaled[token] - normalizer), top_logprobs(logits, sampling))
 

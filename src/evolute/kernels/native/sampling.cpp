@@ -9,13 +9,6 @@ namespace {
 
 constexpr int64_t kChunk = 1024;
 
-int64_t largest(const float* logits, int64_t n) {
-  const float top = active_ops().maximum(logits, n);
-  for (int64_t i = 0; i < n; i++)
-    if (logits[i] == top) return i;
-  return -1;
-}
-
 // First i with weights[0] + ... + weights[i] > point, the sums taken in double.
 int64_t find(const float* weights, int64_t n, double point) {
   double below = 0;
@@ -93,9 +86,9 @@ int64_t draw_from_some(const float* logits, int64_t n, float top, const Draw& dr
 }  // namespace
 
 int64_t draw_token(const float* logits, int64_t n, const Draw& draw) {
-  if (draw.temperature <= 0) return largest(logits, n);
   const float top = active_ops().maximum(logits, n);
-  if (!std::isfinite(top)) return -1;
+  if (!std::isfinite(top)) return -1;  // every token is barred, or the logits are no numbers
+  if (draw.temperature <= 0) return std::find(logits, logits + n, top) - logits;
   const bool cut = draw.top_k || draw.top_p < 1 || draw.min_p > 0;
   return cut ? draw_from_some(logits, n, top, draw) : draw_from_all(logits, n, top, draw);
 }
