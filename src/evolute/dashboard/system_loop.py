@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 
 from evolute.dashboard.page import Cell, Raw, note, number, section, table
 from evolute.dashboard.plots import Interval, intervals
@@ -89,7 +90,17 @@ def _outcome(run: Run) -> str:
         if r.get("name")
     )
     why = html.escape(str(record.get("why", "")))
-    return f"<p>Outcome: <b>{html.escape(text)}</b> ({why}).{speed}{speeds}</p>"
+    return f"<p>Outcome: <b>{html.escape(text)}</b> ({why}).{speed}{speeds}{_force(record)}</p>"
+
+
+def _force(record: Record) -> str:
+    """Which settings the live engine took, and which need a restart, as lines of config.toml."""
+    applied, waiting = _settings(record.get("applied")), record.get("needs_restart")
+    said = f" In force at once: {html.escape(applied)}." if applied else ""
+    if not isinstance(waiting, dict) or not waiting:
+        return said
+    lines = "\n".join(["[engine]", *(f"{k} = {json.dumps(v)}" for k, v in waiting.items())])
+    return f"{said} The rest needs a restart with</p><pre>{html.escape(lines)}</pre><p>"
 
 
 def _change(trial: Record) -> str:
