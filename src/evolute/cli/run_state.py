@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from evolute.telemetry import RecordWriter, read_records
+from evolute.telemetry import RecordWriter, read_records, repair
 from evolute.types import ConfigError
 from evolute.types.settings import nearest
 
@@ -118,6 +118,7 @@ class RunState:
         """Write the records that finished phases owe; what stands there already is left, and what
         stands there of a phase that is not done goes."""
         path = self._dir / "metrics.jsonl"
+        repair(path)  # before it is read: a line without its end counts for no one
         records = read_records(path)
         kept = [r for r in records if r.get("phase", "") in ("", *self._phases)]
         written = {json.dumps(r, sort_keys=True) for r in kept if "phase" in r}

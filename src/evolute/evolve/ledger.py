@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evolute.envs.tuning import Change, Ratio, Verdict
-from evolute.telemetry import RecordWriter, read_records
+from evolute.telemetry import RecordWriter, read_records, repair
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        repair(path)
         self.trials = [_trial(record) for record in read_records(path)]
 
     def append(self, trial: Trial) -> None:
