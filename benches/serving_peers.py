@@ -189,7 +189,7 @@ def _in_process(peer: str, work: list[Item], options: argparse.Namespace) -> dic
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(work, file)
         file.flush()
-        command = [own or sys.executable, __file__, "--worker", peer, "--items", file.name]
+        command = [own or sys.executable, "-P", __file__, "--worker", peer, "--items", file.name]
         command += ["--threads", str(options.threads)]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, **given}
