@@ -158,6 +158,7 @@ def _in_process(side: str, options: argparse.Namespace) -> dict[str, float]:
     python = options.trl_python if side == "trl" else sys.executable
     command = [
         python,
+        "-P",
         "-W",
         "ignore",
         __file__,
