@@ -116,9 +116,11 @@ def _hugging_face_directory(folder: str) -> str:
     assert importlib.util.find_spec("gguf"), "the other environment needs gguf==0.19.0"
     where, name = str(Path(path).parent), Path(path).name
     model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype="float32")
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(f"{folder}/model")
+    values = model.config.to_dict()
+    values.pop("quantization_config", None)  # the weights are float32 now
+    plain = type(model)(type(model.config)(**values)).float()
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(f"{folder}/model")
     AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(f"{folder}/model")
     return f"{folder}/model"
 
