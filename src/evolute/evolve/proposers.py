@@ -8,6 +8,7 @@ on where it was, and settings that were tried are not proposed again while there
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -15,10 +16,14 @@ from typing import Any, Protocol
 from evolute.envs.tuning import Change, Space
 from evolute.evolve.history import best, points
 from evolute.evolve.ledger import Trial
-from evolute.types import Backend, GenerateRequest, SamplingParams
+from evolute.types import Backend, GenerateRequest, Message, SamplingParams
 
 OPENING = 4  # random moves before the estimator has something to estimate from
 ATTEMPTS = 32  # draws until one was not tried before
+MODEL_ATTEMPTS = 4
+MODEL_TOKENS = 512  # enough for an answer of single bytes, white space included
+
+logger = logging.getLogger(__name__)
 
 
 class Proposer(Protocol):
@@ -30,8 +35,9 @@ class Proposer(Protocol):
 
 
 class RandomProposer:
-    """Random moves from the best so far, each dimension in turn, so that a short search leaves
-    none out."""
+    """Chance, spread evenly. Until something is kept, and in every other trial after that, whole
+    settings of the values that had the fewest turns; else moves from the best, each dimension in
+    turn. So a short search leaves nothing out and finds what helps only together."""
 
     name = "random"
 
@@ -39,7 +45,7 @@ class RandomProposer:
         self._seed = seed
 
     async def propose(self, space: Space, history: Sequence[Trial]) -> Change:
-        return _random_move(space, history, self._seed)
+        return _random(space, history, self._seed)
 
 
 class ScriptedProposer:
@@ -67,16 +73,17 @@ class OptunaProposer:
         told = [(space.settings(p.change), p.speed) for p in points(history)]
         whole = [(s, speed) for s, speed in told if len(s) == len(space.dimensions)]
         if len(whole) <= OPENING:
-            return _random_move(space, history, self._seed)
+            return _random(space, history, self._seed)
         for attempt in range(ATTEMPTS):
             drawn = _ask(space, whole, self._seed + len(history) + 7919 * attempt)
             if drawn not in [settings for settings, _ in told]:
                 return _news(space, history, drawn)
-        return _random_move(space, history, self._seed)
+        return _random(space, history, self._seed)
 
 
 class ModelProposer:
-    """The served model proposes, under a JSON grammar that admits nothing but valid changes."""
+    """The served model proposes, under a JSON grammar that admits nothing but valid changes, of
+    the values that had the fewest turns."""
 
     name = "model"
 
@@ -84,27 +91,46 @@ class ModelProposer:
         self._backend, self._adapter, self._seed = backend, adapter, seed
 
     async def propose(self, space: Space, history: Sequence[Trial]) -> Change:
+        schema = space.open(_tried(space, history)).json_schema()
+        for attempt in range(MODEL_ATTEMPTS):
+            text = await self._answer(space, history, schema, attempt)
+            try:
+                change = _news(space, history, space.check(json.loads(text)))
+            except ValueError:  # cut short
+                continue
+            if _is_new(space, history, change):
+                return change
+        logger.warning("the model had no new proposal in %d attempts; chance has", MODEL_ATTEMPTS)
+        return _random(space, history, self._seed)
+
+    async def _answer(
+        self, space: Space, history: Sequence[Trial], schema: str, attempt: int
+    ) -> str:
         sampling = SamplingParams(
-            max_new_tokens=160,
+            max_new_tokens=MODEL_TOKENS,
             temperature=1.0,
-            seed=self._seed + len(history),
-            json_schema=space.json_schema(),
+            seed=self._seed + len(history) + 7919 * attempt,
+            json_schema=schema,
         )
-        prompt = self._backend.tokenizer.chat(
-            [{"role": "user", "content": _question(space, history)}]
-        )
-        request = GenerateRequest(tuple(prompt), sampling, self._adapter, tenant="tuner")
+        question: Message = {"role": "user", "content": _question(space, history)}
+        prompt = tuple(self._backend.tokenizer.chat([question]))
+        request = GenerateRequest(prompt, sampling, self._adapter, tenant="tuner")
         (output,) = await self._backend.agenerate(request)
-        try:
-            change = _news(space, history, space.check(json.loads(output.text)))
-        except ValueError:  # cut short: fall back rather than fail
-            change = {}
-        if _is_new(space, history, change):
-            return change
-        return _random_move(space, history, self._seed)
+        return output.text
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _random(space: Space, history: Sequence[Trial], seed: int) -> Change:
+    if best(history)[0] and len(history) % 2 == 0:
+        return _random_move(space, history, seed)
+    source, tried = random.Random(f"{seed}/{len(history)}"), _tried(space, history)
+    for _ in range(ATTEMPTS):
+        drawn = space.open(tried).draw(source)
+        if drawn not in tried:
+            return _news(space, history, drawn)
+    return _random_move(space, history, seed)
 
 
 def _random_move(space: Space, history: Sequence[Trial], seed: int) -> Change:
@@ -122,7 +148,12 @@ def _random_move(space: Space, history: Sequence[Trial], seed: int) -> Change:
 
 def _is_new(space: Space, history: Sequence[Trial], change: Change) -> bool:
     merged = space.settings({**best(history)[0], **change})
-    return merged not in [space.settings(point.change) for point in points(history)]
+    return merged not in _tried(space, history)
+
+
+def _tried(space: Space, history: Sequence[Trial]) -> list[Change]:
+    """The whole settings of every trial."""
+    return [space.settings(point.change) for point in points(history)]
 
 
 def _news(space: Space, history: Sequence[Trial], settings: Change) -> Change:

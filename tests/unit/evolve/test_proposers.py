@@ -87,3 +87,12 @@ def test_speeds_are_products_along_the_way():
         ({"a": 2}, 6.0),
     ]
     assert best(history) == ({"a": 2}, 4)
+
+
+def test_what_is_open_gives_each_value_its_turn():
+    space, source, tried = engine_space(BAD), random.Random(0), []
+    for _ in range(8):
+        tried.append(space.open(tried).draw(source))
+    for dimension in space.dimensions:
+        counts = [sum(t[dimension.name] == v for t in tried) for v in dimension.choices]
+        assert max(counts) - min(counts) <= 1

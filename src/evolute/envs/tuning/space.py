@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,21 @@ class Space:
             others = [value for value in one.choices if value != now.get(one.name)]
             drawn[one.name] = source.choice(others or list(one.choices))
         return drawn
+
+    def open(self, tried: Iterable[Change]) -> Space:
+        """The same dimensions with the values that `tried` holds least often. Who draws from what
+        is open gives each value its turn, in far fewer trials than pure chance takes."""
+        seen = Counter(item for settings in tried for item in settings.items())
+        dimensions = []
+        for d in self.dimensions:
+            least = min(seen[d.name, value] for value in d.choices)
+            few = tuple(value for value in d.choices if seen[d.name, value] == least)
+            dimensions.append(Dimension(d.name, few, d.start))
+        return Space(tuple(dimensions))
+
+    def draw(self, source: random.Random) -> Change:
+        """A value for every dimension."""
+        return {d.name: source.choice(d.choices) for d in self.dimensions}
 
     def check(self, change: Mapping[str, Any]) -> Change:
         """`change` itself. Raises ConfigError for what lies outside the space."""
