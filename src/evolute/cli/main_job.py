@@ -32,6 +32,7 @@ from evolute.evolve import (
     OptunaProposer,
     Proposer,
     RandomProposer,
+    Trial,
     tune,
 )
 from evolute.models import LoadedModel, load_model
@@ -214,7 +215,7 @@ class MainJob:
                 proposers,
                 Ledger(self.run_dir / "ledger.jsonl"),
                 max_trials=self.config.tune.trials,
-                on_trial=lambda t: bar.advance(t.id, f"{t.verdict}: {t.why}"),
+                on_trial=lambda t: bar.advance(t.id, _verdict(t)),
                 should_stop=lambda: self.is_stopping,
             )
         if self.is_stopping:
@@ -229,7 +230,9 @@ class MainJob:
         if restart:
             words = as_options(restart, "engine.")
             self.say(f"in force after a restart only: evolute loop {words}")
-        figures = {"ratio": ratio, "best": report.best, "why": report.why}
+        figures: dict[str, Any] = {"ratio": ratio, "best": report.best, "why": report.why}
+        if report.tokens_per_s:
+            figures |= zip(("before_tokens_per_s", "after_tokens_per_s"), report.tokens_per_s)
         record = {"kind": "throughput", **figures, "applied": live, "needs_restart": restart}
         return Finished({"best": report.best}, [record])
 
@@ -254,3 +257,8 @@ class MainJob:
             for step, r in rollouts
             for s in r.samples[:1]
         ]
+
+
+def _verdict(trial: Trial) -> str:
+    """Short enough to stand beside a bar; the ledger has the whole story."""
+    return f"{trial.verdict}, {trial.ratio.mean:.2f} times" if trial.ratio else str(trial.verdict)

@@ -54,15 +54,16 @@ def training(run: Run) -> str:
     )
     plots = [
         lines(
-            "reward and accuracy of the rollouts",
+            "reward of the rollouts, with its 95 % interval, and accuracy",
             run.series("reward_mean", "accuracy_mean"),
             low=0.0,
             high=1.0,
+            bands={"reward_mean": _reward_band(run)},
         ),
         _held_out(run),
-        lines("entropy (nats a token)", run.series("entropy"), low=0.0),
-        lines("norm of the gradient", run.series("grad_norm"), low=0.0),
-        lines("loss (the gradient matters, not its height)", run.series("loss")),
+        lines("entropy (nats a token)", _trained(run, "entropy"), low=0.0),
+        lines("norm of the gradient", _trained(run, "grad_norm"), low=0.0),
+        lines("loss (the gradient matters, not its height)", _trained(run, "loss")),
         lines("seconds a step", run.series("rollout_s", "update_s", "publish_s"), low=0.0),
     ]
     return section("Training", note(text), f'<div class="plots">{"".join(plots)}</div>')
@@ -154,6 +155,18 @@ def points(value: Interval) -> str:
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _trained(run: Run, name: str) -> dict[str, list[tuple[float, float]]]:
+    """A figure of the update, without the steps whose rewards had no contrast: nothing was
+    trained in them, and their zeros are no measurements."""
+    idle = {s["step"] for s in run.steps if real(s, "effective_token_frac") == 0.0}
+    return {n: [p for p in s if p[0] not in idle] for n, s in run.series(name).items()}
+
+
+def _reward_band(run: Run) -> list[tuple[float, float, float]]:
+    ends = [(s["step"], real(s, "reward_low"), real(s, "reward_high")) for s in run.steps]
+    return [(x, low, high) for x, low, high in ends if low is not None and high is not None]
 
 
 def _held_out(run: Run) -> str:

@@ -40,7 +40,8 @@ border-radius:6px;overflow:auto}nav a{color:var(--soft);margin-right:.9rem;font-
 figure{margin:.4rem 0;max-width:40rem}figcaption{font-size:13px;font-weight:600}
 svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .grid{stroke:var(--rule);stroke-width:1}.mark{stroke:var(--soft);stroke-dasharray:4 3;fill:none}
-.line{fill:none;stroke-width:1.8}.s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}
+.line{fill:none;stroke-width:1.8}.band{opacity:.16}
+.s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}
 .s3{stroke:var(--c3)}.f0{fill:var(--c0)}.f1{fill:var(--c1)}.f2{fill:var(--c2)}.f3{fill:var(--c3)}
 svg text.f0{fill:var(--c0)}svg text.f1{fill:var(--c1)}svg text.f2{fill:var(--c2)}
 svg text.f3{fill:var(--c3)}.label{fill:var(--ink)!important}

@@ -52,8 +52,10 @@ def lines(
     low: float | None = None,
     high: float | None = None,
     limit: float | None = None,
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
 ) -> str:
-    """Curves over the steps; `limit` is a dashed line. The range grows to hold everything."""
+    """Curves over the steps; `limit` is a dashed line, `bands` the (x, low, high) around a curve.
+    The range grows to hold the curves; a band is cut at its edges."""
     finite = {
         name: [p for p in s if all(map(math.isfinite, p))] for name, s in series_by_name.items()
     }
@@ -75,6 +77,7 @@ def lines(
         parts.append(f'<path class="mark" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_text(LEFT + 4, y - 4, f"bound {limit:g}"))
     for colour, (name, series) in enumerate(finite.items()):
+        parts.append(_band((bands or {}).get(name, ()), x_axis, y_axis, colour % NUM_COLOURS))
         parts.append(_curve(name, series, x_axis, y_axis, colour % NUM_COLOURS))
     if len(finite) > 1:
         parts.append(_legend(list(finite)))
@@ -151,6 +154,17 @@ def _y_grid(axis: Axis, scale: Sequence[float]) -> str:
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_text(LEFT - 6, y + 4, f"{tick:g}", "end"))
     return "".join(parts)
+
+
+def _band(
+    band: Sequence[tuple[float, float, float]], x_axis: Axis, y_axis: Axis, colour: int
+) -> str:
+    finite = [edge for edge in band if all(map(math.isfinite, edge))]
+    if len(finite) < 2:
+        return ""
+    outline = [(x, high) for x, _, high in finite] + [(x, low) for x, low, _ in finite[::-1]]
+    path = "L".join(f"{x_axis.at(x):.1f} {y_axis.at(y):.1f}" for x, y in outline)
+    return f'<path class="band f{colour}" d="M{path}Z"/>'
 
 
 def _curve(name: str, series: Points, x_axis: Axis, y_axis: Axis, colour: int) -> str:

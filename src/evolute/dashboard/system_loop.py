@@ -84,10 +84,11 @@ def _outcome(run: Run) -> str:
     text = _settings(best) if best else "the settings in force stay"
     gain = interval(record.get("ratio"), "ratio")
     speed = f" Throughput after over before: <b>{ratio_text(gain)}</b>." if gain else ""
-    speeds = "".join(
-        f" {html.escape(str(r['name']))}: {number(r.get('tokens_per_s'), ',.0f')} tokens/s."
-        for r in run.records_by_kind.get("throughput", ())
-        if r.get("name")
+    before, after = (real(record, f"{when}_tokens_per_s") for when in ("before", "after"))
+    speeds = (
+        f" Before: {before:,.0f} output tokens/s, after: {after:,.0f}."
+        if before is not None and after is not None
+        else ""
     )
     why = html.escape(str(record.get("why", "")))
     return f"<p>Outcome: <b>{html.escape(text)}</b> ({why}).{speed}{speeds}{_force(record)}</p>"

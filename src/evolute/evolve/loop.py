@@ -29,6 +29,7 @@ class TuneReport:
     ratio: Ratio | None
     num_trials: int
     why: str
+    tokens_per_s: tuple[float, float] | None = None  # before and after, when it was confirmed
 
 
 async def tune(
@@ -92,7 +93,7 @@ async def _confirm(judge: Judge, best: Change, num_trials: int) -> TuneReport:
     if final.verdict is not Verdict.KEEP:
         why = f"the winner was not confirmed against the original settings: {final.why}"
         return TuneReport(None, final.ratio, num_trials, why)
-    return TuneReport(best, final.ratio, num_trials, final.why)
+    return TuneReport(best, final.ratio, num_trials, final.why, final.tokens_per_s)
 
 
 def _write(

@@ -15,8 +15,10 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 import shutil
+import statistics
 import sys
 import threading
 import time
@@ -210,6 +212,7 @@ class Controller:
             "kind": "train_step",
             "step": step,
             "reward_mean": sum(r.reward for r in valid) / n,
+            **_reward_interval(valid),
             "accuracy_mean": sum(r.reward >= 1 for r in valid) / n,
             "tokens": sum(len(s.response_ids) for r in valid for s in r.samples),
             "num_failed": len(rollouts) - len(valid),
@@ -242,6 +245,20 @@ class Controller:
                         "outcome": rollout.outcome,
                     }
                 )
+
+
+def _reward_interval(valid: list[Rollout]) -> dict[str, float]:
+    """Ends of the 95 % interval of the mean reward. Siblings share their problem, so that the
+    problems' means are what is independent; none when there are fewer than two."""
+    by_group: dict[int, list[float]] = {}
+    for rollout in valid:
+        by_group.setdefault(rollout.group, []).append(rollout.reward)
+    if len(by_group) < 2:
+        return {}
+    means = [statistics.fmean(rewards) for rewards in by_group.values()]
+    half = 1.96 * statistics.stdev(means) / math.sqrt(len(means))
+    middle = statistics.fmean(means)
+    return {"reward_low": middle - half, "reward_high": middle + half}
 
 
 def _asked(problem: Problem) -> str:

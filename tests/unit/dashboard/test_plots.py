@@ -66,3 +66,16 @@ def test_an_infinite_end_reaches_the_edge_without_a_whisker():
 def test_names_are_escaped():
     assert "<b>" not in intervals("<b>", [Interval("<b>", 1.0, 0.0, 2.0)])
     assert "<b>" not in bars("<b>", {"<b>": 1.0})
+
+
+def test_a_band_lies_around_its_curve_and_is_cut_at_the_edge():
+    points, band = [(0, 0.2), (1, 0.6)], [(0, -9.0, 0.4), (1, 0.5, 9.0)]
+    svg = lines("t", {"a": points}, low=0.0, high=1.0, bands={"a": band})
+    (path,) = re.findall(r'class="band f0" d="M([^"]+)Z"', svg)
+    corners = [tuple(map(float, corner.split())) for corner in path.split("L")]
+    (curve,) = re.findall(r'class="line s0" d="M([^"]+)"', svg)
+    (_, y0), (_, y1) = (map(float, point.split()) for point in curve.split("L"))
+    (_, high0), (_, high1), (_, low1), (_, low0) = corners  # pixels count from the top
+    assert high0 < y0 < low0 and high1 < y1 < low1
+    assert low0 <= 220 - 34 + 0.1 and high1 >= 22 - 0.1
+    assert lines("t", {"a": points}, bands={"a": [(0, math.nan, 1.0)]}).count("band") == 0

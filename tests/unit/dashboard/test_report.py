@@ -28,6 +28,8 @@ def step(number, **more):
         "kind": "train_step",
         "step": number,
         "reward_mean": 0.15 + 0.6 * gain,
+        "reward_low": 0.1 + 0.6 * gain,
+        "reward_high": 0.2 + 0.6 * gain,
         "accuracy_mean": 0.12 + 0.6 * gain,
         "tokens": 700 + number,
         "failures": {"RewardError": 1} if number == 2 else {},
@@ -65,7 +67,8 @@ METRICS = [
     {"kind": "difference", "mean": 0.539, "low": 0.45, "high": 0.625},
     {"kind": "throughput", "ratio": ratio(1.31, 1.22, 1.41),
      "best": {"page_size": 16, "policy": "lpm"}, "why": "1.31 times the baseline",
-     "applied": {"policy": "lpm"}, "needs_restart": {"page_size": 16}},
+     "applied": {"policy": "lpm"}, "needs_restart": {"page_size": 16},
+     "before_tokens_per_s": 1234.5, "after_tokens_per_s": 1617.2},
     {"kind": "phase", "name": "tune", "seconds": 150.0},
     {"kind": "poll", "requests": 270, "errors": 0, "max_gap_s": 1.9, "last_error": ""},
 ]  # fmt: skip
@@ -108,6 +111,7 @@ def test_a_whole_run_is_told(run_dir):
         "the interval is above zero",
         "The bounds hold",
         "1.31 times (1.22 to 1.41)",
+        "Before: 1,234 output tokens/s, after: 1,617.",
         "page_size = 16, policy = lpm",
         "In force at once: policy = lpm.",
         "needs a restart with [engine] page_size = 16",
@@ -119,6 +123,21 @@ def test_a_whole_run_is_told(run_dir):
     ):
         assert told in text, told
     assert "Not finished" not in text
+
+
+def test_the_reward_has_its_interval(run_dir):
+    assert write_report(run_dir).read_text().count('class="band f0"') == 1
+
+
+def test_a_step_without_contrast_is_a_gap_and_not_a_zero(tmp_path):
+    idle = {"entropy": 0.0, "grad_norm": 0.0, "loss": 0.0}
+    steps = [step(0), step(1, **idle, effective_token_frac=0.0), step(2, effective_token_frac=1.0)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    page = write_report(tmp_path).read_text()
+    (curve,) = re.findall(
+        r"entropy \(nats a token\).*?class=\"line s0\" d=\"M([^\"]+)\"", page, re.S
+    )
+    assert curve.count("L") == 1, "two points, not three"
 
 
 def test_the_page_needs_nothing_from_elsewhere(run_dir):

@@ -7,6 +7,7 @@ kept when the lower end of the 95 % interval of the ratio (Student's t on log ra
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import math
@@ -48,6 +49,7 @@ class Judgement:
     verdict: Verdict
     why: str
     ratio: Ratio | None = None
+    tokens_per_s: tuple[float, float] | None = None  # baseline and candidate, geometric means
 
 
 class Judge:
@@ -73,6 +75,7 @@ class Judge:
     async def judge(self, baseline: Change, candidate: Change) -> Judgement:
         """Measure both and decide."""
         logs: list[float] = []
+        speeds: list[tuple[float, float]] = []
         pairs = self._pairs
         while len(logs) < pairs:
             old = await self._runner.measure(baseline)
@@ -83,12 +86,13 @@ class Judge:
             if bad:
                 return bad
             logs.append(math.log(new.tokens_per_s / old.tokens_per_s))
+            speeds.append((old.tokens_per_s, new.tokens_per_s))
             if len(logs) == 1 and logs[0] < math.log(HOPELESS):
                 ratio = Ratio(math.exp(logs[0]), 0.0, math.inf, 1)
                 return Judgement(Verdict.DISCARD, f"{ratio.mean:.2f} times the baseline", ratio)
             if len(logs) == self._pairs and self._is_hidden(interval(logs)):
                 pairs = min(2 * self._pairs, MAX_PAIRS)
-        return self._decide(interval(logs))
+        return dataclasses.replace(self._decide(interval(logs)), tokens_per_s=_means(speeds))
 
     def _is_hidden(self, ratio: Ratio) -> bool:
         return ratio.mean > LARGE and ratio.low <= 1 + self._margin
@@ -105,6 +109,11 @@ def interval(logs: list[float]) -> Ratio:
     mean, n = statistics.fmean(logs), len(logs)
     half = T95[n] * statistics.stdev(logs) / math.sqrt(n)
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+
+
+def _means(speeds: list[tuple[float, float]]) -> tuple[float, float]:
+    old, new = (statistics.geometric_mean(side) for side in zip(*speeds))
+    return old, new
 
 
 def _refusal(old: Measurement, new: Measurement) -> Judgement | None:
