@@ -244,4 +244,5 @@ NB_MODULE(_native, m) {
       .def("forward", &run_step)
       .def("draw", &draw_tokens)
       .def("score", &score_tokens);
+  m.def("count_miscounted_rounds", &count_miscounted_rounds, nb::call_guard<nb::gil_scoped_release>());
 }

@@ -30,9 +30,11 @@ void Pool::resize(int num_threads) {
 
 void Pool::dispatch(int64_t count, Call call, const void* context) {
   const uint32_t round = (uint32_t)(state_.load() >> 32) + 1;
-  count_.store(count, std::memory_order_relaxed);
-  call_.store(call, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
+  // The old round is closed first: who still looks at it must not claim a task of the new one.
+  state_.store((uint64_t)(round - 1) << 32 | 0xFFFFFFFFu);
+  count_.store(count, std::memory_order_release);
+  call_.store(call, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
   done_.store(0, std::memory_order_relaxed);
   state_.store((uint64_t)round << 32);
   if (sleepers_.load()) {
@@ -48,9 +50,9 @@ void Pool::dispatch(int64_t count, Call call, const void* context) {
 // Claims and runs one task of the round; false when none is left.
 bool Pool::take(uint32_t round) {
   uint64_t state = state_.load(std::memory_order_acquire);
-  const int64_t count = count_.load(std::memory_order_relaxed);
-  const Call call = call_.load(std::memory_order_relaxed);
-  const void* context = context_.load(std::memory_order_relaxed);
+  const int64_t count = count_.load(std::memory_order_acquire);
+  const Call call = call_.load(std::memory_order_acquire);
+  const void* context = context_.load(std::memory_order_acquire);
   do {
     if ((uint32_t)(state >> 32) != round || (int64_t)(uint32_t)state >= count) return false;
   } while (!state_.compare_exchange_weak(state, state + 1));
@@ -76,6 +78,21 @@ void Pool::work(uint32_t seen) {
     while (take(seen)) {
     }
   }
+}
+
+int64_t count_miscounted_rounds(int num_threads, int64_t rounds) {
+  Pool pool(num_threads);
+  std::atomic<int> runs[9];
+  int64_t wrong = 0;
+  for (int64_t round = 0; round < rounds; round++) {
+    const int64_t count = round % 2 ? 2 : 9;  // few, then more: an old claim may fit the new count
+    for (auto& n : runs) n.store(0, std::memory_order_relaxed);
+    pool.run(count, [&](int64_t i) { runs[i].fetch_add(1); });
+    bool right = true;
+    for (int64_t i = 0; i < 9; i++) right &= runs[i].load() == (i < count);
+    wrong += !right;
+  }
+  return wrong;
 }
 
 }  // namespace evolute

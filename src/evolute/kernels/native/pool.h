@@ -48,4 +48,7 @@ class Pool {
   std::condition_variable wake_;
 };
 
+// Runs rounds of 2 and 9 tasks in turn and counts those in which a task ran not exactly once.
+int64_t count_miscounted_rounds(int num_threads, int64_t rounds);
+
 }  // namespace evolute
