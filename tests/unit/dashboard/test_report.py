@@ -198,7 +198,8 @@ def test_a_record_may_lack_any_field(run_dir, record):
     for left_out in [key for key in record if key not in ("kind", "step")]:
         poorer = {key: value for key, value in record.items() if key != left_out}
         (run_dir / "metrics.jsonl").write_text(json.dumps(poorer) + "\n")
-        write_report(run_dir)
+        text = text_of(write_report(run_dir).read_text())
+        assert "trial 3" in text and "Not finished" in text, left_out  # the rest is still told
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "text", {}])
