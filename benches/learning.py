@@ -43,7 +43,8 @@ def main() -> None:
     gains = [run["gain"]["mean"] for run in runs]
     named = BenchResult("learning", dataclasses.asdict(base), {}, len(runs), {})
     print(json.dumps({"machine": named.machine, "commit": named.commit, "config": named.config,
-                      "n": len(runs), "mean_gain": sum(gains) / len(gains), "runs": runs}))  # fmt: skip
+                      "n": len(runs), "mean_gain": sum(gains) / len(gains),
+                      "runs": runs}))  # fmt: skip
 
 
 async def _run(controller: Controller, engine: Engine, count: int) -> dict[str, Any]:

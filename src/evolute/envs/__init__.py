@@ -3,7 +3,7 @@
 from evolute.envs.base import TextEnv, split_of
 from evolute.envs.episode import run_episode
 from evolute.envs.evaluate import Accuracy, evaluate
-from evolute.envs.intervals import Interval, paired_difference, wilson
+from evolute.envs.intervals import Interval, mean_interval, paired_difference, wilson
 from evolute.envs.registry import make_task, task_names, validate
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "TextEnv",
     "evaluate",
     "make_task",
+    "mean_interval",
     "paired_difference",
     "run_episode",
     "split_of",

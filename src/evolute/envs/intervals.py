@@ -2,6 +2,7 @@
 
 wilson(successes, n) -> Interval                 a share (Wilson 1927)
 paired_difference(before, after) -> Interval     two shares of the same problems (Newcombe 1998)
+mean_interval(values) -> Interval                a mean of independent values (Student 1908)
 
 A bootstrap of the difference has no width when no problem changed and covers too little when few
 did; Newcombe's score interval (method 10) does not. `tests/unit/envs/test_intervals.py` measures
@@ -11,10 +12,12 @@ the coverage of both shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Z95 = 1.959964
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,19 @@ def paired_difference(before: Mapping[str, bool], after: Mapping[str, bool]) -> 
     gain = b.mean - a.mean
     down, up = (b.mean - b.low, a.high - a.mean), (b.high - b.mean, a.mean - a.low)
     return Interval(gain, max(gain - _joint(*down, phi), -1.0), min(gain + _joint(*up, phi), 1.0))
+
+
+def t95(n: int) -> float:
+    """Two-sided 95 % quantile of Student's t for n >= 2 values: exact to 0.003."""
+    z, v = Z95, n - 1  # a table for few; an expansion for more (Fisher and Cornish 1960)
+    return T95.get(n) or z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Student's t interval of a mean; at least two values."""
+    mean = statistics.fmean(values)
+    half = t95(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
 
 
 # -- internals ---------------------------------------------------------------

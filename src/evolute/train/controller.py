@@ -15,7 +15,6 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
-import math
 import os
 import shutil
 import statistics
@@ -29,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from evolute.engine import Engine
-from evolute.envs import make_task, run_episode
+from evolute.envs import make_task, mean_interval, run_episode
 from evolute.models import LoadedModel, export_model, save_peft
 from evolute.telemetry import RecordWriter, Tracer, read_records
 from evolute.train import checkpoint
@@ -255,10 +254,8 @@ def _reward_interval(valid: list[Rollout]) -> dict[str, float]:
         by_group.setdefault(rollout.group, []).append(rollout.reward)
     if len(by_group) < 2:
         return {}
-    means = [statistics.fmean(rewards) for rewards in by_group.values()]
-    half = 1.96 * statistics.stdev(means) / math.sqrt(len(means))
-    middle = statistics.fmean(means)
-    return {"reward_low": middle - half, "reward_high": middle + half}
+    found = mean_interval([statistics.fmean(rewards) for rewards in by_group.values()])
+    return {"reward_low": found.low, "reward_high": found.high}
 
 
 def _asked(problem: Problem) -> str:

@@ -1,12 +1,14 @@
 """Intervals hold the truth as often as they say, and move the right way."""
 
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolute.envs import paired_difference, wilson
+from evolute.envs import mean_interval, paired_difference, wilson
+from evolute.envs.intervals import t95
 
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -75,3 +77,16 @@ def test_without_data_everything_is_possible():
     assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
     nothing = paired_difference({"a": True}, {"b": True})
     assert (nothing.mean, nothing.low, nothing.high) == (0.0, -1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("n", "quantile"), [(2, 12.7062), (10, 2.2622), (11, 2.2281), (16, 2.1314), (31, 2.0423)]
+)
+def test_quantiles_of_student(n, quantile):
+    """Tables of the distribution, for n - 1 degrees of freedom."""
+    assert t95(n) == pytest.approx(quantile, abs=0.003)
+
+
+def test_the_interval_of_a_mean_widens_for_few_values():
+    found = mean_interval([1.0, 0.0, 0.5])
+    assert found.mean == 0.5 and found.high - 0.5 == pytest.approx(4.303 * 0.5 / math.sqrt(3))

@@ -18,7 +18,7 @@ def rollouts(rewards_by_group):
 
 def test_it_is_that_of_the_problems():
     found = _reward_interval(rollouts([[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0]]))
-    half = 1.96 * 0.5 / math.sqrt(3)  # means 1, 0, 1/2: standard deviation 1/2
+    half = 4.303 * 0.5 / math.sqrt(3)  # means 1, 0, 1/2: standard deviation 1/2
     assert found == pytest.approx({"reward_low": 0.5 - half, "reward_high": 0.5 + half})
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from evolute.envs.intervals import mean_interval
 from evolute.envs.tuning.space import Change
 from evolute.envs.tuning.trial import Measurement, Runner
 from evolute.types import ConfigError
 
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-MAX_PAIRS = max(T95)
+MAX_PAIRS = 10
 HOPELESS = 0.9  # a first ratio below this is not measured again
 LARGE = 1.25  # a mean above this is measured as often again before noise may hide it
 
@@ -67,7 +67,8 @@ class Judge:
         if not 2 <= pairs <= MAX_PAIRS:
             raise ConfigError(f"pairs is {pairs}; it must lie between 2 and {MAX_PAIRS}.")
         self._runner, self._pairs, self._margin = runner, pairs, margin
-        source = inspect.getsource(sys.modules[__name__]).encode()
+        rules = (__name__, mean_interval.__module__)
+        source = "".join(inspect.getsource(sys.modules[name]) for name in rules).encode()
         self.digest = hashlib.sha256(
             source + workload.read_bytes() + conditions.encode()
         ).hexdigest()[:16]
@@ -105,10 +106,9 @@ class Judge:
 
 
 def interval(logs: list[float]) -> Ratio:
-    """Geometric mean ratio and Student's t interval of paired log ratios (2 to 10 pairs)."""
-    mean, n = statistics.fmean(logs), len(logs)
-    half = T95[n] * statistics.stdev(logs) / math.sqrt(n)
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+    """Geometric mean ratio and Student's t interval of paired log ratios (at least two)."""
+    found = mean_interval(logs)
+    return Ratio(math.exp(found.mean), math.exp(found.low), math.exp(found.high), len(logs))
 
 
 def _means(speeds: list[tuple[float, float]]) -> tuple[float, float]:
