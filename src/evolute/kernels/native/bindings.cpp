@@ -47,12 +47,13 @@ void run_linear(const Packed& w, const In<float, 2>& x, const Out<float, 2>& out
           "x must be [T, K] and out [T, N] of the packed matrix.");
   require(threads >= 1 && threads <= 256, "num_threads must lie between 1 and 256.");
   nb::gil_scoped_release release;
-  std::vector<int8_t> codes(m * k);
-  std::vector<float> scale(m * blocks), sum(m * blocks);
+  const int64_t tiled = whole_tiles(m);
+  std::vector<int8_t> codes(tiled * k);
+  std::vector<float> scale(tiled * blocks), sum(tiled * blocks);
   if (w.view.storage != Storage::kFloat32)
     for (int64_t i = 0; i < m; i++)
-      active_ops().quantize(x.data() + i * k, k, codes.data() + i * k, scale.data() + i * blocks,
-                            sum.data() + i * blocks);
+      active_ops().quantize(x.data() + i * k, k, codes.data() + code_at(i, k),
+                            scale.data() + scale_at(i, k), sum.data() + scale_at(i, k));
   const Rows rows{x.data(), codes.data(), scale.data(), sum.data(), k};
   Pool pool(threads);
   pool.run(w.panels(), [&](int64_t p) {

@@ -90,14 +90,24 @@ Rows Decoder::rows_of(const float* x, int64_t k) const {
 
 void Decoder::quantize_row(const float* x, int64_t row, int64_t k) {
   if (k % kBlock == 0)
-    active_ops().quantize(x + row * k, k, codes_.data() + row * k,
-                          scale_.data() + row * (k / kBlock), sum_.data() + row * (k / kBlock));
+    active_ops().quantize(x + row * k, k, codes_.data() + code_at(row, k),
+                          scale_.data() + scale_at(row, k), sum_.data() + scale_at(row, k));
+}
+
+// Rows in runs, so that the codes of one cache line are written by one thread.
+template <typename F>
+void Decoder::each_row(int64_t count, const F& fn) {
+  const int64_t even = (count + pool.size() - 1) / pool.size();
+  const int64_t run = std::clamp<int64_t>(even, 1, kRowTile);
+  pool.run((count + run - 1) / run, [&](int64_t i) {
+    for (int64_t row = i * run; row < std::min(count, (i + 1) * run); row++) fn(row);
+  });
 }
 
 // x += extra; h = norm(x); codes of h.
 void Decoder::norm_rows(const std::vector<float>& weight, const float* extra) {
   const int width = shape.width;
-  pool.run(tokens_, [&](int64_t t) {
+  each_row(tokens_, [&](int64_t t) {
     float* x = x_.data() + t * width;
     if (extra) active_ops().add(x, extra + t * width, width);
     active_ops().rms_norm(x, weight.data(), shape.norm_eps, width, h_.data() + t * width);
@@ -192,17 +202,26 @@ void Decoder::place(Pages& pages, const Step& step, int layer) {
 void Decoder::attend(const Pages& pages, const Step& step, int layer) {
   const int width = shape.head_width, group = shape.num_heads / shape.num_kv_heads;
   const ptrdiff_t stride = (ptrdiff_t)shape.num_heads * width;
-  pool.run((int64_t)tiles_.size(), [&](int64_t i) {
+  const auto tile = [&](int64_t i) {
     const auto [b, head, first, count] = tiles_[i];
     const int64_t base = pages.at(layer, 0, head), at = first * stride + head * group * width;
     const int size = pages.half ? 2 : 4;
-    const AttentionTile tile{q_.data() + at, stride, a_.data() + at, stride, count, group, width,
-                             step.positions + first,
-                             step.page_table + (int64_t)b * step.table_width, pages.page_size,
-                             shape.window, pages.keys.data() + base * size,
-                             pages.values.data() + base * size,
-                             (ptrdiff_t)pages.num_kv_heads * pages.head_elements()};
-    pages.half ? active_ops().attention_half(tile) : active_ops().attention_float(tile);
+    return AttentionTile{q_.data() + at, stride, a_.data() + at, stride, count, group, width,
+                         step.positions + first,
+                         step.page_table + (int64_t)b * step.table_width, pages.page_size,
+                         shape.window, pages.keys.data() + base * size,
+                         pages.values.data() + base * size,
+                         (ptrdiff_t)pages.num_kv_heads * pages.head_elements()};
+  };
+  const int64_t count = (int64_t)tiles_.size();
+  const int64_t chunk = std::max<int64_t>(1, count / (pool.size() * 8));
+  const auto attention = pages.half ? active_ops().attention_half : active_ops().attention_float;
+  pool.run((count + chunk - 1) / chunk, [&](int64_t c) {
+    const int64_t end = std::min(count, (c + 1) * chunk);
+    for (int64_t i = c * chunk; i < end; i++) {
+      const AttentionTile now = tile(i), next = tile(std::min(i + 1, end - 1));
+      attention(now, i + 1 < end ? &next : nullptr);
+    }
   });
 }
 
@@ -217,8 +236,8 @@ void Decoder::forward(Pages& pages, const Step& step) {
   for (auto* buffer : {&q_, &a_}) buffer->resize(t * q);
   for (auto* buffer : {&k_, &v_}) buffer->resize(t * kv);
   for (auto* buffer : {&g_, &u_}) buffer->resize(t * ff);
-  codes_.resize(t * widest);
-  for (auto* buffer : {&scale_, &sum_}) buffer->resize(t * (widest / kBlock + 1));
+  codes_.resize(whole_tiles(t) * widest);
+  for (auto* buffer : {&scale_, &sum_}) buffer->resize(whole_tiles(t) * (widest / kBlock + 1));
   tiles_.clear();
   const int most = std::max(1, kMaxTileRows / (shape.num_heads / shape.num_kv_heads));
   for (int b = 0; b < step.num_sequences; b++)
@@ -226,25 +245,25 @@ void Decoder::forward(Pages& pages, const Step& step) {
       for (int head = 0; head < shape.num_kv_heads; head++)
         tiles_.push_back({b, head, first, std::min(most, step.row_start[b + 1] - first)});
 
-  pool.run(t, [&](int64_t i) { embedding.packed->row(step.token_ids[i], x_.data() + i * width); });
+  each_row(t, [&](int64_t i) { embedding.packed->row(step.token_ids[i], x_.data() + i * width); });
   const float* extra = nullptr;
   for (int layer = 0; layer < shape.num_layers; layer++) {
     norm_rows(layers[layer].attention_norm, extra);
     linears(layer, step, h_.data(), width, {{kQ, q_.data()}, {kK, k_.data()}, {kV, v_.data()}});
     place(pages, step, layer);
     attend(pages, step, layer);
-    pool.run(t, [&](int64_t i) { quantize_row(a_.data(), i, q); });
+    each_row(t, [&](int64_t i) { quantize_row(a_.data(), i, q); });
     linears(layer, step, a_.data(), q, {{kO, y_.data()}});
     norm_rows(layers[layer].mlp_norm, y_.data());
     linears(layer, step, h_.data(), width, {{kGate, g_.data()}, {kUp, u_.data()}});
-    pool.run(t, [&](int64_t i) {
+    each_row(t, [&](int64_t i) {
       active_ops().silu_mul(g_.data() + i * ff, u_.data() + i * ff, ff);
       quantize_row(g_.data(), i, ff);
     });
     linears(layer, step, g_.data(), ff, {{kDown, y_.data()}});
     extra = y_.data();
   }
-  pool.run(step.num_logits, [&](int64_t r) {
+  each_row(step.num_logits, [&](int64_t r) {
     const int64_t row = step.logit_rows[r];
     float* x = h_.data() + r * width;
     std::memcpy(x, x_.data() + row * width, sizeof(float) * width);

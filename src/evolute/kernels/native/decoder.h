@@ -88,6 +88,8 @@ class Decoder {
   };
   void check(const Pages& pages, const Step& step) const;
   Rows rows_of(const float* x, int64_t k) const;
+  template <typename F>
+  void each_row(int64_t count, const F& fn);
   void quantize_row(const float* x, int64_t row, int64_t k);
   void norm_rows(const std::vector<float>& weight, const float* extra);
   void apply(const Linear& linear, const Rows& rows, int64_t m, float* out);

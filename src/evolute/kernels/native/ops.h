@@ -7,6 +7,7 @@
 namespace evolute {
 
 constexpr int kBlock = 32;      // weights that share a scale and an offset
+constexpr int kRowTile = 16;    // rows of activations whose codes lie together
 constexpr int kCodePanel = 16;  // outputs of a panel of codes
 constexpr int kFloatPanel = 32; // outputs of a panel of floats
 constexpr int kKeyBlock = 64;   // positions of one online-softmax step, at absolute multiples
@@ -25,14 +26,23 @@ struct PanelView {
   const float* bias;  // [n] padded to a panel, or null
 };
 
-// Rows of activations: always float32, and 8-bit codes when a quantised layer reads them.
+// Rows of activations: always float32, and 8-bit codes when a quantised layer reads them. Codes lie
+// in tiles of 16 rows, block by block, so that one pointer serves all rows of a tile.
 struct Rows {
   const float* x;       // [m, k]
-  const int8_t* codes;  // [m, k]
-  const float* scale;   // [m, k / 32]
-  const float* sum;     // [m, k / 32] scale * sum(codes)
+  const int8_t* codes;  // [m / 16, k / 32, 16, 32], m rounded up
+  const float* scale;   // [m / 16, k / 32, 16]
+  const float* sum;     // [m / 16, k / 32, 16] scale * sum(codes)
   int64_t k;
 };
+
+inline int64_t whole_tiles(int64_t m) { return (m + kRowTile - 1) / kRowTile * kRowTile; }
+inline int64_t code_at(int64_t row, int64_t k) {
+  return row / kRowTile * kRowTile * k + row % kRowTile * kBlock;
+}
+inline int64_t scale_at(int64_t row, int64_t k) {
+  return row / kRowTile * kRowTile * (k / kBlock) + row % kRowTile;
+}
 
 // One head's keys and values for some queries of one sequence.
 struct AttentionTile {
@@ -54,6 +64,7 @@ struct Ops {
   const char* name;
   void (*linear)(const PanelView&, int64_t panel_begin, int64_t panel_end, const Rows&, int64_t m,
                  float* out, ptrdiff_t out_stride, bool accumulate);
+  // One row; codes, scale and sum point at its place in the tile.
   void (*quantize)(const float* x, int64_t k, int8_t* codes, float* scale, float* sum);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);
@@ -61,8 +72,9 @@ struct Ops {
   void (*rotary)(float* x, const float* table, int num_heads, int head_width, float scale);
   void (*to_half)(const float* x, uint16_t* out, int64_t n);
   void (*from_half)(const uint16_t* x, float* out, int64_t n);
-  void (*attention_float)(const AttentionTile&);
-  void (*attention_half)(const AttentionTile&);
+  // The second tile is computed next, or null.
+  void (*attention_float)(const AttentionTile&, const AttentionTile*);
+  void (*attention_half)(const AttentionTile&, const AttentionTile*);
   float (*maximum)(const float* x, int64_t n);  // NaN is passed over
   // out[i] = exp((x[i] - shift) * inverse); returns the sum. out may be null.
   double (*exp_sum)(const float* x, float shift, float inverse, int64_t n, float* out);
