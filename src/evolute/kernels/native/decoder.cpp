@@ -148,29 +148,45 @@ void Decoder::linears(int layer, const Step& step, const float* x, int64_t k,
     const Part& part = parts[i];
     active_ops().linear(part.view, part.begin, part.end, rows, tokens_, part.out, part.view.n, false);
   });
-  for (const Target& target : targets) add_lora(layer, step, x, k, target);
+  add_lora(layer, step, x, k, targets);
 }
 
-// y += (x A^T) (scale B)^T on the rows of sequences that have an adapter (Hu et al. 2021).
-void Decoder::add_lora(int layer, const Step& step, const float* x, int64_t k, const Target& target) {
-  for (int b = 0; b < step.num_sequences; b++) {
+// y += (x A^T) (scale B)^T on the rows of sequences that have an adapter (Hu et al. 2021). Neighbours
+// with the same adapter are one run of rows; a task is some rows of one target, both products.
+void Decoder::add_lora(int layer, const Step& step, const float* x, int64_t k,
+                       const std::vector<Target>& targets) {
+  struct Part {
+    const Lora* lora;
+    float* out;
+    int64_t first, count;
+  };
+  constexpr int64_t kRows = 12;
+  std::vector<Part> parts;
+  int64_t widest = 0;
+  for (int b = 0, next; b < step.num_sequences; b = next) {
+    for (next = b + 1; next < step.num_sequences && step.adapter[next] == step.adapter[b];) next++;
     if (step.adapter[b] < 0) continue;
     const auto& weights = adapters.at(step.adapter[b]);
-    const auto found = weights.find(layer * kNumModules + target.module);
-    if (found == weights.end()) continue;
-    const Lora& lora = found->second;
-    const int first = step.row_start[b], m = step.row_start[b + 1] - first;
-    const int64_t rank = lora.shrink->n, n = lora.expand->n;
-    if ((int64_t)low_.size() < m * rank) low_.resize(m * rank);
-    const Rows in{x + first * k, nullptr, nullptr, nullptr, k};
-    pool.run(lora.shrink->panels(), [&](int64_t p) {
-      active_ops().linear(lora.shrink->view, p, p + 1, in, m, low_.data(), rank, false);
-    });
-    const Rows middle{low_.data(), nullptr, nullptr, nullptr, rank};
-    pool.run(lora.expand->panels(), [&](int64_t p) {
-      active_ops().linear(lora.expand->view, p, p + 1, middle, m, target.out + first * n, n, true);
-    });
+    for (const Target& target : targets) {
+      const auto found = weights.find(layer * kNumModules + target.module);
+      if (found == weights.end()) continue;
+      widest = std::max(widest, found->second.shrink->n);
+      const int64_t end = step.row_start[next];
+      for (int64_t first = step.row_start[b]; first < end; first += kRows)
+        parts.push_back({&found->second, target.out, first, std::min(kRows, end - first)});
+    }
   }
+  low_.resize(parts.size() * kRows * widest);
+  pool.run((int64_t)parts.size(), [&](int64_t i) {
+    const auto& [lora, out, first, count] = parts[i];
+    const int64_t rank = lora->shrink->n, n = lora->expand->n;
+    float* low = low_.data() + i * kRows * widest;
+    const Rows in{x + first * k, nullptr, nullptr, nullptr, k};
+    active_ops().linear(lora->shrink->view, 0, lora->shrink->panels(), in, count, low, rank, false);
+    const Rows middle{low, nullptr, nullptr, nullptr, rank};
+    active_ops().linear(lora->expand->view, 0, lora->expand->panels(), middle, count,
+                        out + first * n, n, true);
+  });
 }
 
 // Norms and rotary positions of q and k; keys and values to their slots.

@@ -94,7 +94,8 @@ class Decoder {
   void norm_rows(const std::vector<float>& weight, const float* extra);
   void apply(const Linear& linear, const Rows& rows, int64_t m, float* out);
   void linears(int layer, const Step& step, const float* x, int64_t k, std::vector<Target> targets);
-  void add_lora(int layer, const Step& step, const float* x, int64_t k, const Target& target);
+  void add_lora(int layer, const Step& step, const float* x, int64_t k,
+                const std::vector<Target>& targets);
   void place(Pages& pages, const Step& step, int layer);
   void attend(const Pages& pages, const Step& step, int layer);
 
