@@ -5,8 +5,9 @@
 TRL needs an environment of its own: pip install torch==2.13.0 transformers==5.23.0 trl==1.16.0
 peft==0.21.2 gguf==0.19.0. The sides take turns, A B C, C B A, ..., each in a process of its own. A
 side makes one update that is thrown away, then one that counts: rollouts, update and, on our side,
-publication; loading is not counted. TRL generates with `transformers` in float32 and trains in micro-batches of 16 (one of 64
-takes 19 GB). One JSON object comes out, with the ratios of TRL's time to ours.
+publication; loading is not counted. TRL generates with `transformers` in float32 and trains in
+micro-batches of 16 (one of 64 takes 19 GB). One JSON object comes out, with the ratios of TRL's
+time to ours.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 Letters: T packed tokens, N trained tokens, D model width, V vocabulary.
 
-Three savings, all exact: siblings share the computation of their prompt, no more than CHUNK rows
-of logits exist at any time, and with an adapter the decoder is fused (`fused.py`; `fused = false`
+Three savings, all exact: siblings share the computation of their prompt, no more than a block of
+logits exists at any time, and with an adapter the decoder is fused (`fused.py`; `fused = false`
 turns it off).
 """
 
@@ -34,7 +34,8 @@ from evolute.train.fused import FusedDecoder
 from evolute.train.prefix_attention import SharedPrefixAttention
 from evolute.train.rollouts.packing import MicroBatch
 
-CHUNK = 256
+ROWS, COLUMNS = 1024, 2048  # a block of logits with a frozen head: it should stay in the cache
+CHUNK = 256  # rows of logits with a head in training
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Policy:
         head, half = self.decoder.head_weight, self._half_head
         if head.requires_grad:
             return tokens, Scores(*_chunked_logprobs(trained, head, tokens.targets, temperature))
-        logprobs, entropy = _ChunkedLogprob.apply(  # type: ignore[no-untyped-call]
+        logprobs, entropy = _BlockedLogprob.apply(  # type: ignore[no-untyped-call]
             trained, head, half, tokens.targets, temperature
         )
         return tokens, Scores(logprobs, entropy)
@@ -184,12 +185,13 @@ def _logprobs(
     return all_logprobs.gather(1, targets[:, None])[:, 0], entropy
 
 
-class _ChunkedLogprob(torch.autograd.Function):
+class _BlockedLogprob(torch.autograd.Function):
     """log softmax(hidden @ head.T / temperature)[target] with a frozen head.
 
     The gradient with respect to a hidden row is its upstream scalar times a vector that the
     forward pass already can compute, (head[target] - softmax @ head) / temperature: so logits
-    are never kept and never computed twice.
+    are never kept and never computed twice. The vocabulary is walked in blocks that stay in the
+    cache, with the online softmax (Milakov and Gimelshein 2018).
     """
 
     @staticmethod
@@ -204,19 +206,17 @@ class _ChunkedLogprob(torch.autograd.Function):
         """`half` is the head in bfloat16 for the gradient's product, or None."""
         logprobs, entropies = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
         slope = torch.empty_like(hidden)
-        room = hidden.new_empty(2, min(CHUNK, len(hidden)), len(head))  # used again by each chunk
-        for start in range(0, len(hidden), CHUNK):
-            part = slice(start, start + CHUNK)
-            logits, probabilities = room[0, : len(targets[part])], room[1, : len(targets[part])]
-            torch.mm(hidden[part], head.T, out=logits).div_(temperature)
-            logits.sub_(logits.amax(-1, keepdim=True))
-            torch.exp(logits, out=probabilities)
-            total = probabilities.sum(-1)
-            chosen = logits.gather(1, targets[part, None])[:, 0]
-            logprobs[part] = chosen - total.log()
-            entropies[part] = total.log() - torch.linalg.vecdot(probabilities, logits) / total
-            mean = probabilities @ head if half is None else (probabilities.bfloat16() @ half)
-            slope[part] = (head[targets[part]] - mean / total[:, None]) / temperature
+        room = hidden.new_empty(2, min(ROWS, len(hidden)) * min(COLUMNS, len(head)))
+        for start in range(0, len(hidden), ROWS):
+            part = slice(start, start + ROWS)
+            softmax = _OnlineSoftmax(hidden[part] / temperature, targets[part], room)
+            for first in range(0, len(head), COLUMNS):
+                block = slice(first, first + COLUMNS)
+                softmax.add(head[block], None if half is None else half[block], first)
+            logprobs[part] = softmax.chosen - softmax.top - softmax.total.log()
+            entropies[part] = softmax.total.log() - softmax.along / softmax.total
+            mean = softmax.mean / softmax.total[:, None]
+            slope[part] = (head[targets[part]] - mean) / temperature
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -225,3 +225,38 @@ class _ChunkedLogprob(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (slope,) = ctx.saved_tensors
         return grads[0][:, None] * slope, None, None, None, None
+
+
+class _OnlineSoftmax:
+    """Sums over the vocabulary, one block of it at a time, all relative to the top so far."""
+
+    def __init__(self, x: Float[Tensor, "N D"], targets: Int[Tensor, " N"], room: Tensor) -> None:
+        self._x, self._targets, self._room = x, targets, room
+        self.top = x.new_full((len(x),), -1e30)  # of the logits
+        self.total, self.along, self.chosen = x.new_zeros(
+            3, len(x)
+        )  # sum p, sum p l, the target's l
+        self.mean = torch.zeros_like(x)  # sum p head
+
+    def add(self, head: Float[Tensor, "C D"], half: Tensor | None, first: int) -> None:
+        """A block of the head, whose first row is token `first`."""
+        n, columns = len(self._x), len(head)
+        logits, p = (side[: n * columns].view(n, columns) for side in self._room)
+        torch.mm(self._x, head.T, out=logits)
+        index = self._targets - first
+        found = logits.gather(1, index.clamp(0, columns - 1)[:, None])[:, 0]
+        self.chosen = torch.where((index >= 0) & (index < columns), found, self.chosen)
+        top = torch.maximum(self.top, logits.amax(-1))
+        torch.exp(logits.sub_(top[:, None]), out=p)
+        shift = self.top - top
+        decay = shift.exp()
+        self.along = decay * (self.along + self.total * shift) + torch.mul(
+            p, logits, out=logits
+        ).sum(-1)
+        self.total = decay * self.total + p.sum(-1)
+        self.mean.mul_(decay[:, None])
+        if half is None:
+            self.mean.addmm_(p, head)
+        else:
+            self.mean.add_(p.bfloat16() @ half)
+        self.top = top
