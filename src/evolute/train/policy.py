@@ -209,7 +209,7 @@ class _BlockedLogprob(torch.autograd.Function):
         room = hidden.new_empty(2, min(ROWS, len(hidden)) * min(COLUMNS, len(head)))
         for start in range(0, len(hidden), ROWS):
             part = slice(start, start + ROWS)
-            softmax = _OnlineSoftmax(hidden[part] / temperature, targets[part], room)
+            softmax = _OnlineSoftmax(hidden[part], targets[part], temperature, room)
             for first in range(0, len(head), COLUMNS):
                 block = slice(first, first + COLUMNS)
                 softmax.add(head[block], None if half is None else half[block], first)
@@ -230,8 +230,10 @@ class _BlockedLogprob(torch.autograd.Function):
 class _OnlineSoftmax:
     """Sums over the vocabulary, one block of it at a time, all relative to the top so far."""
 
-    def __init__(self, x: Float[Tensor, "N D"], targets: Int[Tensor, " N"], room: Tensor) -> None:
-        self._x, self._targets, self._room = x, targets, room
+    def __init__(
+        self, x: Float[Tensor, "N D"], targets: Int[Tensor, " N"], temperature: float, room: Tensor
+    ) -> None:
+        self._x, self._targets, self._temperature, self._room = x, targets, temperature, room
         self.top = x.new_full((len(x),), -1e30)  # of the logits
         self.total, self.along, self.chosen = x.new_zeros(
             3, len(x)
@@ -242,7 +244,7 @@ class _OnlineSoftmax:
         """A block of the head, whose first row is token `first`."""
         n, columns = len(self._x), len(head)
         logits, p = (side[: n * columns].view(n, columns) for side in self._room)
-        torch.mm(self._x, head.T, out=logits)
+        torch.mm(self._x, head.T, out=logits).div_(self._temperature)
         index = self._targets - first
         found = logits.gather(1, index.clamp(0, columns - 1)[:, None])[:, 0]
         self.chosen = torch.where((index >= 0) & (index < columns), found, self.chosen)
