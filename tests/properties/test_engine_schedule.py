@@ -1,15 +1,16 @@
 """Schedules keep within their limits, always come to an end, and reuse what can be reused."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolute.engine.scheduling import Arrival, SimulationSettings, simulate
-from evolute.engine.scheduling.queue import MAX_PASSES
+from evolute.engine.scheduling.policies.arrival import MAX_PASSES
 
-POLICIES = ["fcfs", "lpm"]
+POLICIES = ["fcfs", "lpm", "vtc", "dlpm", "priority"]
 
 
 @st.composite
@@ -21,7 +22,8 @@ def workloads(draw):
     for _ in range(draw(st.integers(1, 12))):
         prompt = draw(st.lists(st.integers(0, 1), min_size=1, max_size=min(slots - 1, 60)))
         output = draw(st.integers(1, min(slots - len(prompt), 30)))
-        arrivals.append(Arrival(draw(st.integers(0, 20)), tuple(prompt), output))
+        who = draw(st.sampled_from("abc")), draw(st.sampled_from([0, 0, 5, 20]))
+        arrivals.append(Arrival(draw(st.integers(0, 20)), tuple(prompt), output, *who))
     budget, most = draw(st.integers(8, 64)), draw(st.integers(1, 8))
     return arrivals, SimulationSettings(num_pages, page_size, budget, most, "fcfs")
 
@@ -76,7 +78,7 @@ def test_longest_prefix_first_computes_each_edge_of_the_trie_once(seed):
         policy: simulate(arrivals, SimulationSettings(48, 1, 512, 1, policy)).computed_tokens
         for policy in POLICIES
     }
-    assert done["lpm"] == trie_edges(prompts)
+    assert done["lpm"] == done["dlpm"] == trie_edges(prompts)
     assert done["fcfs"] > 1.5 * done["lpm"]
 
 
@@ -93,3 +95,41 @@ def test_equal_cold_prompts_are_computed_once_even_in_chunks():
     arrivals = [Arrival(0, prompt, 2) for _ in range(8)]
     replay = simulate(arrivals, SimulationSettings(1000, 1, 64, 16))
     assert replay.computed_tokens == 400 + 7 * 1 + 8  # the last prompt token is always computed
+
+
+def test_a_tenant_with_nothing_running_takes_a_place_of_the_busiest():
+    many = [Arrival(0, (9, i), 50, "rollouts") for i in range(20)]
+    one = [Arrival(10, tuple(range(100, 120)), 2, "chat")]
+    limits = SimulationSettings(100, 16, 64, 4)
+    waited = {
+        policy: simulate(many + one, replace(limits, policy=policy)).waited_steps[-1]
+        for policy in ("lpm", "vtc", "dlpm")
+    }
+    assert waited["dlpm"] == 1
+    assert waited["vtc"] > 30 and waited["lpm"] > 100
+
+
+def test_a_much_higher_priority_takes_the_place_of_a_running_one():
+    low = [Arrival(0, (9, i), 50) for i in range(3)]
+    limits = SimulationSettings(100, 16, 64, 2, "priority")
+    for priority, waits in ((10, 1), (9, 40)):
+        replay = simulate([*low, Arrival(10, (7, 7), 2, priority=priority)], limits)
+        assert replay.waited_steps[-1] == waits
+        assert replay.preemptions == (priority == 10)
+
+
+def test_two_tenants_with_prefixes_of_their_own_keep_locality_within_a_quantum():
+    """Each has prompts of several families; in turn by the least served, families mix."""
+    draw = random.Random(0)
+    arrivals = []
+    for i in range(200):
+        tenant, family = "ab"[i % 2], draw.randrange(8)
+        prompt = (*([ord(tenant), family] * 64), *(draw.randrange(1000) for _ in range(8)))
+        arrivals.append(Arrival(0, prompt, 4, tenant))
+    limits = SimulationSettings(40, 16, 512, 4)
+    done = {
+        policy: simulate(arrivals, replace(limits, policy=policy, quantum=2000)).computed_tokens
+        for policy in ("vtc", "dlpm", "lpm")
+    }
+    assert done["dlpm"] < 1.25 * done["lpm"]
+    assert done["vtc"] > 1.5 * done["dlpm"]

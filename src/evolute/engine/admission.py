@@ -20,6 +20,11 @@ def check_request(
     _check_token_ids("prompt", request.prompt, vocab_size)
     _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, vocab_size)
     _check_bias(request, vocab_size)
+    if request.priority and settings.config.policy != "priority":
+        raise RequestError(
+            f"priority is {request.priority}, but engine.policy is {settings.config.policy!r}, "
+            "which knows none; leave it out, or serve with engine.policy=priority."
+        )
     slots = _slots(request, settings)
     _check_room(request.sampling.n, settings.config.max_waiting, num_waiting)
     return min(request.sampling.max_new_tokens, slots - len(request.prompt))

@@ -10,6 +10,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from evolute.engine.scheduling.policies import PolicySettings
+from evolute.engine.scheduling.policies.build import PolicyName, PredictorName
+from evolute.engine.scheduling.policies.service import CostName, parse_weights
 from evolute.models import ModelConfig
 from evolute.types import ConfigError
 
@@ -31,7 +34,11 @@ class EngineConfig:
     page_size: int = 16  # tokens a page of the prefix cache holds, 1 to 16
     memory_mb: int = 1024  # keys and values
     prefix_cache: bool = True
-    policy: Literal["fcfs", "lpm"] = "lpm"
+    policy: PolicyName = "dlpm"  # who is next among those that wait
+    cost: CostName = "tokens"  # what vtc and dlpm charge tenants for
+    predict: PredictorName = "mean"  # output length charged at admission; mean: of the last 5
+    quantum: int = 1024  # of dlpm: service a tenant may get ahead of the others, in cost units
+    tenant_weights: tuple[str, ...] = ()  # TENANT=SHARE; 1 unless given
     max_waiting: int = 4096  # requests queued before new ones are refused
     num_threads: int = 0  # 0: one for each core
 
@@ -40,12 +47,22 @@ class EngineConfig:
             raise ConfigError(
                 f"engine.page_size is {self.page_size}; it must lie between 1 and {MAX_PAGE_SIZE}."
             )
-        for name in ("max_running", "token_budget", "memory_mb", "max_waiting"):
+        for name in ("max_running", "token_budget", "memory_mb", "max_waiting", "quantum"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("context", "num_threads"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
+        self.fairness()
+
+    def fairness(self) -> PolicySettings:
+        """What the policy is made from. Raises ConfigError for a weight that is none."""
+        try:
+            weights = parse_weights(self.tenant_weights)
+        except ValueError as error:
+            raise ConfigError(f"engine.tenant_weights: {error}") from None
+        settings = (self.policy, self.cost, self.predict, self.quantum)
+        return PolicySettings(*settings, tuple(weights.items()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,14 @@ from evolute.engine.execution.batch import Executor, Segment, build_batch
 from evolute.engine.execution.sampler import Float32, Sampler, score_temperature
 from evolute.engine.output import Draft, stop_ids
 from evolute.engine.scheduling import (
-    QUEUES,
+    Blocked,
     Chunk,
     Limits,
     Namespace,
     Placement,
-    Queue,
+    Policy,
     Sequence,
+    make_policy,
     next_step,
 )
 from evolute.engine.text import TextStream, TokenTexts
@@ -92,7 +93,9 @@ class EngineCore:
         self.settings, self.counts = settings, Counts()
         self.executor, self.tokenizer, self.grammars = executor, tokenizer, grammars
         self.placement = Placement(settings.num_pages, settings.config.page_size)
-        self.queue: Queue = QUEUES[settings.config.policy]()
+        self.queue: Policy = make_policy(settings.config.fairness())
+        self.blocked: Blocked | str | None = None  # why the last step admitted no more
+        self.admitted: list[Draft] = []  # by the last step
         self._sampler = sampler
         self._texts = TokenTexts(tokenizer)
         self._drafts: dict[Sequence, Draft] = {}
@@ -163,12 +166,13 @@ class EngineCore:
         limits = Limits(
             config.token_budget, placement.num_available, config.page_size, config.max_running
         )
-        order = self.queue.order(self._num_cached)
-        step = next_step(placement.running, order, placement.look_up, limits)
+        step = next_step(placement.running, self.queue, placement.look_up, limits)
+        self.blocked = step.blocked
+        self.admitted = [self._drafts[sequence] for sequence in step.admitted]
         for sequence in step.preempted:
             self._preempt(sequence)
         for sequence in step.admitted:
-            self.queue.admit(sequence)
+            self.queue.admit(sequence, placement.look_up(sequence).num_cached)
             self.counts.cached_tokens += placement.admit(sequence)
         work = [self._work(chunk) for chunk in step.chunks if placement.reserve(chunk)]
         self.counts.evicted_pages = placement.num_evicted
@@ -242,6 +246,7 @@ class EngineCore:
                 events += self.fail([draft], f"{type(error).__name__}: {error}")
                 continue
             self.counts.output_tokens += 1
+            self.queue.made(draft.sequence)
             events.append(Event(draft, delta))
             if draft.output is not None:
                 self.counts.finished += 1
@@ -252,9 +257,9 @@ class EngineCore:
 
     def apply(self, config: EngineConfig) -> None:
         """Take new live settings; waiting sequences keep their order."""
-        if config.policy != self.settings.config.policy:
-            queue: Queue = QUEUES[config.policy]()
-            for sequence in self.queue.order(lambda _: 0):
+        if config.fairness() != self.settings.config.fairness():
+            queue = make_policy(config.fairness())
+            for sequence in sorted(self.queue, key=lambda s: s.id):
                 queue.push(sequence)
             self.queue = queue
         self.executor.set_num_threads(config.num_threads)
@@ -297,6 +302,7 @@ class EngineCore:
             is_private=not self.settings.config.prefix_cache,
             reads_cache=not request.sampling.prompt_logprobs,
             tenant=request.tenant,
+            priority=request.priority,
         )
 
     def _draft(
@@ -327,9 +333,6 @@ class EngineCore:
             matcher=grammar.start() if grammar else None,
         )
 
-    def _num_cached(self, sequence: Sequence) -> int:
-        return self.placement.look_up(sequence).num_cached
-
     def _work(self, chunk: Chunk) -> _Work:
         sequence = chunk.sequence
         draft = self._drafts[sequence]
@@ -359,8 +362,8 @@ class EngineCore:
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.preemptions += 1
         sequence.num_preemptions += 1
-        self.placement.release(sequence)
         self.queue.push(sequence, front=True)
+        self.placement.release(sequence)
 
     def _end(self, draft: Draft, reason: FinishReason, why: str | None = None) -> Event:
         self.counts.finished += reason is FinishReason.LENGTH
@@ -371,5 +374,6 @@ class EngineCore:
     def _forget(self, sequence: Sequence) -> None:
         self.queue.discard(sequence)
         if sequence in self.running:
+            self.queue.finish(sequence)
             self.placement.release(sequence)
         del self._drafts[sequence]

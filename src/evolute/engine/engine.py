@@ -26,8 +26,10 @@ from evolute.engine.adapters import AdapterInfo, AdapterTable
 from evolute.engine.build import build_core
 from evolute.engine.config import EngineConfig
 from evolute.engine.core import Counts
+from evolute.engine.history import Explanation, Visit, describe
 from evolute.engine.loop import EngineLoop
 from evolute.engine.output import Draft
+from evolute.engine.scheduling import Share
 from evolute.grammar import Grammar
 from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model, load_peft
 from evolute.telemetry import Tracer
@@ -35,7 +37,10 @@ from evolute.types import Delta, GenerateRequest, Output, RequestError, Sampling
 from evolute.types.settings import from_mapping
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
-LIVE_SETTINGS = {"max_running", "token_budget", "num_threads", "max_waiting", "policy"}
+LIVE_SETTINGS = {
+    *("max_running", "token_budget", "num_threads", "max_waiting"),
+    *("policy", "cost", "predict", "quantum", "tenant_weights"),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class EngineStats:
     cached_pages: int
     weight_version: int
     counts: Counts
+    limit: str = ""  # what stopped the last admission
+    tenants: tuple[Share, ...] = ()
 
 
 class Engine:
@@ -215,6 +222,14 @@ class Engine:
     def stats(self) -> EngineStats:
         return self._loop.call(self._stats)
 
+    def explain(self, request_id: str) -> list[Explanation]:
+        """Where each output of a request is and why it waits; empty when none is in flight."""
+        return self._loop.call(lambda: self._loop.explain(request_id))
+
+    def recent(self) -> list[Visit]:
+        """Outputs that ended last, newest first."""
+        return self._loop.call(self._loop.history.recent)
+
     def check(self) -> None:
         """Assert the engine's own invariants; for tests."""
         self._loop.call(self._core.check)
@@ -270,6 +285,8 @@ class Engine:
             cached_pages=placement.cache.num_pages,
             weight_version=self._adapters.base_version,
             counts=dataclasses.replace(core.counts),
+            limit=describe(core.blocked) if core.num_waiting else "",
+            tenants=tuple(core.queue.shares()),
         )
 
     def _token_lists(self, prompts: Prompts) -> list[list[int]]:

@@ -17,11 +17,13 @@ import functools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from evolute.engine.core import EngineCore, Event
+from evolute.engine.history import Explanation, History, describe, explain
 from evolute.engine.metrics import refresh
 from evolute.engine.output import Draft
 from evolute.engine.scheduling import Namespace
@@ -45,6 +47,7 @@ class EngineLoop:
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
+        self.history = History()
         self._commands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
         self._commands = queue.SimpleQueue()
         self._end: Callable[[], Exception] | None = None  # why no more commands are taken
@@ -93,7 +96,14 @@ class EngineLoop:
         drafts = self.core.add(request, *self._resolve(request), grammar)
         self._by_request[request.id] = list(drafts)
         self._listeners |= dict.fromkeys(drafts, listener)
+        now = time.monotonic()
+        for draft in drafts:
+            self.history.arrived(draft, now)
         return drafts
+
+    def explain(self, request_id: str) -> list[Explanation]:
+        """Of each of its outputs in flight; empty when there is none."""
+        return [explain(self.core, draft) for draft in self._by_request.get(request_id, [])]
 
     def abort_request(self, request_id: str) -> None:
         """Unknown and finished ones are ignored."""
@@ -137,11 +147,15 @@ class EngineLoop:
 
     def _step(self) -> None:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens
+        waited_for = describe(self.core.blocked)
         try:
             events = self.core.step()
         except Exception as error:  # planning failed: those that run are lost, the engine goes on
             logger.exception("a step failed; its requests end with an error")
             events = self.core.fail_running(f"{type(error).__name__}: {error}")
+        now = time.monotonic()
+        for draft in self.core.admitted:
+            self.history.admitted(draft, now, waited_for)
         self._tell(events)
         refresh(self.core)
         if self._tracer.is_enabled:
@@ -150,8 +164,10 @@ class EngineLoop:
 
     def _tell(self, events: list[Event]) -> None:
         unheard: list[Draft] = []
+        now = time.monotonic()
         for event in events:
             draft = event.draft
+            self.history.told(draft, now)
             listener = self._listeners.get(draft)
             if draft.output is not None:
                 self._forget(draft)

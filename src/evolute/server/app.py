@@ -21,6 +21,7 @@ from evolute.server import admin, errors
 from evolute.server.chat import converse
 from evolute.server.completions import complete
 from evolute.server.errors import FieldError
+from evolute.server.explain import explain_router
 from evolute.server.names import ModelNames
 from evolute.server.sse import ClientLeft
 from evolute.telemetry import counter, histogram, prometheus_text
@@ -62,7 +63,8 @@ def create_app(
     app.add_middleware(_Counted)
     errors.install(app)
     app.state.engine, app.state.names = engine, names
-    for router in (_openai(engine, names), _status(engine), _refusals(), *extra_routers):
+    own = (_openai(engine, names), _status(engine), explain_router(engine), _refusals())
+    for router in (*own, *extra_routers):
         app.include_router(router)
     return app
 

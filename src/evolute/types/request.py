@@ -34,6 +34,7 @@ class GenerateRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     adapter: str | None = None
     tenant: str = "default"  # who is billed for fairness
+    priority: int = 0  # higher goes first; only under engine.policy = "priority"
     cache_salt: str = ""  # requests with different salts never share cached pages
     id: str = field(default_factory=lambda: f"req-{next(_ids)}")
 

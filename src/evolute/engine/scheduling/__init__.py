@@ -1,7 +1,7 @@
 """Deciding what to compute next, without computing anything."""
 
 from evolute.engine.scheduling.placement import Placement
-from evolute.engine.scheduling.queue import QUEUES, FcfsQueue, LpmQueue, Queue
+from evolute.engine.scheduling.policies import Policy, PolicySettings, Share, make_policy
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.simulate import (
     Arrival,
@@ -10,23 +10,24 @@ from evolute.engine.scheduling.simulate import (
     read_trace,
     simulate,
 )
-from evolute.engine.scheduling.step import Candidate, Chunk, Limits, Step, next_step
+from evolute.engine.scheduling.step import Blocked, Candidate, Chunk, Limits, Step, next_step
 
 __all__ = [
-    "QUEUES",
     "Arrival",
+    "Blocked",
     "Candidate",
     "Chunk",
-    "FcfsQueue",
     "Limits",
-    "LpmQueue",
     "Namespace",
     "Placement",
-    "Queue",
+    "Policy",
+    "PolicySettings",
     "Replay",
     "Sequence",
+    "Share",
     "SimulationSettings",
     "Step",
+    "make_policy",
     "next_step",
     "read_trace",
     "simulate",

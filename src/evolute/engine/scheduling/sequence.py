@@ -23,6 +23,7 @@ class Sequence:
     is_private: bool = False  # neither looks into the prefix cache nor fills it
     reads_cache: bool = True  # False: every prompt token's logits are wanted
     tenant: str = "default"
+    priority: int = 0  # of the policy `priority`; higher goes first
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache
     num_computed: int = 0

@@ -11,11 +11,13 @@ the number of steps. Used to compare policies, and to notice when a refactor cha
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolute.engine.scheduling.placement import Placement
-from evolute.engine.scheduling.queue import QUEUES, Queue
+from evolute.engine.scheduling.policies import Policy, PolicySettings, make_policy
+from evolute.engine.scheduling.policies.build import PolicyName, PredictorName
 from evolute.engine.scheduling.sequence import Sequence
 from evolute.engine.scheduling.step import Limits, Step, next_step
 
@@ -28,6 +30,7 @@ class Arrival:
     prompt: tuple[int, ...]
     max_new_tokens: int
     tenant: str = "default"
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,15 @@ class SimulationSettings:
     page_size: int = 16
     token_budget: int = 512
     max_running: int = 32
-    policy: str = "fcfs"
+    policy: PolicyName = "fcfs"
+    predict: PredictorName = "none"
+    quantum: int = 1024
+    weights: tuple[tuple[str, float], ...] = ()
+
+    def fairness(self) -> PolicySettings:
+        return PolicySettings(
+            self.policy, predict=self.predict, quantum=self.quantum, weights=self.weights
+        )
 
 
 @dataclass(slots=True)
@@ -78,23 +89,42 @@ def read_trace(path: Path) -> tuple[SimulationSettings, list[Arrival]]:
     ]
 
 
-def simulate(arrivals: list[Arrival], settings: SimulationSettings) -> Replay:
-    """Run all arrivals to their end. AssertionError if the schedule stalls or loses a page."""
-    return _Simulation(arrivals, settings).run()
+def simulate(
+    arrivals: list[Arrival],
+    settings: SimulationSettings,
+    watch: Callable[[Policy], None] = lambda policy: None,
+) -> Replay:
+    """Run all arrivals to their end. AssertionError if the schedule stalls or loses a page.
+
+    `watch` sees the policy after each step.
+    """
+    return _Simulation(arrivals, settings, watch).run()
 
 
 # -- internals ---------------------------------------------------------------
 
 
 class _Simulation:
-    def __init__(self, arrivals: list[Arrival], settings: SimulationSettings) -> None:
-        self.settings, self.arrivals = settings, arrivals
+    def __init__(
+        self,
+        arrivals: list[Arrival],
+        settings: SimulationSettings,
+        watch: Callable[[Policy], None],
+    ) -> None:
+        self.settings, self.arrivals, self.watch = settings, arrivals, watch
         self.placement = Placement(settings.num_pages, settings.page_size)
-        self.queue: Queue = QUEUES[settings.policy]()
+        self.queue: Policy = make_policy(settings.fairness())
         self.replay = Replay()
         self.admitted_at: dict[int, int] = {}
         self.sequences = [
-            Sequence(i, len(a.prompt), list(a.prompt), a.max_new_tokens, tenant=a.tenant)
+            Sequence(
+                i,
+                len(a.prompt),
+                list(a.prompt),
+                a.max_new_tokens,
+                tenant=a.tenant,
+                priority=a.priority,
+            )
             for i, a in enumerate(arrivals)
         ]
 
@@ -106,6 +136,7 @@ class _Simulation:
                     self.queue.push(sequence)
             busy = bool(self.placement.running or len(self.queue))
             done = self._step(now)
+            self.watch(self.queue)
             assert done or not busy, f"step {now} computed nothing: the schedule stalls"
             now += 1
         replay, placement = self.replay, self.placement
@@ -124,15 +155,14 @@ class _Simulation:
             settings.page_size,
             settings.max_running,
         )
-        order = self.queue.order(lambda s: placement.look_up(s).num_cached)
-        step = next_step(placement.running, order, placement.look_up, limits)
+        step = next_step(placement.running, self.queue, placement.look_up, limits)
         for sequence in step.preempted:
             self.replay.preemptions += 1
-            placement.release(sequence)
             self.queue.push(sequence, front=True)
+            placement.release(sequence)
         for sequence in step.admitted:
             self.admitted_at.setdefault(sequence.id, now)
-            self.queue.admit(sequence)
+            self.queue.admit(sequence, placement.look_up(sequence).num_cached)
             placement.admit(sequence)
         computed = self._compute(step)
         self.replay.schedule += [computed] if computed else []
@@ -149,6 +179,8 @@ class _Simulation:
                 if sequence.num_generated == 0:
                     self.placement.publish(sequence)
                 sequence.tokens.append(hash(tuple(sequence.tokens)) % 1000)
+                self.queue.made(sequence)
                 if sequence.num_generated == sequence.max_new_tokens:
+                    self.queue.finish(sequence)
                     self.placement.release(sequence)
         return [(chunk.sequence.id, chunk.num_tokens) for chunk in chunks]

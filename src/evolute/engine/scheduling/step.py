@@ -2,8 +2,9 @@
 
 Decodes go first, one token each, so that running requests never stall behind a long prompt.
 When pages are short, victims are preempted and start over later: those with the fewest
-generated tokens, then those admitted last. What is left of the token budget goes to prompts
-already begun, then to newly admitted ones, in the queue's order.
+generated tokens, then those admitted last. When there is no room at all for somebody whom the
+policy would rather see running, one victim of the policy's choice makes some. What is left of
+the token budget goes to prompts already begun, then to newly admitted ones, in the policy's order.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from evolute.engine.scheduling.policies.policy import Policy
 from evolute.engine.scheduling.sequence import Sequence
 
 RESERVE_FRAC = 0.3  # of the output a newcomer may still make is kept free at admission
 MAX_SKIPPED = 256  # waiting sequences that a step looks past before it gives up
+SIBLING = "a running sequence is computing its prefix now; soon it will be in the cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class Limits:
     max_running: int
 
 
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The first waiting sequence that was not admitted, and which limit stopped it."""
+
+    sequence: Sequence
+    why: str
+
+
 @dataclass(slots=True)
 class Step:
     """What one forward pass computes. Data only: nothing has run yet."""
@@ -51,6 +62,7 @@ class Step:
     chunks: list[Chunk] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
+    blocked: Blocked | str | None = None  # a text: of all that wait
 
     @property
     def num_tokens(self) -> int:
@@ -59,17 +71,21 @@ class Step:
 
 def next_step(
     running: Iterable[Sequence],
-    waiting: Iterable[Sequence],
+    waiting: Policy,
     look_up: Callable[[Sequence], Candidate],
     limits: Limits,
 ) -> Step:
-    """Decide the next step. `running` is in admission order, `waiting` in the queue's.
+    """Decide the next step. `running` is in admission order.
 
     Progress: a sequence that alone fits the pool is never preempted when it runs alone, and is
     admitted when nothing runs.
     """
     step = Step()
     keep = _preempt(list(running), limits, step)
+    if step.preempted:
+        step.blocked = "memory is short: those that run go on first"
+    else:
+        keep = _make_room(keep, waiting, limits, step)
     decodes = [s for s in keep if s.num_uncomputed == 1]
     pages = limits.available_pages
     for sequence in decodes:
@@ -83,7 +99,8 @@ def next_step(
         if count:
             step.chunks.append(Chunk(sequence, count))
     rest = sum(s.pages_for(s.num_uncomputed, limits.page_size) for s in prefills)
-    _admit(keep, waiting, look_up, limits, step, budget, pages - rest)
+    if not step.preempted:  # what a victim leaves in the cache is known only when it has left
+        _Admission(step, look_up, limits, keep, budget, pages - rest).run(waiting)
     return step
 
 
@@ -115,47 +132,80 @@ def _fit(sequence: Sequence, count: int, pages: int, limits: Limits) -> tuple[in
     return count, pages - sequence.pages_for(count, limits.page_size)
 
 
-def _admit(
-    running: list[Sequence],
-    waiting: Iterable[Sequence],
-    look_up: Callable[[Sequence], Candidate],
-    limits: Limits,
-    step: Step,
-    budget: int,
-    pages: int,
-) -> None:
-    if step.preempted:
-        return  # memory is short: let those who run come to an end first
-    size, num_running, num_skipped = limits.page_size, len(running), 0
-    # every running sequence decodes in every step, so there are never more than the budget
-    most = min(limits.max_running, limits.token_budget)
-    fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
-    if budget <= 0 or num_running >= most:
-        return  # before `waiting` is looked at: putting it in order is not free
-    for sequence in waiting:
-        candidate = look_up(sequence)
-        if any(_fills(f, sequence, candidate.num_cached, size) for f in fillers):
-            num_skipped += 1  # a sibling computes its next page now: soon it is in the cache
-            if num_skipped == MAX_SKIPPED:
+def _make_room(
+    running: list[Sequence], waiting: Policy, limits: Limits, step: Step
+) -> list[Sequence]:
+    """One victim for somebody who waits, when there is no place or not a step's worth of pages."""
+    is_full = len(running) >= min(limits.max_running, limits.token_budget)
+    is_scarce = limits.available_pages * limits.page_size < limits.token_budget
+    victim = waiting.victim(running) if len(waiting) and (is_full or is_scarce) else None
+    if victim is None or len(running) < 2:
+        return running
+    step.preempted.append(victim)
+    step.blocked = "a running sequence gave up its place; the next step fills it"
+    return [s for s in running if s is not victim]
+
+
+class _Admission:
+    """Takes in waiting sequences while tokens, places and pages last."""
+
+    def __init__(
+        self,
+        step: Step,
+        look_up: Callable[[Sequence], Candidate],
+        limits: Limits,
+        running: list[Sequence],
+        budget: int,
+        pages: int,
+    ) -> None:
+        self._step, self._look_up, self._size = step, look_up, limits.page_size
+        self._budget, self._pages, self._num_running = budget, pages, len(running)
+        # every running sequence decodes in every step, so there are never more than the budget
+        self._most = min(limits.max_running, limits.token_budget)
+        self._fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
+
+    def run(self, waiting: Policy) -> None:
+        step, num_skipped = self._step, 0
+        if not len(waiting) or self._is_full():
+            return  # before the queue is looked at: putting it in order is not free
+        for sequence in waiting.order(lambda s: self._look_up(s).num_cached, step.admitted):
+            if self._is_full():
                 return
-            continue
+            why = self._refuse(sequence)
+            if why == SIBLING and not waiting.is_strict and num_skipped < MAX_SKIPPED:
+                num_skipped += 1
+                continue
+            if why:
+                step.blocked = Blocked(sequence, why)
+                return
+
+    def _is_full(self) -> bool:
+        if self._num_running >= self._most:
+            self._step.blocked = f"{self._num_running} run, and no more may (engine.max_running)"
+        elif self._budget <= 0:
+            self._step.blocked = "the step is full (engine.token_budget)"
+        return self._step.blocked is not None
+
+    def _refuse(self, sequence: Sequence) -> str | None:
+        """Admit it, or say why not."""
+        candidate, size = self._look_up(sequence), self._size
+        if any(_fills(f, sequence, candidate.num_cached, size) for f in self._fillers):
+            return SIBLING
         uncached = sequence.num_tokens - candidate.num_cached
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
-        left = pages - candidate.pinned_pages
-        alone = num_running == 0
-        if left <= 0 or (reserve > left and not alone):
-            return
-        count = min(budget, uncached, left * size)
-        step.admitted.append(sequence)
-        step.chunks.append(Chunk(sequence, count))
-        budget -= count
-        pages = left - (-(-uncached // size))  # the whole prompt is spoken for, chunk by chunk
-        num_running += 1
+        left = self._pages - candidate.pinned_pages
+        if left <= 0 or (reserve > left and self._num_running):
+            return f"it needs {reserve} pages of memory, and {max(left, 0)} can be had"
+        count = min(self._budget, uncached, left * size)
+        self._step.admitted.append(sequence)
+        self._step.chunks.append(Chunk(sequence, count))
+        self._budget -= count
+        self._pages = left - (-(-uncached // size))  # the whole prompt is spoken for
+        self._num_running += 1
         if not sequence.is_private:
-            fillers.append(sequence)
-        if budget <= 0 or num_running >= most:
-            return
+            self._fillers.append(sequence)
+        return None
 
 
 def _fills(filler: Sequence, sequence: Sequence, start: int, page_size: int) -> bool:

@@ -93,7 +93,7 @@ def engine_space(start: Mapping[str, Any] | None = None) -> Space:
         "token_budget": (64, 128, 256, 512, 1024, 2048),
         "page_size": (1, 2, 4, 8, 16),
         "prefix_cache": (True, False),
-        "policy": ("fcfs", "lpm"),
+        "policy": ("fcfs", "lpm", "dlpm"),
         "num_threads": (1, 2),
     }
     dimensions = []

@@ -1,54 +1,75 @@
-"""Who waits, and in which order they are looked at.
+"""Policies that do not know tenants.
 
-    FcfsQueue    first come, first served
-    LpmQueue     longest cached prefix first, with ageing (RadixAttention, section 3)
-
-The order is the queue's business; whether there is room is the step's.
+Fcfs    first come, first served
+Lpm     longest cached prefix first, with ageing (RadixAttention, section 3)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
+from evolute.engine.scheduling.policies.policy import CachedTokens, Share
 from evolute.engine.scheduling.sequence import Sequence
 
-CachedTokens = Callable[[Sequence], int]
-LONG_QUEUE = 128  # matching every waiting prompt costs more than it saves
+WINDOW = 128  # so many are matched in a step; matching all of a long queue costs more than it saves
 MAX_PASSES = 64  # passed over this often, a sequence goes before all that were not
 
 
-class Queue(Protocol):
-    """Waiting sequences. `order` is looked at once a step; `discard` is for those that give up."""
-
-    def push(self, sequence: Sequence, *, front: bool = False) -> None: ...
-    def admit(self, sequence: Sequence) -> None: ...
-    def discard(self, sequence: Sequence) -> None: ...
-    def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]: ...
-    def __len__(self) -> int: ...
-
-
-class FcfsQueue:
+class Fcfs:
     """Arrival order; preempted sequences go back to the front."""
+
+    is_strict = False
 
     def __init__(self) -> None:
         self._waiting: dict[Sequence, None] = {}
+        self._running: dict[Sequence, None] = {}
+        self._served: Counter[str] = Counter()
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None:
+        self._running.pop(sequence, None)
         if front:
             self._waiting = {sequence: None, **self._waiting}
         else:
             self._waiting[sequence] = None
 
-    def admit(self, sequence: Sequence) -> None:
+    def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
+        return iter(list(self._waiting))
+
+    def admit(self, sequence: Sequence, num_cached: int) -> None:
         del self._waiting[sequence]
+        self._running[sequence] = None
+        if sequence.num_cached is None:  # not one that was preempted
+            self._served[sequence.tenant] += sequence.num_tokens - num_cached
+
+    def made(self, sequence: Sequence) -> None:
+        self._served[sequence.tenant] += 1
+
+    def finish(self, sequence: Sequence) -> None:
+        self._running.pop(sequence, None)
 
     def discard(self, sequence: Sequence) -> None:
-        """Of no effect when it does not wait."""
         self._waiting.pop(sequence, None)
 
-    def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]:
-        return iter(list(self._waiting))
+    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
+        return None
+
+    def explain(self, sequence: Sequence) -> str:
+        before = next((i for i, one in enumerate(self._waiting) if one is sequence), 0)
+        return f"first come, first served: {before} came before it"
+
+    def shares(self) -> list[Share]:
+        """Tokens computed and made, for those who run or wait now."""
+        waiting = Counter(s.tenant for s in self._waiting)
+        running = Counter(s.tenant for s in self._running)
+        tenants = sorted(waiting.keys() | running.keys())
+        self._served = Counter({t: n for t, n in self._served.items() if t in tenants})
+        least = min((self._served[t] for t in waiting), default=0)
+        return [
+            Share(t, running[t], waiting[t], self._served[t], 1.0, self._served[t] - least)
+            for t in tenants
+        ]
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -57,26 +78,35 @@ class FcfsQueue:
         return iter(self._waiting)
 
 
-class LpmQueue(FcfsQueue):
+class Lpm(Fcfs):
     """Longest prefix match first, but a sequence passed over MAX_PASSES times goes before.
 
     A bound on passes, not a bonus in tokens: a bonus larger than the shared prefixes turns the
-    order back into arrival order, and a small one lets a cold request starve.
+    order back into arrival order, and a small one lets a cold request starve. Only the WINDOW
+    that came first are put in order; the others follow as they came.
     """
 
-    def order(self, cached_tokens: CachedTokens) -> Iterator[Sequence]:
-        """Lazy: no prompt is matched before somebody asks for the first sequence."""
-        waiting = list(self._waiting)
-        if len(waiting) <= LONG_QUEUE:
-            waiting.sort(key=lambda s: (s.passed_over < MAX_PASSES, -cached_tokens(s)))
-        yield from waiting
+    def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
+        first = list(islice(self._waiting, WINDOW))
+        first.sort(key=lambda s: (s.passed_over < MAX_PASSES, -cached_tokens(s)))
+        rest = list(islice(self._waiting, WINDOW, None))
+        yield from first
+        yield from rest
 
-    def admit(self, sequence: Sequence) -> None:
-        for earlier in self._waiting:
-            if earlier is sequence:
-                break
-            earlier.passed_over += 1
-        super().admit(sequence)
+    def admit(self, sequence: Sequence, num_cached: int) -> None:
+        count_passed(self._waiting, sequence)
+        super().admit(sequence, num_cached)
+
+    def explain(self, sequence: Sequence) -> str:
+        return (
+            f"longest cached prefix first: it was passed over {sequence.passed_over} times, and "
+            f"goes first after {MAX_PASSES}"
+        )
 
 
-QUEUES = {"fcfs": FcfsQueue, "lpm": LpmQueue}
+def count_passed(waiting: Iterable[Sequence], admitted: Sequence) -> None:
+    """Those that came before the admitted one were passed over once more."""
+    for earlier in waiting:
+        if earlier is admitted:
+            return
+        earlier.passed_over += 1

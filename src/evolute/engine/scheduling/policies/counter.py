@@ -1,0 +1,133 @@
+"""Virtual token counters: the least served tenant is next (VTC, algorithm 2).
+
+    Vtc     non-preemptive; the head of the least served tenant is never skipped
+
+Bound (lemma 4.3, theorem 4.4): counters of tenants that wait differ by at most
+U = max(w_p L, w_q M) for prompts up to L and a pool of M tokens; two tenants that wait all the
+time get service within 2U of one another. The proof counts what the sequences of one batch make
+after the last admission as at most M. That holds when each has room of its own to its end; when
+memory that one frees is filled by another, it is M H_n for n sequences, with
+H_n = 1 + 1/2 + ... + 1/n (the k-th longest of what remains is at most M / k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from evolute.engine.scheduling.policies.policy import CachedTokens, Share
+from evolute.engine.scheduling.policies.service import Account, Ledger
+from evolute.engine.scheduling.sequence import Sequence
+
+KEPT = 1024  # accounts before those that owe nothing and ask for nothing are forgotten
+
+
+class Vtc:
+    """A tenant's counter is its service; who returns is lifted to those that wait."""
+
+    is_strict = True
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._num_waiting = self._arrivals = 0
+        self._arrived: dict[Sequence, int] = {}
+        self._last_left: Account | None = None  # the tenant that emptied its queue last
+        self._forget_at = KEPT
+
+    def push(self, sequence: Sequence, *, front: bool = False) -> None:
+        account = self.ledger.account(sequence)
+        self.ledger.preempt(sequence)
+        if not account.waiting:
+            self._lift(account)
+        if front:
+            account.waiting = {sequence: None, **account.waiting}
+        else:
+            account.waiting[sequence] = None
+        self._arrivals += 1
+        self._arrived.setdefault(sequence, self._arrivals)
+        self._num_waiting += 1
+
+    def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
+        """The head of the tenant with the least counter, those just admitted counted in."""
+        queues = {a.tenant: iter(a.waiting) for a in self._accounts() if a.waiting}
+        heads = {tenant: next(queue) for tenant, queue in queues.items()}
+        counter = {tenant: self.ledger.accounts[tenant].counter for tenant in heads}
+        while heads:
+            tenant = min(heads, key=lambda t: (counter[t], self._arrived[heads[t]]))
+            sequence = heads.pop(tenant)
+            num_admitted = len(admitted)
+            yield sequence
+            if len(admitted) > num_admitted:
+                counter[tenant] += self.ledger.price(sequence, cached_tokens(sequence))
+            following = next(queues[tenant], None)
+            if following is not None:
+                heads[tenant] = following
+
+    def admit(self, sequence: Sequence, num_cached: int) -> None:
+        self._leave(sequence)
+        self.ledger.admit(sequence, num_cached)
+
+    def made(self, sequence: Sequence) -> None:
+        self.ledger.made(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        self.ledger.finish(sequence)
+        self._arrived.pop(sequence, None)
+        self._forget_idle()
+
+    def discard(self, sequence: Sequence) -> None:
+        if sequence in self.ledger.account(sequence).waiting:
+            self._leave(sequence)
+            self.finish(sequence)
+
+    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
+        return None
+
+    def explain(self, sequence: Sequence) -> str:
+        account = self.ledger.account(sequence)
+        before = sum(a.counter < account.counter for a in self._accounts() if a.waiting)
+        ahead = list(account.waiting).index(sequence) if sequence in account.waiting else 0
+        return (
+            f"least served tenant first: {account.tenant!r} counts as served "
+            f"{account.counter:.0f} and {before} waiting tenants were served less; "
+            f"{ahead} of its own are before this one"
+        )
+
+    def shares(self) -> list[Share]:
+        return self.ledger.shares()
+
+    def __len__(self) -> int:
+        return self._num_waiting
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (sequence for account in self._accounts() for sequence in account.waiting)
+
+    # -- internals -------------------------------------------------------------
+
+    def _accounts(self) -> Iterable[Account]:
+        return self.ledger.accounts.values()
+
+    def _lift(self, account: Account) -> None:
+        """No credit is saved up while nothing is asked for."""
+        account.lifted += max(self._level() - account.counter, 0.0)
+
+    def _level(self) -> float:
+        """Counter of the least served tenant that waits, else of the one that waited last."""
+        last = self._last_left.counter if self._last_left else 0.0
+        return min((a.counter for a in self._accounts() if a.waiting), default=last)
+
+    def _leave(self, sequence: Sequence) -> None:
+        account = self.ledger.account(sequence)
+        del account.waiting[sequence]
+        self._num_waiting -= 1
+        if not account.waiting:
+            self._last_left = account
+
+    def _forgettable(self, account: Account) -> bool:
+        """A counter at or below the level would be lifted to it: it says nothing."""
+        return account.counter <= self._level()
+
+    def _forget_idle(self) -> None:
+        accounts = self.ledger.accounts
+        if len(accounts) > self._forget_at:
+            kept = {t: a for t, a in accounts.items() if not (a.is_idle and self._forgettable(a))}
+            self.ledger.accounts, self._forget_at = kept, max(KEPT, 2 * len(kept))
