@@ -25,7 +25,8 @@ class EngineConfig:
     """Settings of one engine. `auto` and 0 are decided by `resolve`."""
 
     executor: Literal["auto", "native", "torch"] = "auto"  # torch: the plain reference
-    precision: Literal["auto", "float32", "quantized"] = "auto"  # auto: float32
+    # auto: float32; quantized: the file's own codes; int8: a scale per output, for many at once
+    precision: Literal["auto", "float32", "quantized", "int8"] = "auto"
     sampler: Literal["auto", "native", "plain"] = "auto"  # plain: numpy, row by row
     kv_dtype: Literal["auto", "float32", "float16"] = "auto"  # auto: follows precision
     context: int = 0  # longest prompt + output; 0: the model's own
@@ -84,8 +85,8 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
             "engine.executor is 'native' but the kernels are not built; run `make build`."
         )
     precision = "float32" if config.precision == "auto" else config.precision
-    if precision == "quantized" and executor == "torch":
-        raise ConfigError("engine.precision 'quantized' needs engine.executor 'native'.")
+    if precision != "float32" and executor == "torch":
+        raise ConfigError(f"engine.precision {precision!r} needs engine.executor 'native'.")
     sampler = config.sampler
     if sampler == "auto":
         sampler = "native" if executor == "native" else "plain"

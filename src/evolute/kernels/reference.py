@@ -213,9 +213,10 @@ def block_linear(
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
-def round_activations(x: Float[Tensor, "T M"]) -> Float[Tensor, "T M"]:
-    """x as 8-bit codes stand for it: per row and block of 32, scale = amax / 127, ties to even."""
-    blocks = x.float().view(len(x), -1, BLOCK)
+def round_activations(x: Float[Tensor, "T M"], group: int = 1) -> Float[Tensor, "T M"]:
+    """x as 8-bit codes stand for it: per row and `group` blocks of 32, scale = amax / 127, ties
+    to even."""
+    blocks = x.float().view(len(x), -1, group * BLOCK)
     top = blocks.abs().amax(-1, keepdim=True)
     inverse = torch.where(top > 0, 127 / top, 0)
     return ((blocks * inverse).round() * (top / 127)).view(x.shape)

@@ -18,7 +18,7 @@ from evolute.models import LoraWeights, ModelWeights
 from evolute.train.policy import Policy
 from evolute.types import GenerateRequest, SamplingParams, TrainingError
 
-MAX_CANARY_DIFFERENCE = {"float32": 1e-3, "quantized": 1.0}
+MAX_CANARY_DIFFERENCE = {"float32": 1e-3, "quantized": 1.0, "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True)

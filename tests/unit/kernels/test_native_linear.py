@@ -36,6 +36,17 @@ def expected_of_codes(x: Float32, parts: tuple, bits: int) -> NDArray[np.float64
     return (rounded @ weight.dense().double().T).numpy()
 
 
+def packed_as(storage: str, weight: Float32) -> PackedLinear:
+    if storage == "float32":
+        return PackedLinear.from_float32(weight)
+    if storage == "channels":
+        return PackedLinear.quantize_channels(weight)
+    return PackedLinear.quantize(weight, int(storage[0]))
+
+
+STORAGES = ["float32", "4 bits", "8 bits", "channels"]
+
+
 def assert_near(got: Float32, expected: NDArray[np.float64], terms: int) -> None:
     """Within the rounding of a float32 sum of that many terms."""
     assert got.shape == expected.shape
@@ -83,6 +94,29 @@ def test_rounded_activations_are_the_only_loss(isa):
     assert_near(got, x.astype(np.float64) @ weight.numpy().T, 64)
 
 
+@pytest.mark.parametrize("group", [1, 2, 3])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 192), (16, 192), (37, 576)])
+def test_channels(isa, group, outputs, inputs):
+    weight, x = numbers(outputs, inputs), numbers(MAX_ROWS, inputs, seed=9)
+    packed = PackedLinear.quantize_channels(weight, group)
+    rounded = round_activations(torch.from_numpy(x), group).double().numpy()
+    assert_near(packed(x), rounded @ packed.dense().astype(np.float64).T, inputs)
+    step = np.abs(weight).max(-1, keepdims=True) / 127
+    assert (np.abs(packed.dense() - weight) <= 0.501 * step).all()
+
+
+def test_the_largest_channel_codes_do_not_saturate(isa):
+    weight = np.stack([np.full(576, 1.0), np.full(576, -1.0), np.zeros(576)]).astype(np.float32)
+    x = np.stack([np.full(576, 127.0), np.full(576, -127.0)]).astype(np.float32)
+    got = PackedLinear.quantize_channels(weight, 3)(x)
+    np.testing.assert_allclose(got, np.outer([1, -1], [576 * 127, -576 * 127, 0]), rtol=1e-6)
+
+
+def test_channels_need_a_width_that_their_groups_divide():
+    with pytest.raises(ValueError, match="groups of 3 blocks"):
+        PackedLinear.quantize_channels(numbers(4, 64), 3)
+
+
 def test_zero_blocks(isa):
     parts, x = blocks(20, 64, 8, False), numbers(3, 64)
     x[1], x[2, 32:] = 0, 0
@@ -91,15 +125,11 @@ def test_zero_blocks(isa):
     assert not got[1].any()
 
 
-@pytest.mark.parametrize("storage", ["float32", "4 bits", "8 bits"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_a_row_does_not_depend_on_the_rows_beside_it(isa, storage):
     """To the last bit, for every number of rows; beside rows that are not numbers, too."""
     weight, x = numbers(50, 96), numbers(MAX_ROWS, 96, seed=9)
-    packed = (
-        PackedLinear.from_float32(weight)
-        if storage == "float32"
-        else PackedLinear.quantize(weight, int(storage[0]))
-    )
+    packed = packed_as(storage, weight)
     alone = np.concatenate([packed(x[i : i + 1]) for i in range(MAX_ROWS)])
     for count in range(1, MAX_ROWS + 1):
         assert np.array_equal(packed(x[:count]), alone[:count])
@@ -107,14 +137,10 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(isa, storage):
     assert np.array_equal(packed(x)[::2], alone[::2])
 
 
-@pytest.mark.parametrize("storage", ["float32", "4 bits", "8 bits"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_a_row_does_not_depend_on_threads(isa, storage):
     weight, x = numbers(200, 64), numbers(7, 64, seed=9)
-    packed = (
-        PackedLinear.from_float32(weight)
-        if storage == "float32"
-        else PackedLinear.quantize(weight, int(storage[0]))
-    )
+    packed = packed_as(storage, weight)
     one = packed(x)
     for threads in (2, 3, 20):
         assert np.array_equal(packed(x, num_threads=threads), one)

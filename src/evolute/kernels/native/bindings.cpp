@@ -49,12 +49,13 @@ void run_linear(const Packed& w, const In<float, 2>& x, const Out<float, 2>& out
   nb::gil_scoped_release release;
   const int64_t tiled = whole_tiles(m);
   std::vector<int8_t> codes(tiled * k);
-  std::vector<float> scale(tiled * blocks), sum(tiled * blocks);
+  std::vector<float> scale(tiled * blocks), sum(tiled * blocks), total(m);
   if (w.view.storage != Storage::kFloat32)
     for (int64_t i = 0; i < m; i++)
-      active_ops().quantize(x.data() + i * k, k, codes.data() + code_at(i, k),
-                            scale.data() + scale_at(i, k), sum.data() + scale_at(i, k));
-  const Rows rows{x.data(), codes.data(), scale.data(), sum.data(), k};
+      active_ops().quantize(x.data() + i * k, k, w.view.group, codes.data() + code_at(i, k),
+                            scale.data() + scale_at(i, k), sum.data() + scale_at(i, k),
+                            total.data() + i);
+  const Rows rows{x.data(), codes.data(), scale.data(), sum.data(), total.data(), k};
   Pool pool(threads);
   pool.run(w.panels(), [&](int64_t p) {
     active_ops().linear(w.view, p, p + 1, rows, m, out.data(), w.n, false);
@@ -156,6 +157,13 @@ NB_MODULE(_native, m) {
                     offset.shape(1) == blocks,
                 "scale and offset must be [N, K / 32] for codes [N, K].");
         return pack_codes(codes.data(), scale.data(), offset.data(), n, codes.shape(1), bits);
+      })
+      .def_static("from_channels", [](In<uint8_t, 2> codes, In<float, 1> scale,
+                                      In<float, 1> offset, int group) {
+        const size_t n = codes.shape(0);
+        require(scale.shape(0) == n && offset.shape(0) == n,
+                "scale and offset must be [N] for codes [N, K].");
+        return pack_channels(codes.data(), scale.data(), offset.data(), n, codes.shape(1), group);
       })
       .def("run", &run_linear)
       .def("rows", [](const Packed& w, In<int64_t, 1> ids, Out<float, 2> out) {

@@ -49,6 +49,11 @@ void Decoder::check(const Pages& pages, const Step& step) const {
   for (const Layer& layer : layers) {
     for (const Linear& linear : layer.linear)
       if (!linear.packed) refuse("a linear layer is not set; call set_linear for all 7 modules.");
+    for (const auto& [one, other] : {std::pair{kQ, kK}, {kQ, kV}, {kGate, kUp}}) {
+      const PanelView &a = layer.linear[one].packed->view, &b = layer.linear[other].packed->view;
+      if ((a.storage == Storage::kFloat32) != (b.storage == Storage::kFloat32) || a.group != b.group)
+        refuse("matrices that read the same rows must want the same codes.");
+    }
     if (layer.attention_norm.empty() || layer.mlp_norm.empty() ||
         (shape.qk_norm && (layer.q_norm.empty() || layer.k_norm.empty())))
       refuse("a norm is not set; call set_norm.");
@@ -85,13 +90,15 @@ void Decoder::check(const Pages& pages, const Step& step) const {
 }
 
 Rows Decoder::rows_of(const float* x, int64_t k) const {
-  return {x, codes_.data(), scale_.data(), sum_.data(), k};
+  return {x, codes_.data(), scale_.data(), sum_.data(), total_.data(), k};
 }
 
-void Decoder::quantize_row(const float* x, int64_t row, int64_t k) {
-  if (k % kBlock == 0)
-    active_ops().quantize(x + row * k, k, codes_.data() + code_at(row, k),
-                          scale_.data() + scale_at(row, k), sum_.data() + scale_at(row, k));
+// Codes of one row, as the matrix that reads them wants them.
+void Decoder::quantize_row(const float* x, int64_t row, int64_t k, const Linear& reader) {
+  if (reader.packed->view.storage != Storage::kFloat32)
+    active_ops().quantize(x + row * k, k, reader.packed->view.group, codes_.data() + code_at(row, k),
+                          scale_.data() + scale_at(row, k), sum_.data() + scale_at(row, k),
+                          total_.data() + row);
 }
 
 // Rows in runs, so that the codes of one cache line are written by one thread.
@@ -105,13 +112,14 @@ void Decoder::each_row(int64_t count, const F& fn) {
 }
 
 // x += extra; h = norm(x); codes of h.
-void Decoder::norm_rows(const std::vector<float>& weight, const float* extra) {
+void Decoder::norm_rows(const std::vector<float>& weight, const float* extra,
+                        const Linear& reader) {
   const int width = shape.width;
   each_row(tokens_, [&](int64_t t) {
     float* x = x_.data() + t * width;
     if (extra) active_ops().add(x, extra + t * width, width);
     active_ops().rms_norm(x, weight.data(), shape.norm_eps, width, h_.data() + t * width);
-    quantize_row(h_.data(), t, width);
+    quantize_row(h_.data(), t, width, reader);
   });
 }
 
@@ -181,9 +189,9 @@ void Decoder::add_lora(int layer, const Step& step, const float* x, int64_t k,
     const auto& [lora, out, first, count] = parts[i];
     const int64_t rank = lora->shrink->n, n = lora->expand->n;
     float* low = low_.data() + i * kRows * widest;
-    const Rows in{x + first * k, nullptr, nullptr, nullptr, k};
+    const Rows in{x + first * k, nullptr, nullptr, nullptr, nullptr, k};
     active_ops().linear(lora->shrink->view, 0, lora->shrink->panels(), in, count, low, rank, false);
-    const Rows middle{low, nullptr, nullptr, nullptr, rank};
+    const Rows middle{low, nullptr, nullptr, nullptr, nullptr, rank};
     active_ops().linear(lora->expand->view, 0, lora->expand->panels(), middle, count,
                         out + first * n, n, true);
   });
@@ -254,6 +262,7 @@ void Decoder::forward(Pages& pages, const Step& step) {
   for (auto* buffer : {&g_, &u_}) buffer->resize(t * ff);
   codes_.resize(whole_tiles(t) * widest);
   for (auto* buffer : {&scale_, &sum_}) buffer->resize(whole_tiles(t) * (widest / kBlock + 1));
+  total_.resize(t);
   tiles_.clear();
   const int most = std::max(1, kMaxTileRows / (shape.num_heads / shape.num_kv_heads));
   for (int b = 0; b < step.num_sequences; b++)
@@ -264,17 +273,18 @@ void Decoder::forward(Pages& pages, const Step& step) {
   each_row(t, [&](int64_t i) { embedding.packed->row(step.token_ids[i], x_.data() + i * width); });
   const float* extra = nullptr;
   for (int layer = 0; layer < shape.num_layers; layer++) {
-    norm_rows(layers[layer].attention_norm, extra);
+    const auto& linear = layers[layer].linear;
+    norm_rows(layers[layer].attention_norm, extra, linear[kQ]);
     linears(layer, step, h_.data(), width, {{kQ, q_.data()}, {kK, k_.data()}, {kV, v_.data()}});
     place(pages, step, layer);
     attend(pages, step, layer);
-    each_row(t, [&](int64_t i) { quantize_row(a_.data(), i, q); });
+    each_row(t, [&](int64_t i) { quantize_row(a_.data(), i, q, linear[kO]); });
     linears(layer, step, a_.data(), q, {{kO, y_.data()}});
-    norm_rows(layers[layer].mlp_norm, y_.data());
+    norm_rows(layers[layer].mlp_norm, y_.data(), linear[kGate]);
     linears(layer, step, h_.data(), width, {{kGate, g_.data()}, {kUp, u_.data()}});
     each_row(t, [&](int64_t i) {
       active_ops().silu_mul(g_.data() + i * ff, u_.data() + i * ff, ff);
-      quantize_row(g_.data(), i, ff);
+      quantize_row(g_.data(), i, ff, linear[kDown]);
     });
     linears(layer, step, g_.data(), ff, {{kDown, y_.data()}});
     extra = y_.data();
@@ -285,7 +295,7 @@ void Decoder::forward(Pages& pages, const Step& step) {
     std::memcpy(x, x_.data() + row * width, sizeof(float) * width);
     if (extra) active_ops().add(x, extra + row * width, width);
     active_ops().rms_norm(x, final_norm.data(), shape.norm_eps, width, x);
-    quantize_row(h_.data(), r, width);
+    quantize_row(h_.data(), r, width, head);
   });
   apply(head, rows_of(h_.data(), width), step.num_logits, step.logits);
 }

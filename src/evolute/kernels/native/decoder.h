@@ -90,8 +90,8 @@ class Decoder {
   Rows rows_of(const float* x, int64_t k) const;
   template <typename F>
   void each_row(int64_t count, const F& fn);
-  void quantize_row(const float* x, int64_t row, int64_t k);
-  void norm_rows(const std::vector<float>& weight, const float* extra);
+  void quantize_row(const float* x, int64_t row, int64_t k, const Linear& reader);
+  void norm_rows(const std::vector<float>& weight, const float* extra, const Linear& reader);
   void apply(const Linear& linear, const Rows& rows, int64_t m, float* out);
   void linears(int layer, const Step& step, const float* x, int64_t k, std::vector<Target> targets);
   void add_lora(int layer, const Step& step, const float* x, int64_t k,
@@ -100,7 +100,7 @@ class Decoder {
   void attend(const Pages& pages, const Step& step, int layer);
 
   int tokens_ = 0;
-  std::vector<float> x_, h_, q_, k_, v_, a_, y_, g_, u_, scale_, sum_, low_;
+  std::vector<float> x_, h_, q_, k_, v_, a_, y_, g_, u_, scale_, sum_, total_, low_;
   std::vector<int8_t> codes_;
   std::vector<std::array<int, 4>> tiles_;
 };

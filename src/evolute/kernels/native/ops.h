@@ -14,7 +14,7 @@ constexpr int kKeyBlock = 64;   // positions of one online-softmax step, at abso
 constexpr int kMaxHead = 256;   // widest head
 constexpr int kMaxTileRows = 32;
 
-enum class Storage : int { kFloat32 = 0, kQ4 = 1, kQ8 = 2 };
+enum class Storage : int { kFloat32 = 0, kQ4 = 1, kQ8 = 2, kChannel = 3 };
 
 // The panels of one weight matrix.
 struct PanelView {
@@ -23,6 +23,7 @@ struct PanelView {
   int64_t n, k;
   Storage storage;
   bool half_scales;
+  int group;  // blocks of inputs whose codes share a scale of activations
   const float* bias;  // [n] padded to a panel, or null
 };
 
@@ -33,6 +34,7 @@ struct Rows {
   const int8_t* codes;  // [m / 16, k / 32, 16, 32], m rounded up
   const float* scale;   // [m / 16, k / 32, 16]
   const float* sum;     // [m / 16, k / 32, 16] scale * sum(codes)
+  const float* total;   // [m] the sums of a row added up
   int64_t k;
 };
 
@@ -64,8 +66,9 @@ struct Ops {
   const char* name;
   void (*linear)(const PanelView&, int64_t panel_begin, int64_t panel_end, const Rows&, int64_t m,
                  float* out, ptrdiff_t out_stride, bool accumulate);
-  // One row; codes, scale and sum point at its place in the tile.
-  void (*quantize)(const float* x, int64_t k, int8_t* codes, float* scale, float* sum);
+  // One row; codes, scale and sum point at its place in the tile. `group` blocks share a scale.
+  void (*quantize)(const float* x, int64_t k, int group, int8_t* codes, float* scale, float* sum,
+                   float* total);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);
   void (*silu_mul)(float* gate, const float* up, int64_t n);

@@ -20,6 +20,7 @@ void allocate(Packed& p, int64_t n, int64_t k, int width, int64_t panel_bytes) {
   p.view.panel_bytes = panel_bytes;
   p.view.n = n;
   p.view.k = k;
+  p.view.group = 1;
 }
 
 bool fits_half(const float* x, int64_t n) {
@@ -85,10 +86,38 @@ std::shared_ptr<Packed> pack_codes(const uint8_t* codes, const float* scale, con
   return p;
 }
 
+std::shared_ptr<Packed> pack_channels(const uint8_t* codes, const float* scale, const float* offset,
+                                      int64_t n, int64_t k, int group) {
+  if (group < 1 || k % (kBlock * group))
+    throw std::invalid_argument("a width of " + std::to_string(k) + " cannot be cut in groups of " +
+                                std::to_string(group) + " blocks of 32; choose a group that divides it.");
+  auto p = std::make_shared<Packed>();
+  allocate(*p, n, k, kCodePanel, k * kCodePanel + 128);
+  p->view.storage = Storage::kChannel;
+  p->view.group = group;
+  for (int64_t i = 0; i < n; i++) {
+    uint8_t* to = p->data.get() + i / 16 * p->view.panel_bytes;
+    const int64_t lane = i % 16;
+    for (int64_t j = 0; j < k; j++) to[j / 4 * 64 + lane * 4 + j % 4] = codes[i * k + j];
+    std::memcpy(to + k * kCodePanel + 4 * lane, scale + i, 4);
+    std::memcpy(to + k * kCodePanel + 64 + 4 * lane, offset + i, 4);
+  }
+  return p;
+}
+
 void Packed::row(int64_t id, float* out) const {
   if (view.storage == Storage::kFloat32) {
     const float* from = reinterpret_cast<const float*>(view.data + id / 32 * view.panel_bytes);
     for (int64_t j = 0; j < k; j++) out[j] = from[j * kFloatPanel + id % kFloatPanel];
+    return;
+  }
+  if (view.storage == Storage::kChannel) {
+    const uint8_t* from = view.data + id / 16 * view.panel_bytes;
+    const int64_t lane = id % 16;
+    float pair[2];
+    for (int which = 0; which < 2; which++)
+      std::memcpy(pair + which, from + k * kCodePanel + 64 * which + 4 * lane, 4);
+    for (int64_t j = 0; j < k; j++) out[j] = pair[0] * from[j / 4 * 64 + lane * 4 + j % 4] + pair[1];
     return;
   }
   const bool four = view.storage == Storage::kQ4, half = view.half_scales;

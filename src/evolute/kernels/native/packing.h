@@ -24,4 +24,8 @@ std::shared_ptr<Packed> pack_float(const float* w, int64_t n, int64_t k);
 std::shared_ptr<Packed> pack_codes(const uint8_t* codes, const float* scale, const float* offset,
                                    int64_t n, int64_t k, int bits);
 
+// w[n, k] = scale[n] * code[n, k] + offset[n], 8 bits; activations are rounded by `group` blocks.
+std::shared_ptr<Packed> pack_channels(const uint8_t* codes, const float* scale, const float* offset,
+                                      int64_t n, int64_t k, int group);
+
 }  // namespace evolute
