@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from evolute.engine.memory import NO_ADAPTER, AdapterId
+
 Namespace = tuple[str | None, int, str]  # adapter, weight version, salt: who may share pages
 
 
@@ -23,6 +25,7 @@ class Sequence:
     is_private: bool = False  # neither looks into the prefix cache nor fills it
     reads_cache: bool = True  # False: every prompt token's logits are wanted
     tenant: str = "default"
+    adapter: AdapterId = NO_ADAPTER
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache
     num_computed: int = 0

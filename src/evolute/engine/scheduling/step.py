@@ -2,15 +2,17 @@
 
 Decodes go first, one token each, so that running requests never stall behind a long prompt.
 When pages are short, victims are preempted and start over later: those with the fewest
-generated tokens, then those admitted last. What is left of the token budget goes to prompts
+generated tokens, then those admitted last. An adapter's pages count with the first newcomer that
+needs it. What is left of the token budget goes to prompts
 already begun, then to newly admitted ones, in the queue's order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from evolute.engine.memory import AdapterId
 from evolute.engine.scheduling.sequence import Sequence
 
 RESERVE_FRAC = 0.3  # of the output a newcomer may still make is kept free at admission
@@ -32,6 +34,7 @@ class Candidate:
     sequence: Sequence
     num_cached: int  # tokens; at most all but the last
     pinned_pages: int  # evictable pages that admission would pin
+    adapter_pages: int = 0  # what its adapter takes, unless one admitted before brings it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Limits:
     available_pages: int
     page_size: int
     max_running: int
+    adapter_sizes: Mapping[AdapterId, int] = field(default_factory=dict)  # in pages
 
 
 @dataclass(slots=True)
@@ -104,6 +108,8 @@ def _preempt(running: list[Sequence], limits: Limits, step: Step) -> list[Sequen
         latest = range(len(running) - 1, -1, -1)
         victim = running.pop(min(latest, key=lambda i: running[i].num_generated))
         available += len(victim.pages) - victim.num_shared_pages
+        if all(s.adapter != victim.adapter for s in running):
+            available += limits.adapter_sizes.get(victim.adapter, 0)
         step.preempted.append(victim)
     return running
 
@@ -130,6 +136,7 @@ def _admit(
     # every running sequence decodes in every step, so there are never more than the budget
     most = min(limits.max_running, limits.token_budget)
     fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
+    brought: set[AdapterId] = set()  # adapters whose pages an earlier newcomer pays for
     if budget <= 0 or num_running >= most:
         return  # before `waiting` is looked at: putting it in order is not free
     for sequence in waiting:
@@ -143,12 +150,14 @@ def _admit(
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
         left = pages - candidate.pinned_pages
+        left -= candidate.adapter_pages if sequence.adapter not in brought else 0
         alone = num_running == 0
         if left <= 0 or (reserve > left and not alone):
             return
         count = min(budget, uncached, left * size)
         step.admitted.append(sequence)
         step.chunks.append(Chunk(sequence, count))
+        brought.add(sequence.adapter)
         budget -= count
         pages = left - (-(-uncached // size))  # the whole prompt is spoken for, chunk by chunk
         num_running += 1
