@@ -31,12 +31,12 @@ from evolute.engine.memory import (
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.step import Candidate, Chunk
 
-PREFETCH_SHARE = 8  # adapters expected soon take at most this part of the pool
-
 
 class Placement:
     """Invariant, asserted by `check`: a page is free, cached, own of one running sequence, or of
     one resident adapter; and the adapter of a running sequence is resident."""
+
+    prefetch_share = 8  # adapters expected soon take at most this part of the pool
 
     def __init__(self, num_pages: int, page_size: int, loader: Loader | None = None) -> None:
         self.page_size = page_size
@@ -117,7 +117,7 @@ class Placement:
     def prefetch(self, sequences: Iterable[Sequence]) -> None:
         """Bring the adapters of those that will be admitted next, as far as that takes no page
         from a running sequence or another prefetch; what was expected before may go again."""
-        room = self.pool.num_pages // PREFETCH_SHARE
+        room = self.pool.num_pages // self.prefetch_share
         wanted: dict[AdapterId, None] = {}
         for sequence in sequences:
             size = self.adapters.size(sequence.adapter)
