@@ -4,8 +4,8 @@
     reproduce(row) -> Report
 
 A row's `status`: "in-sample" took part in fitting the constants of its machine; "predicted" did
-not; "missed" is told because it is off by more than a tenth (static pools: 15 %): the paper does not
-say how large those static parts were, and padded products cost more there than our one constant.
+not; "missed" is told because it is off by more than a tenth (static pools: 15 %): the paper does
+not say how large those static parts were, and padded products cost more than our one constant.
 """
 
 from __future__ import annotations
