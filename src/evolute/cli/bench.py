@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from evolute.engine import EngineConfig
 
 app = typer.Typer(add_completion=False)
-NAMES = ("serving", "training", "replay")
+NAMES = ("adapters", "serving", "training", "replay")
 
 
 @app.command()
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="serving: each workload; replay: one; training: rollouts and updates"),
+        typer.Argument(
+            help="serving: each workload; replay: one; training: rollouts and updates; "
+            "adapters: many on one base"
+        ),
     ],
     model: Model = "smollm2-135m",
     workload: Annotated[
@@ -49,8 +52,8 @@ def bench(
 
     if name not in NAMES:
         raise ConfigError(f"no bench {name!r}. {nearest(name, NAMES)}")
-    if name == "training" and (workload or paced):
-        raise ConfigError("bench training makes its own work; drop --workload and --paced.")
+    if name in ("adapters", "training") and (workload or paced):
+        raise ConfigError(f"bench {name} makes its own work; drop --workload and --paced.")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}; it must be at least 1.")
     config = settings(EngineConfig, [], set_)

@@ -1,6 +1,6 @@
 """May this request enter the engine? Everything that a caller can get wrong is refused here.
 
-    check_request(request, settings, vocab_size, num_waiting) -> tokens it may make at most
+    check_request(request, settings, ...) -> tokens it may make at most
 
 What passes cannot fail inside a step for a reason of its own.
 """
@@ -14,9 +14,14 @@ from evolute.types import GenerateRequest, OutOfCapacity, PromptTooLong, Request
 
 
 def check_request(
-    request: GenerateRequest, settings: Resolved, vocab_size: int, num_waiting: int
+    request: GenerateRequest,
+    settings: Resolved,
+    vocab_size: int,
+    num_waiting: int,
+    adapter_pages: int = 0,
 ) -> int:
-    """Raises RequestError, PromptTooLong or OutOfCapacity."""
+    """Raises RequestError, PromptTooLong or OutOfCapacity. The request's adapter takes
+    `adapter_pages` of the memory."""
     _check_token_ids("prompt", request.prompt, vocab_size)
     _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, vocab_size)
     _check_bias(request, vocab_size)
@@ -25,7 +30,7 @@ def check_request(
             f"priority is {request.priority}, but engine.policy is {settings.config.policy!r}, "
             "which knows none; leave it out, or serve with engine.policy=priority."
         )
-    slots = _slots(request, settings)
+    slots = _slots(request, settings, adapter_pages)
     _check_room(request.sampling.n, settings.config.max_waiting, num_waiting)
     return min(request.sampling.max_new_tokens, slots - len(request.prompt))
 
@@ -55,12 +60,13 @@ def _check_bias(request: GenerateRequest, vocab_size: int) -> None:
             )
 
 
-def _slots(request: GenerateRequest, settings: Resolved) -> int:
-    """Tokens that one request may have."""
+def _slots(request: GenerateRequest, settings: Resolved, adapter_pages: int) -> int:
+    """Tokens that one request may have, beside its adapter."""
     config, size = settings.config, len(request.prompt)
-    slots = min(config.context, settings.num_pages * config.page_size)
+    slots = min(config.context, (settings.num_pages - adapter_pages) * config.page_size)
     if size + min(request.sampling.max_new_tokens, 1) > slots:
         what = "the model's context" if slots == config.context else "engine.memory_mb"
+        what += " beside the adapter" if adapter_pages and slots < config.context else ""
         raise PromptTooLong(
             f"the prompt has {size} tokens and asks for {request.sampling.max_new_tokens} more, "
             f"but {what} holds {slots}. Shorten the prompt or raise that setting."

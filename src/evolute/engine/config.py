@@ -33,8 +33,11 @@ class EngineConfig:
     max_running: int = 64  # requests computed at once
     token_budget: int = 512  # tokens one step may compute
     page_size: int = 16  # tokens a page of the prefix cache holds, 1 to 16
-    memory_mb: int = 1024  # keys and values
+    memory_mb: int = 1024  # keys and values, and adapters in use
     prefix_cache: bool = True
+    adapter_paging: bool = True  # adapters share the pages; False: all stay resident beside them
+    adapter_prefetch: bool = True  # copied to pages while the step before computes
+    adapter_host_mb: int = 0  # host memory of all adapters; 0: no bound
     policy: PolicyName = "dlpm"  # who is next among those that wait
     cost: CostName = "tokens"  # what vtc and dlpm charge tenants for
     predict: PredictorName = "mean"  # output length charged at admission; mean: of the last 5
@@ -51,7 +54,7 @@ class EngineConfig:
         for name in ("max_running", "token_budget", "memory_mb", "max_waiting", "quantum"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("context", "num_threads"):
+        for name in ("context", "num_threads", "adapter_host_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
         self.fairness()

@@ -25,6 +25,7 @@ import numpy as np
 
 from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
+from evolute.engine.execution.adapter_loading import AdapterLoader
 from evolute.engine.execution.batch import Executor, Segment, build_batch
 from evolute.engine.execution.sampler import Float32, Sampler, score_temperature
 from evolute.engine.output import Draft, stop_ids
@@ -44,6 +45,7 @@ from evolute.grammar import Grammar, GrammarCompiler
 from evolute.types import Delta, FinishReason, GenerateRequest, Tokenizer
 
 logger = logging.getLogger(__name__)
+PREFETCH_AHEAD = 8  # waiting sequences whose adapters are copied beside a step
 
 
 @dataclass(slots=True)
@@ -92,7 +94,8 @@ class EngineCore:
         self.vocab_size = vocab_size
         self.settings, self.counts = settings, Counts()
         self.executor, self.tokenizer, self.grammars = executor, tokenizer, grammars
-        self.placement = Placement(settings.num_pages, settings.config.page_size)
+        self.loader = AdapterLoader(executor)
+        self.placement = Placement(settings.num_pages, settings.config.page_size, self.loader)
         self.queue: Policy = make_policy(settings.config.fairness())
         self.blocked: Blocked | str | None = None  # why the last step admitted no more
         self.admitted: list[Draft] = []  # by the last step
@@ -127,11 +130,15 @@ class EngineCore:
 
         A grammar is compiled here unless it is given, which stops the engine for that time.
         """
-        limit = check_request(request, self.settings, self.vocab_size, len(self.queue))
+        adapter_pages = self.placement.adapters.size(adapter)
+        waiting = len(self.queue)
+        limit = check_request(request, self.settings, self.vocab_size, waiting, adapter_pages)
         grammar = grammar or self.grammars.compile(request.sampling)
-        sequences = [self._sequence(request, limit, namespace) for _ in range(request.sampling.n)]
+        sequences = [
+            self._sequence(request, limit, adapter, namespace) for _ in range(request.sampling.n)
+        ]
         drafts = [
-            self._draft(request, index, sequence, adapter, grammar)
+            self._draft(request, index, sequence, grammar)
             for index, sequence in enumerate(sequences)
         ]
         for draft in drafts:
@@ -156,7 +163,14 @@ class EngineCore:
         return self.fail([self._drafts[s] for s in self.running or list(self._drafts)], why)
 
     def uses_adapter(self, index: int) -> bool:
-        return any(draft.adapter == index for draft in self._drafts.values())
+        return any(sequence.adapter == index for sequence in self._drafts)
+
+    def most_tokens(self, adapter: int) -> int:
+        """Of one request in flight with this adapter, prompt and output."""
+        return max(
+            (s.prompt_len + s.max_new_tokens for s in self._drafts if s.adapter == adapter),
+            default=0,
+        )
 
     # -- one step --------------------------------------------------------------
 
@@ -164,7 +178,11 @@ class EngineCore:
         """Plan, make room, run, sample. Returns the news; empty when there was nothing to do."""
         config, placement = self.settings.config, self.placement
         limits = Limits(
-            config.token_budget, placement.num_available, config.page_size, config.max_running
+            config.token_budget,
+            placement.num_available,
+            config.page_size,
+            config.max_running,
+            placement.adapters.sizes,
         )
         step = next_step(placement.running, self.queue, placement.look_up, limits)
         self.blocked = step.blocked
@@ -178,6 +196,9 @@ class EngineCore:
         self.counts.evicted_pages = placement.num_evicted
         if not work:
             return []
+        if config.adapter_prefetch and placement.adapters.num_absent and len(self.queue):
+            following = self.queue.order(lambda s: placement.look_up(s).num_cached, [])
+            placement.prefetch(itertools.islice(following, PREFETCH_AHEAD))
         done, logits, events = self._forward(work)
         return events + self._collect(done, logits)
 
@@ -285,14 +306,16 @@ class EngineCore:
         self.placement.drop(lambda namespace: True)
 
     def check(self) -> None:
-        """Assert that each page is free, cached, or owned by exactly one sequence."""
+        """Assert that each page is free, cached, or owned by exactly one sequence or adapter."""
         self.placement.check()
         assert set(self.running) <= self._drafts.keys(), "a sequence runs for nobody"
         assert len(self._drafts) == len(self.running) + len(self.queue), "a draft was lost"
 
     # -- internals -------------------------------------------------------------
 
-    def _sequence(self, request: GenerateRequest, limit: int, namespace: Namespace) -> Sequence:
+    def _sequence(
+        self, request: GenerateRequest, limit: int, adapter: int, namespace: Namespace
+    ) -> Sequence:
         return Sequence(
             next(self._ids),
             len(request.prompt),
@@ -303,6 +326,7 @@ class EngineCore:
             reads_cache=not request.sampling.prompt_logprobs,
             tenant=request.tenant,
             priority=request.priority,
+            adapter=adapter,
         )
 
     def _draft(
@@ -310,7 +334,6 @@ class EngineCore:
         request: GenerateRequest,
         index: int,
         sequence: Sequence,
-        adapter: int,
         grammar: Grammar | None,
     ) -> Draft:
         sampling = request.sampling
@@ -329,7 +352,6 @@ class EngineCore:
             seed=seed + index,
             stop_token_ids=stop_ids(request, self.tokenizer),
             vocab_size=self.vocab_size,
-            adapter=adapter,
             matcher=grammar.start() if grammar else None,
         )
 
@@ -343,7 +365,7 @@ class EngineCore:
         elif end == sequence.num_tokens and sequence.max_new_tokens:
             logits_from = end - 1
         segment = Segment(
-            sequence.tokens[start:end], start, sequence.pages, draft.adapter, logits_from
+            sequence.tokens[start:end], start, sequence.pages, sequence.adapter, logits_from
         )
         return _Work(draft, segment, 0 if logits_from is None else end - logits_from)
 

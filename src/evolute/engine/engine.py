@@ -26,6 +26,7 @@ from evolute.engine.adapters import AdapterInfo, AdapterTable
 from evolute.engine.build import build_core
 from evolute.engine.config import EngineConfig
 from evolute.engine.core import Counts
+from evolute.engine.execution.adapter_loading import LoadCounts
 from evolute.engine.history import Explanation, Visit, describe
 from evolute.engine.loop import EngineLoop
 from evolute.engine.output import Draft
@@ -54,6 +55,9 @@ class EngineStats:
     cached_pages: int
     weight_version: int
     counts: Counts
+    adapter_pages: int  # of resident adapters
+    resident_adapters: int
+    adapter_loads: LoadCounts
     limit: str = ""  # what stopped the last admission
     tenants: tuple[Share, ...] = ()
 
@@ -174,8 +178,8 @@ class Engine:
         ModelError for a directory that cannot be read, RequestError for one that does not fit.
         """
         found = weights if isinstance(weights, LoraWeights) else load_peft(weights)
-        copy = found.clone()  # here, not on the engine's thread: serving goes on meanwhile
-        return self._loop.call(lambda: self._adapters.load(name, copy, version))
+        packed = self._adapters.prepare(name, found)  # serving goes on meanwhile
+        return self._loop.call(lambda: self._adapters.install(name, packed, version))
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Raises RequestError while requests use it."""
@@ -235,8 +239,9 @@ class Engine:
         self._loop.call(self._core.check)
 
     def close(self) -> None:
-        """Abort everything and end the thread. Idempotent."""
+        """Abort everything and end the threads. Idempotent."""
         self._loop.close()
+        self._core.loader.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -285,6 +290,9 @@ class Engine:
             cached_pages=placement.cache.num_pages,
             weight_version=self._adapters.base_version,
             counts=dataclasses.replace(core.counts),
+            adapter_pages=placement.adapters.num_pages,
+            resident_adapters=placement.adapters.num_resident,
+            adapter_loads=dataclasses.replace(core.loader.counts),
             limit=describe(core.blocked) if core.num_waiting else "",
             tenants=tuple(core.queue.shares()),
         )

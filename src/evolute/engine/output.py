@@ -33,7 +33,6 @@ class Draft:
     seed: int
     stop_token_ids: frozenset[int]
     vocab_size: int
-    adapter: int = -1
     matcher: Matcher | None = None
     token_ids: list[int] = field(default_factory=list)  # those of `sequence` after the prompt
     texts: list[str] = field(default_factory=list)  # what was shown so far, in pieces

@@ -1,7 +1,15 @@
 """Numeric kernels for the CPU, in C++ (`native/`), compiled once per instruction set."""
 
-from evolute.kernels.decoder import DecoderShape, KvPool, NativeDecoder
+from evolute.kernels.decoder import DecoderShape, KvPool, NativeDecoder, PagedFloats
 from evolute.kernels.isa import isa, set_isa
 from evolute.kernels.linear import PackedLinear
 
-__all__ = ["DecoderShape", "KvPool", "NativeDecoder", "PackedLinear", "isa", "set_isa"]
+__all__ = [
+    "DecoderShape",
+    "KvPool",
+    "NativeDecoder",
+    "PackedLinear",
+    "PagedFloats",
+    "isa",
+    "set_isa",
+]

@@ -2,7 +2,8 @@
 
     NativeDecoder(shape, rotary, num_threads)     then set_linear, set_norm, set_vocabulary ...
     decoder.forward(pool, ...)                    logits [R, V]; writes keys and values
-    KvPool(...)                                   pages of keys and values
+    KvPool(...)                                   pages of keys and values, or of adapters
+    decoder.set_adapter(index, parts, memory, scale)   memory: a PagedFloats or a flat array
 
 Attention walks keys in blocks of 64 absolute positions and linear layers sum in one order, so a
 token's result does not depend on its batch, on how its prompt was cut, or on threads.
@@ -10,7 +11,6 @@ token's result does not depend on its batch, on how its prompt was cut, or on th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,7 @@ from evolute.kernels.linear import PackedLinear
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+UInt64 = NDArray[np.uint64]
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("attention", "mlp", "q", "k")
@@ -43,8 +44,22 @@ class DecoderShape:
     sliding_window: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PagedFloats:
+    """A run of floats that lies in pages of a pool, which it keeps alive."""
+
+    pool: KvPool
+    pages: Int32
+
+    def blocks(self) -> tuple[UInt64, int]:
+        """Addresses of the blocks, and how many floats each holds."""
+        addresses = np.empty(2 * self.pool.num_layers * len(self.pages), np.uint64)
+        self.pool.native.blocks(self.pages, addresses)
+        return addresses, self.pool.native.block_floats
+
+
 class KvPool:
-    """Keys and values of all layers, by page."""
+    """Keys and values of all layers, by page. A page may hold floats of an adapter instead."""
 
     def __init__(
         self,
@@ -56,6 +71,7 @@ class KvPool:
         dtype: Literal["float32", "float16"],
     ) -> None:
         sizes = (num_layers, num_pages, page_size, num_kv_heads, head_width)
+        self.num_layers = num_layers
         self.native = _native.Pages(*sizes, dtype == "float16")
 
     @property
@@ -65,6 +81,12 @@ class KvPool:
     def copy_page(self, source: int, target: int) -> None:
         self.native.copy_page(source, target)
 
+    def write_floats(self, pages: Int32, flat: Float32) -> PagedFloats:
+        """Fill pages that nobody reads; from any thread, beside a step."""
+        held = PagedFloats(self, np.ascontiguousarray(pages, np.int32))
+        self.native.write_floats(held.pages, flat)
+        return held
+
 
 class NativeDecoder:
     """Weights, adapters and threads of one model."""
@@ -72,6 +94,7 @@ class NativeDecoder:
     def __init__(self, shape: DecoderShape, rotary: ArrayLike, num_threads: int) -> None:
         s = shape
         self.shape = shape
+        self._memory: dict[int, PagedFloats | Float32] = {}
         self._native = _native.Decoder(
             *(s.num_layers, s.width, s.num_heads, s.num_kv_heads, s.head_width, s.ff_width),
             *(s.vocab_size, s.norm_eps, s.qk_norm, s.sliding_window or 0),
@@ -97,19 +120,20 @@ class NativeDecoder:
         self._native.set_vocabulary(embedding.native, head.native)
 
     def set_adapter(
-        self,
-        index: int,
-        weights: Mapping[tuple[int, str], tuple[ArrayLike, ArrayLike]],
-        scale: float,
+        self, index: int, parts: NDArray[np.int64], memory: PagedFloats | Float32, scale: float
     ) -> None:
-        """(layer, module) -> A [R, K], B [N, R]; ranks may differ, modules may be missing."""
-        self._native.add_adapter(index)
-        for (layer, module), (a, b) in weights.items():
-            scaled = _float32(b) * np.float32(scale)
-            self._native.set_lora(index, layer, MODULES.index(module), _float32(a), scaled)
+        """Compute with an adapter where it lies. `parts` [P, 7]: layer, module, rank, inputs,
+        outputs, first float of A's rows, of B^T's. Raises ValueError if they do not fit."""
+        if isinstance(memory, PagedFloats):
+            blocks, floats = memory.blocks()
+        else:
+            blocks, floats = np.array([memory.ctypes.data], np.uint64), max(len(memory), 1)
+        self._native.set_adapter(index, scale, parts, blocks, floats)
+        self._memory[index] = memory  # the kernels keep addresses only
 
     def drop_adapter(self, index: int) -> None:
         self._native.drop_adapter(index)
+        self._memory.pop(index, None)
 
     @property
     def num_threads(self) -> int:

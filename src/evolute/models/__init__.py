@@ -14,6 +14,7 @@ from evolute.models.export import export_model
 from evolute.models.files.peft_dir import load_peft, save_peft
 from evolute.models.loading import SHORT_NAMES, LoadedModel, load_model
 from evolute.models.lora import LoraConfig, LoraWeights, merge
+from evolute.models.packed_lora import PackedLora, pack
 from evolute.models.rope import RopeScaling
 from evolute.models.weights import BlockQuantized, ModelWeights, fingerprint
 
@@ -28,6 +29,7 @@ __all__ = [
     "LoraWeights",
     "ModelConfig",
     "ModelWeights",
+    "PackedLora",
     "RopeScaling",
     "attend_one",
     "attention",
@@ -37,6 +39,7 @@ __all__ = [
     "load_model",
     "load_peft",
     "merge",
+    "pack",
     "rotary_table",
     "save_peft",
 ]

@@ -4,175 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from evolute.kernels import reference
-from evolute.kernels.reference import AdapterPool, HeadNorm, PagedRows, Pages
+from random_model import (
+    CONTEXT,
+    MODULES,
+    SHAPE,
+    SHAPES,
+    VOCABULARY,
+    Model,
+    Step,
+    packed,
+    pool_of,
+    random_adapter,
+    set_adapter,
+)
 
 kernels = pytest.importorskip("evolute.kernels", reason="the native kernels are not built")
-CONTEXT, VOCABULARY = 160, 75
-SHAPE = kernels.DecoderShape(2, 48, 6, 2, 16, 80, VOCABULARY, 1e-5)
-SHAPES = {
-    "plain": SHAPE,
-    "one kv head, wide heads": dataclasses.replace(SHAPE, num_kv_heads=1, head_width=48),
-    "normed heads": dataclasses.replace(SHAPE, qk_norm=True, num_kv_heads=6),
-    "window": dataclasses.replace(SHAPE, sliding_window=21),
-}
-MODULES = ("q", "k", "v", "o", "gate", "up", "down")
-Adapter = dict[tuple[int, str], tuple[Tensor, Tensor]]
-
-
-def size_of(shape: kernels.DecoderShape, module: str) -> tuple[int, int]:
-    """Outputs and inputs."""
-    q, kv = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
-    outputs = dict(zip(MODULES, (q, kv, kv, shape.width, shape.ff_width, shape.ff_width)))
-    inputs = {"o": q, "down": shape.ff_width}
-    return outputs.get(module, shape.width), inputs.get(module, shape.width)
-
-
-@dataclass
-class Model:
-    """Random weights; the references' step over pages of its own."""
-
-    shape: kernels.DecoderShape
-    adapters: dict[int, tuple[Adapter, float]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        torch.manual_seed(0)
-        s = self.shape
-        self.linear = {
-            (layer, m): (torch.randn(size_of(s, m)) * 0.2, torch.randn(size_of(s, m)[0]) * 0.2)
-            for layer in range(s.num_layers)
-            for m in MODULES
-        }
-        widths = {"attention": s.width, "mlp": s.width}
-        widths |= {"q": s.head_width, "k": s.head_width} if s.qk_norm else {}
-        self.norms = {
-            (layer, name): torch.rand(width) + 0.5
-            for layer in range(s.num_layers)
-            for name, width in widths.items()
-        }
-        self.final_norm = torch.rand(s.width) + 0.5
-        self.embedding, self.head = torch.randn(2, VOCABULARY, s.width)
-        angle = torch.arange(CONTEXT)[:, None] * 10.0 ** -torch.linspace(0, 3, s.head_width // 2)
-        self.rotary = torch.cat([angle.cos(), angle.sin()], 1)
-
-    def native(self, threads: int = 2) -> kernels.NativeDecoder:
-        decoder = kernels.NativeDecoder(self.shape, self.rotary.numpy(), threads)
-        pack = lambda w: kernels.PackedLinear.from_float32(w.numpy())  # noqa: E731
-        for (layer, module), (weight, bias) in self.linear.items():
-            decoder.set_linear(layer, module, pack(weight), bias.numpy())
-        for (layer, name), weight in self.norms.items():
-            decoder.set_norm(layer, name, weight.numpy())
-        decoder.set_final_norm(self.final_norm.numpy())
-        decoder.set_vocabulary(pack(self.embedding), pack(self.head))
-        for index, (weights, scale) in self.adapters.items():
-            decoder.set_adapter(index, weights, scale)
-        return decoder
-
-    def pages(self, num_pages: int, page_size: int, dtype: torch.dtype) -> list[Pages]:
-        size = (num_pages, page_size, self.shape.num_kv_heads, self.shape.head_width)
-        return [
-            Pages(torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype))
-            for _ in range(self.shape.num_layers)
-        ]
-
-    def step(self, pages: list[Pages], token_ids: Tensor, rows: PagedRows, adapter: Tensor):
-        """Logits [T, V] by the references."""
-        s, extra = self.shape, None
-        x = self.embedding[token_ids]
-        for layer in range(s.num_layers):
-            h = reference.rms_norm(x, self.norms[layer, "attention"], s.norm_eps, extra)
-            q, k, v = (self._linear(layer, m, h, rows, adapter) for m in "qkv")
-            norm = None
-            if s.qk_norm:
-                norm = HeadNorm(self.norms[layer, "q"], self.norms[layer, "k"], s.norm_eps)
-            q, k, v = (y.view(len(x), -1, s.head_width) for y in (q, k, v))
-            q = reference.rotate_and_store(q, k, v, self.rotary, rows, pages[layer], norm)
-            o = reference.paged_attention(q, pages[layer], rows, s.sliding_window).flatten(1)
-            extra = self._linear(layer, "o", o, rows, adapter)
-            h = reference.rms_norm(x, self.norms[layer, "mlp"], s.norm_eps, extra)
-            gate, up = (self._linear(layer, m, h, rows, adapter) for m in ("gate", "up"))
-            extra = self._linear(layer, "down", reference.silu_mul(gate, up), rows, adapter)
-        return reference.rms_norm(x, self.final_norm, s.norm_eps, extra) @ self.head.T
-
-    def _linear(self, layer: int, module: str, x: Tensor, rows: PagedRows, adapter: Tensor):
-        weight, bias = self.linear[layer, module]
-        y = x @ weight.T + bias
-        n, m = weight.shape
-        nothing = (torch.zeros(0, m), torch.zeros(n, 0))
-        held = [self.adapters.get(i, ({}, 1.0)) for i in range(max([0, *self.adapters]) + 1)]
-        pool = AdapterPool.of([(*w.get((layer, module), nothing), scale) for w, scale in held])
-        return reference.add_lora(y, x, pool, rows, adapter)
-
-
-@dataclass
-class Step:
-    """A step's arrays; `changed` breaks one of them."""
-
-    token_ids: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    row_start: NDArray[np.int32]
-    context_len: NDArray[np.int32]
-    page_table: NDArray[np.int32]
-    adapter: NDArray[np.int32]
-    logit_rows: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, spans, page_size: int, adapter=None, seed: int = 0) -> Step:
-        """Sequence b computes positions start : end; its pages are spread over all, reversed."""
-        num = -(-CONTEXT // page_size)
-        counts = [end - start for start, end in spans]
-        table = [np.arange(num)[::-1] * len(spans) + b for b in range(len(spans))]
-        arrays = (
-            np.random.default_rng(seed).integers(0, VOCABULARY, sum(counts)),
-            np.concatenate([np.arange(*span) for span in spans]),
-            np.cumsum([0, *counts]),
-            [end for _, end in spans],
-            table,
-            [-1] * len(spans) if adapter is None else adapter,
-            np.arange(sum(counts)),
-        )
-        return cls(*(np.array(x, np.int32) for x in arrays))
-
-    def run(self, decoder: kernels.NativeDecoder, pool: kernels.KvPool) -> NDArray[np.float32]:
-        return decoder.forward(pool, **{f.name: getattr(self, f.name) for f in
-                                        dataclasses.fields(self)})  # fmt: skip
-
-    def by_reference(self, model: Model, pages: list[Pages]) -> NDArray[np.float32]:
-        rows = PagedRows.of(*(torch.from_numpy(x) for x in
-                              (self.row_start, self.positions, self.page_table)))  # fmt: skip
-        ids = torch.from_numpy(self.token_ids).long()
-        return model.step(pages, ids, rows, torch.from_numpy(self.adapter)).numpy()
-
-
-def pool_of(
-    shape: kernels.DecoderShape, page_size: int, sequences: int, dtype: str = "float32"
-) -> kernels.KvPool:
-    num_pages = -(-CONTEXT // page_size) * sequences
-    return kernels.KvPool(
-        shape.num_layers, num_pages, page_size, shape.num_kv_heads, shape.head_width, dtype
-    )
-
-
-def random_adapter(shape: kernels.DecoderShape, ranks: dict[str, int], seed: int) -> Adapter:
-    random = torch.Generator().manual_seed(seed)
-    found: Adapter = {}
-    for layer in range(shape.num_layers):
-        for module, rank in ranks.items():
-            n, m = size_of(shape, module)
-            found[layer, module] = tuple(
-                torch.randn(size, generator=random) * 0.3 for size in ((rank, m), (n, rank))
-            )
-    return found
-
-
 PREFILL = [(0, 1), (0, 70), (0, 130)]
 REST = [(1, 2), (70, 71), (130, 147)]
 
@@ -217,7 +67,7 @@ def test_adapters_of_mixed_ranks_in_one_step(isa, tenants):
 def test_an_adapter_is_replaced_and_dropped(tenants):
     decoder, step = tenants.native(), Step.of([(0, 9)], 4, [0])
     first = step.run(decoder, pool_of(SHAPE, 4, 1))
-    decoder.set_adapter(0, random_adapter(SHAPE, {"v": 8}, 5), 1.0)
+    set_adapter(decoder, 0, random_adapter(SHAPE, {"v": 8}, 5), 1.0)
     second = step.run(decoder, pool_of(SHAPE, 4, 1))
     fresh = Model(SHAPE, {0: (random_adapter(SHAPE, {"v": 8}, 5), 1.0)}).native()
     assert np.array_equal(second, step.run(fresh, pool_of(SHAPE, 4, 1)))
@@ -225,24 +75,48 @@ def test_an_adapter_is_replaced_and_dropped(tenants):
     decoder.drop_adapter(0)
     with pytest.raises(ValueError, match="adapter 0 is not loaded"):
         step.run(decoder, pool_of(SHAPE, 4, 1))
-    decoder.set_adapter(0, {}, 1.0)  # one that changes nothing
+    set_adapter(decoder, 0, {}, 1.0)  # one that changes nothing
     plain = Step.of([(0, 9)], 4)
     assert np.array_equal(
         step.run(decoder, pool_of(SHAPE, 4, 1)), plain.run(decoder, pool_of(SHAPE, 4, 1))
     )
 
 
-@pytest.mark.parametrize("broken", ["rank", "width", "layer"])
-def test_an_adapter_of_another_shape_is_refused(tenants, broken):
-    a, b, layer = np.zeros((4, 48), np.float32), np.zeros((96, 4), np.float32), 0
-    if broken == "rank":
-        b = np.zeros((96, 5), np.float32)
-    elif broken == "width":
-        a = np.zeros((4, 47), np.float32)
-    else:
-        layer = 2
-    with pytest.raises(ValueError, match="adapter"):
-        tenants.native().set_adapter(1, {(layer, "q"): (a, b)}, 1.0)
+# Each breaks one number of the table of an adapter on q, k and o.
+BROKEN: dict[str, tuple[tuple[int, int], int, str]] = {
+    "another width": ((0, 3), 47, "A \\[R, K\\]"),
+    "other outputs": ((1, 4), 48, "B \\[N, R\\]"),
+    "no such layer": ((2, 0), 2, "layer or module"),
+    "no such module": ((2, 1), 7, "layer or module"),
+    "no rank": ((0, 2), 0, "no rank"),
+    "a higher rank": ((2, 2), 10**6, "outside its floats"),
+    "rows apart": ((1, 5), 208, "one run"),
+    "rows before the first": ((2, 5), -96, "outside its floats"),
+    "outputs behind the last": ((2, 6), 10**6, "outside its floats"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_an_adapter_that_does_not_fit_is_refused(tenants, name):
+    found = packed(random_adapter(SHAPE, {"q": 4, "k": 4, "o": 4}, 1), 1.0)
+    table, decoder = found.table(), tenants.native()
+    decoder.set_adapter(1, table, found.flat, 1.0)
+    at, value, message = BROKEN[name]
+    table[at] = value
+    with pytest.raises(ValueError, match=message):
+        decoder.set_adapter(1, table, found.flat, 1.0)
+
+
+def test_pages_that_are_not_there_or_too_few_are_refused(tenants):
+    found = packed(random_adapter(SHAPE, dict.fromkeys(MODULES, 4), 1), 1.0)
+    pool = pool_of(SHAPE, 4, 1)
+    with pytest.raises(ValueError, match="no such page"):
+        pool.write_floats(np.array([0, 1000], np.int32), found.flat)
+    with pytest.raises(ValueError, match="that many floats"):
+        pool.write_floats(np.array([3], np.int32), found.flat)
+    few, decoder = kernels.PagedFloats(pool, np.array([3], np.int32)), tenants.native()
+    with pytest.raises(ValueError, match="outside its floats"):
+        decoder.set_adapter(1, found.table(), few, 1.0)
 
 
 def test_the_number_of_threads_changes_nothing(isa, tenants):

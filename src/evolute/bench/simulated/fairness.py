@@ -125,7 +125,7 @@ def serve(
     per_minute: int | None = None,
     until_s: float = float("inf"),
 ) -> Served:
-    """Serve all, or what can be until `until_s`. `per_minute` refuses what a tenant sends beyond."""
+    """Serve all, or until `until_s`. `per_minute`: what a tenant sends beyond is refused."""
     run = _Run(items, policy, hardware, pool_tokens, admit_every, per_minute)
     return run.serve(until_s)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evolute.models import LoraWeights, ModelWeights
+from evolute.models import ModelWeights, PackedLora
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -55,10 +55,18 @@ class Executor(Protocol):
         all T tokens."""
         ...
 
-    def set_adapter(self, index: int, weights: LoraWeights) -> None: ...
-    def drop_adapter(self, index: int) -> None: ...
-    def adapter_fingerprint(self, index: int) -> str:
-        """Digest of what the executor computes with, not of what it was given."""
+    def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
+        """Copy an adapter to pages that no step reads or writes. From any thread."""
+        ...
+
+    def set_adapter(
+        self, index: int, adapter: PackedLora, pages: Sequence[int] | None = None
+    ) -> None:
+        """Compute with what `write_adapter` put in `pages`; None: with `adapter` where it is."""
+        ...
+
+    def drop_adapter(self, index: int) -> None:
+        """Read it no more. Unknown ones are ignored."""
         ...
 
     def set_weights(self, weights: ModelWeights) -> None: ...

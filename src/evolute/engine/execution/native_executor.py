@@ -8,17 +8,19 @@ operations and more memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from evolute.engine.config import Resolved
 from evolute.engine.execution.batch import Float32, StepBatch
-from evolute.kernels import DecoderShape, KvPool, NativeDecoder, PackedLinear
+from evolute.kernels import DecoderShape, KvPool, NativeDecoder, PackedLinear, PagedFloats
 from evolute.models import (
     BlockQuantized,
     LoadedModel,
-    LoraWeights,
     ModelConfig,
     ModelWeights,
+    PackedLora,
     rotary_table,
 )
 
@@ -55,7 +57,6 @@ class NativeExecutor:
             config.head_width,
             "float16" if chosen.kv_dtype == "float16" else "float32",
         )
-        self._adapters: dict[int, LoraWeights] = {}
         self._logits = np.empty((0, config.vocab_size), np.float32)
 
     def forward(self, batch: StepBatch) -> Float32:
@@ -76,24 +77,19 @@ class NativeExecutor:
             out=self._logits[:rows],
         )
 
-    def set_adapter(self, index: int, weights: LoraWeights) -> None:
-        pairs = {
-            (layer, module.removesuffix("_proj")): (
-                a.detach().float().numpy(),
-                b.detach().float().numpy(),
-            )
-            for (layer, module), (a, b) in weights.tensors.items()
-        }
-        self.decoder.set_adapter(index, pairs, weights.scale)
-        self._adapters[index] = weights
+    def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
+        self._pages.write_floats(np.array(pages, np.int32), adapter.flat)
+
+    def set_adapter(
+        self, index: int, adapter: PackedLora, pages: Sequence[int] | None = None
+    ) -> None:
+        memory: PagedFloats | Float32 = adapter.flat
+        if pages is not None:
+            memory = PagedFloats(self._pages, np.array(pages, np.int32))
+        self.decoder.set_adapter(index, adapter.table(), memory, adapter.scale)
 
     def drop_adapter(self, index: int) -> None:
         self.decoder.drop_adapter(index)
-        del self._adapters[index]
-
-    def adapter_fingerprint(self, index: int) -> str:
-        """Digest of the tensors that were packed; the canary proves the packed copy."""
-        return self._adapters[index].fingerprint()
 
     def set_weights(self, weights: ModelWeights) -> None:
         """Pack every matrix anew."""

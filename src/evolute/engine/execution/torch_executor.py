@@ -5,13 +5,23 @@ The oracle for the native executor, and what runs where no kernels were built.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from evolute.engine.config import Resolved
 from evolute.engine.execution.batch import Float32, StepBatch
-from evolute.models import Decoder, LoadedModel, LoraWeights, ModelWeights, attend_one
+from evolute.models import (
+    Decoder,
+    LoadedModel,
+    LoraWeights,
+    ModelWeights,
+    PackedLora,
+    attend_one,
+)
+from evolute.models.packed_lora import unpack
 
 
 class TorchExecutor:
@@ -27,7 +37,7 @@ class TorchExecutor:
         dtype = getattr(torch, settings.config.kv_dtype)
         self._keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
         self._values = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
-        self._adapters: dict[int, LoraWeights] = {}
+        self._adapters: dict[int, tuple[PackedLora, list[int] | None]] = {}
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Float32:
@@ -35,27 +45,46 @@ class TorchExecutor:
             torch.from_numpy(batch.token_ids).long(),
             torch.from_numpy(batch.positions).long(),
             _PagedAttention(self, batch),
-            _BatchedDelta(self._adapters, batch) if (batch.adapter >= 0).any() else None,
+            _BatchedDelta(self._weights_of, batch) if (batch.adapter >= 0).any() else None,
         )
         rows = hidden[torch.from_numpy(batch.logit_rows).long()]
         logits: Float32 = (rows @ self.decoder.head_weight.T).numpy()
         return logits
 
-    def set_adapter(self, index: int, weights: LoraWeights) -> None:
-        self._adapters[index] = weights
+    def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
+        rest = torch.from_numpy(adapter.flat)
+        for block in self._blocks(pages):
+            block[: len(rest)] = rest[: len(block)]
+            rest = rest[len(block) :]
+
+    def set_adapter(
+        self, index: int, adapter: PackedLora, pages: Sequence[int] | None = None
+    ) -> None:
+        self._adapters[index] = (adapter, None if pages is None else list(pages))
 
     def drop_adapter(self, index: int) -> None:
-        del self._adapters[index]
-
-    def adapter_fingerprint(self, index: int) -> str:
-        """Digest of what this executor computes with, not of what it was given."""
-        return self._adapters[index].fingerprint()
+        self._adapters.pop(index, None)
 
     def set_weights(self, weights: ModelWeights) -> None:
         self.decoder.load(weights)
 
     def set_num_threads(self, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
+
+    def _weights_of(self, index: int) -> LoraWeights:
+        """What lies in the adapter's pages now."""
+        adapter, pages = self._adapters[index]
+        if pages is None:
+            return adapter.unpack()
+        flat = torch.cat(list(self._blocks(pages)))[: len(adapter.flat)]
+        return unpack(adapter.config, adapter.parts, flat.numpy())
+
+    def _blocks(self, pages: Sequence[int]) -> Iterator[Tensor]:
+        """Floats of the pages: a page has, layer by layer, the keys' block and the values'."""
+        for page in pages:
+            for layer in zip(self._keys, self._values):
+                for side in layer:
+                    yield side[page].view(-1).view(torch.float32)
 
 
 class _PagedAttention:
@@ -86,14 +115,14 @@ class _PagedAttention:
 class _BatchedDelta:
     """Several adapters in one batch: each on the rows of its sequences."""
 
-    def __init__(self, adapters: dict[int, LoraWeights], batch: StepBatch) -> None:
+    def __init__(self, weights_of: Callable[[int], LoraWeights], batch: StepBatch) -> None:
         owner = np.repeat(batch.adapter, np.diff(batch.row_start))
         self._rows = {
             index: torch.from_numpy(np.flatnonzero(owner == index))
             for index in np.unique(owner)
             if index >= 0
         }
-        self._adapters = adapters
+        self._adapters = {int(index): weights_of(int(index)) for index in self._rows}
 
     def __call__(self, layer: int, module: str, x: Tensor) -> Tensor | None:
         total: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Pages of keys and values: who may write where.
+"""Pages of keys and values, or of adapters: who may write where.
 
 allocate(n) -> pages or None     all or nothing
 free(pages)                      give back; twice is an error of ours

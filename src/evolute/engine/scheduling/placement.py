@@ -1,10 +1,12 @@
-"""Which pages does each sequence hold? Pool, prefix cache and running sequences in one place.
+"""Which pages does each sequence hold? Pool, prefix cache, adapters and running sequences.
 
     look_up(sequence) -> Candidate    what the cache would give it
     admit(sequence)                   pin what is cached; it runs from now on
     reserve(chunk) -> bool            pages for what a chunk writes, evicting if needed
     publish(sequence)                 whole computed pages become the cache's
     release(sequence)                 it runs no more; its pages stay cached or become free
+    prefetch(sequences)               copy adapters of the next ones while a step computes
+    resize_adapter(adapter, pages)    a new version of one that may be in use
 
 Pages of a running sequence, from position 0:
 
@@ -13,19 +15,33 @@ Pages of a running sequence, from position 0:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-from evolute.engine.memory import Match, PagePool, RadixCache, RadixNode
+from evolute.engine.memory import (
+    AdapterId,
+    Loader,
+    Match,
+    PageId,
+    PagePool,
+    RadixCache,
+    RadixNode,
+    Residency,
+)
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.step import Candidate, Chunk
 
 
 class Placement:
-    """Invariant, asserted by `check`: a page is free, cached, or own of one running sequence."""
+    """Invariant, asserted by `check`: a page is free, cached, own of one running sequence, or of
+    one resident adapter; and the adapter of a running sequence is resident."""
 
-    def __init__(self, num_pages: int, page_size: int) -> None:
+    prefetch_share = 8  # adapters expected soon take at most this part of the pool
+
+    def __init__(self, num_pages: int, page_size: int, loader: Loader | None = None) -> None:
         self.page_size = page_size
         self.pool, self.cache = PagePool(num_pages), RadixCache(page_size)
+        self.adapters = Residency(loader)
         self.running: list[Sequence] = []
         self.num_evicted = 0
         self._pinned: dict[Sequence, RadixNode] = {}
@@ -35,13 +51,13 @@ class Placement:
     @property
     def num_available(self) -> int:
         """Pages that are free or can be evicted."""
-        return self.pool.num_free + self.cache.num_evictable
+        return self.pool.num_free + self.cache.num_evictable + self.adapters.num_idle_pages
 
     def look_up(self, sequence: Sequence) -> Candidate:
-        match = self._match(sequence)
+        match, cost = self._match(sequence), self.adapters.cost(sequence.adapter)
         if match is None:
-            return Candidate(sequence, 0, 0)
-        return Candidate(sequence, match.num_tokens, len(match.pages))
+            return Candidate(sequence, 0, 0, cost)
+        return Candidate(sequence, match.num_tokens, len(match.pages), cost)
 
     def admit(self, sequence: Sequence) -> int:
         """Start a waiting sequence. Returns the tokens it need not compute."""
@@ -54,6 +70,7 @@ class Placement:
             sequence.pages = list(match.pages)
             sequence.num_shared_pages = len(match.pages)
             sequence.num_computed = cached
+        self._hold_adapter(sequence.adapter)  # after the pin: room is not made of what it matched
         if sequence.num_cached is None:
             sequence.num_cached = cached
         return cached
@@ -63,11 +80,7 @@ class Placement:
         count = chunk.sequence.pages_for(chunk.num_tokens, self.page_size)
         if not count:
             return True
-        if self.pool.num_free < count:
-            evicted = self.cache.evict(count - self.pool.num_free)
-            self.num_evicted += len(evicted)
-            self.pool.free(evicted)
-        pages = self.pool.allocate(count)
+        pages = self._allocate(count)
         chunk.sequence.pages += pages or ()
         return pages is not None
 
@@ -99,6 +112,43 @@ class Placement:
         if held is not None:
             self.pool.free(self.cache.unpin(held))
         sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0
+        self.adapters.release(sequence.adapter)
+
+    def prefetch(self, sequences: Iterable[Sequence]) -> None:
+        """Bring the adapters of those that will be admitted next, as far as that takes no page
+        from a running sequence or another prefetch; what was expected before may go again."""
+        room = self.pool.num_pages // self.prefetch_share
+        wanted: dict[AdapterId, None] = {}
+        for sequence in sequences:
+            size = self.adapters.size(sequence.adapter)
+            if size and sequence.adapter not in wanted and size <= room:
+                wanted[sequence.adapter] = None
+                room -= size
+        self.adapters.expect(wanted)
+        for adapter in wanted:
+            kept = sum(self.adapters.cost(a) for a in wanted if self.adapters.is_resident(a))
+            size = self.adapters.size(adapter)
+            if self.adapters.is_resident(adapter) or size > self.num_available - kept:
+                continue
+            pages = self._allocate(size, spare_expected=True)
+            if pages is not None:
+                self.adapters.put(adapter, pages, in_background=True)
+
+    def resize_adapter(self, adapter: AdapterId, num_pages: int) -> bool:
+        """Make room for a new version and load it. False, and nothing changed, if there is none."""
+        if not self.adapters.users(adapter):
+            self.remove_adapter(adapter)
+            self.adapters.set_size(adapter, num_pages)
+            return True
+        extra = self._allocate(max(num_pages - self.adapters.size(adapter), 0))
+        if extra is None:
+            return False
+        self.pool.free(self.adapters.resize(adapter, num_pages, extra))
+        return True
+
+    def remove_adapter(self, adapter: AdapterId) -> None:
+        """Nobody may use it."""
+        self.pool.free(self.adapters.remove(adapter))
 
     def drop(self, is_stale: Callable[[Namespace], bool]) -> None:
         """Forget cached pages of namespaces that must never match again."""
@@ -107,12 +157,45 @@ class Placement:
 
     def check(self) -> None:
         self.cache.check()
+        self.adapters.check()
         own = [page for s in self.running for page in s.pages[s.num_shared_pages :]]
-        held = self.cache.pages() + own
+        held = self.cache.pages() + own + self.adapters.pages()
         assert len(held) + self.pool.num_free == self.pool.num_pages, "pages were lost"
         assert len(set(held)) == len(held), "a page has two owners"
         pinned = set(self._pinned)
         assert pinned <= set(self.running), "a sequence that does not run holds a pin"
+        users = Counter(s.adapter for s in self.running)
+        for adapter in self.adapters.sizes:
+            count = self.adapters.users(adapter)
+            assert count == users[adapter], f"adapter {adapter}: {count} users"
+
+    # -- internals -----------------------------------------------------------
+
+    def _hold_adapter(self, adapter: AdapterId) -> None:
+        if self.adapters.hold(adapter):
+            return
+        pages = self._allocate(self.adapters.size(adapter))
+        assert pages is not None, "a sequence was admitted without room for its adapter"
+        self.adapters.put(adapter, pages)
+        self.adapters.hold(adapter)
+
+    def _allocate(self, count: int, *, spare_expected: bool = False) -> list[PageId] | None:
+        """`count` pages. Idle adapters make room first: one copy brings a page back, where a page
+        of keys takes a forward pass of its tokens. Those expected soon go last."""
+        self._make_room(count, self.adapters.evict)
+        self._make_room(count, self._evict_cached)
+        if not spare_expected:
+            self._make_room(count, lambda short: self.adapters.evict(short, expected=True))
+        return self.pool.allocate(count)
+
+    def _make_room(self, count: int, evict: Callable[[int], list[PageId]]) -> None:
+        if self.pool.num_free < count:
+            self.pool.free(evict(count - self.pool.num_free))
+
+    def _evict_cached(self, count: int) -> list[PageId]:
+        evicted = self.cache.evict(count)
+        self.num_evicted += len(evicted)
+        return evicted
 
     def _match(self, sequence: Sequence) -> Match | None:
         """The sequence's cached prefix, remembered until the cache changes; None: it reads none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from evolute.engine.memory import NO_ADAPTER, AdapterId
+
 Namespace = tuple[str | None, int, str]  # adapter, weight version, salt: who may share pages
 
 
@@ -24,6 +26,7 @@ class Sequence:
     reads_cache: bool = True  # False: every prompt token's logits are wanted
     tenant: str = "default"
     priority: int = 0  # of the policy `priority`; higher goes first
+    adapter: AdapterId = NO_ADAPTER
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache
     num_computed: int = 0

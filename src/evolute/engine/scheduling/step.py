@@ -5,13 +5,15 @@ When pages are short, victims are preempted and start over later: those with the
 generated tokens, then those admitted last. When there is no room at all for somebody whom the
 policy would rather see running, one victim of the policy's choice makes some. What is left of
 the token budget goes to prompts already begun, then to newly admitted ones, in the policy's order.
+An adapter's pages count with the first newcomer that needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from evolute.engine.memory import AdapterId
 from evolute.engine.scheduling.policies.policy import Policy
 from evolute.engine.scheduling.sequence import Sequence
 
@@ -35,6 +37,7 @@ class Candidate:
     sequence: Sequence
     num_cached: int  # tokens; at most all but the last
     pinned_pages: int  # evictable pages that admission would pin
+    adapter_pages: int = 0  # what its adapter takes, unless one admitted before brings it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Limits:
     available_pages: int
     page_size: int
     max_running: int
+    adapter_sizes: Mapping[AdapterId, int] = field(default_factory=dict)  # in pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,8 @@ def _preempt(running: list[Sequence], limits: Limits, step: Step) -> list[Sequen
         latest = range(len(running) - 1, -1, -1)
         victim = running.pop(min(latest, key=lambda i: running[i].num_generated))
         available += len(victim.pages) - victim.num_shared_pages
+        if all(s.adapter != victim.adapter for s in running):
+            available += limits.adapter_sizes.get(victim.adapter, 0)
         step.preempted.append(victim)
     return running
 
@@ -163,6 +169,7 @@ class _Admission:
         # every running sequence decodes in every step, so there are never more than the budget
         self._most = min(limits.max_running, limits.token_budget)
         self._fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
+        self._brought: set[AdapterId] = set()  # adapters whose pages an earlier newcomer pays for
 
     def run(self, waiting: Policy) -> None:
         step, num_skipped = self._step, 0
@@ -195,11 +202,13 @@ class _Admission:
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
         left = self._pages - candidate.pinned_pages
+        left -= candidate.adapter_pages if sequence.adapter not in self._brought else 0
         if left <= 0 or (reserve > left and self._num_running):
             return f"it needs {reserve} pages of memory, and {max(left, 0)} can be had"
         count = min(self._budget, uncached, left * size)
         self._step.admitted.append(sequence)
         self._step.chunks.append(Chunk(sequence, count))
+        self._brought.add(sequence.adapter)
         self._budget -= count
         self._pages = left - (-(-uncached // size))  # the whole prompt is spoken for
         self._num_running += 1

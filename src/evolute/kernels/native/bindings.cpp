@@ -5,6 +5,8 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <mutex>
 #include <optional>
@@ -141,6 +143,63 @@ void set_linear(Serial& self, int layer, int module, std::shared_ptr<Packed> pac
   d.layers[layer].linear[module] = {std::move(packed), std::move(padded)};
 }
 
+// Copies to pages that no step reads or writes; many threads may.
+void write_floats(Pages& pages, In<int32_t, 1> to, In<float, 1> from) {
+  for (size_t i = 0; i < to.shape(0); i++)
+    require(to.data()[i] >= 0 && to.data()[i] < pages.num_pages, "no such page.");
+  const int64_t room = (int64_t)to.shape(0) * pages.blocks_per_page() * pages.block_floats();
+  require((int64_t)from.shape(0) <= room, "the pages do not hold that many floats.");
+  nb::gil_scoped_release release;
+  pages.write_floats(to.data(), to.shape(0), from.data(), from.shape(0));
+}
+
+// Addresses of the pages' blocks, in the order in which write_floats fills them.
+void blocks_of(const Pages& pages, In<int32_t, 1> of, Out<uint64_t, 1> addresses) {
+  const int64_t each = pages.blocks_per_page();
+  require((int64_t)addresses.shape(0) == (int64_t)of.shape(0) * each, "addresses must be [2 L P].");
+  for (size_t i = 0; i < of.shape(0); i++) {
+    require(of.data()[i] >= 0 && of.data()[i] < pages.num_pages, "no such page.");
+    for (int64_t j = 0; j < each; j++)
+      addresses.data()[i * each + j] = (uint64_t)(uintptr_t)pages.block(of.data()[i], j);
+  }
+}
+
+// One row of `parts`: layer, module, rank, inputs, outputs, a, b (models/packed_lora.py).
+void add_part(const Shape& shape, const int64_t* row, int64_t floats, Adapter& adapter) {
+  const auto [layer, module, rank, inputs, outputs, a, b] =
+      std::array<int64_t, 7>{row[0], row[1], row[2], row[3], row[4], row[5], row[6]};
+  require(layer >= 0 && layer < shape.num_layers && module >= 0 && module < kNumModules && rank > 0,
+          "an adapter's part names no such layer or module, or has no rank.");
+  int64_t n, k;
+  module_shape(shape, (int)module, n, k);
+  require(inputs == k && outputs == n, "an adapter needs A [R, K] and B [N, R] of the module.");
+  LoraGroup& group = adapter.layers[layer][group_of((int)module)];
+  if (group.parts.empty()) group.a = a;
+  require(a == group.a + group.rank * padded(k), "an adapter's A rows of one input must be one run.");
+  require(a >= 0 && rank <= (floats - a) / padded(k) && b >= 0 && rank <= (floats - b) / padded(n),
+          "an adapter's rows lie outside its floats.");
+  group.parts.push_back({(int)module, group.rank, (int)rank, b});
+  group.rank += (int)rank;
+  adapter.max_rank = std::max(adapter.max_rank, group.rank);
+}
+
+// The blocks must stay where they are while the adapter is set.
+void set_adapter(Serial& self, int index, float scale, In<int64_t, 2> parts, In<uint64_t, 1> blocks,
+                 int64_t block_floats) {
+  require(index >= 0 && parts.shape(1) == 7 && block_floats > 0,
+          "an adapter needs an index, parts [P, 7] and blocks of floats.");
+  Adapter adapter;
+  adapter.scale = scale;
+  adapter.block_floats = block_floats;
+  for (size_t i = 0; i < blocks.shape(0); i++)
+    adapter.blocks.push_back(reinterpret_cast<const float*>((uintptr_t)blocks.data()[i]));
+  if (parts.shape(0)) adapter.layers.resize(self.decoder.shape.num_layers);
+  for (size_t i = 0; i < parts.shape(0); i++)
+    add_part(self.decoder.shape, parts.data() + 7 * i, (int64_t)blocks.shape(0) * block_floats, adapter);
+  std::lock_guard<std::mutex> lock(self.mutex);
+  self.decoder.adapters[index] = std::move(adapter);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -190,7 +249,10 @@ NB_MODULE(_native, m) {
         require(from >= 0 && from < p.num_pages && to >= 0 && to < p.num_pages, "no such page.");
         p.copy_page(from, to);
       })
-      .def_prop_ro("nbytes", [](const Pages& p) { return p.keys.size() + p.values.size(); });
+      .def("write_floats", &write_floats)
+      .def("blocks", &blocks_of)
+      .def_prop_ro("nbytes", [](const Pages& p) { return p.keys.size() + p.values.size(); })
+      .def_prop_ro("block_floats", [](const Pages& p) { return p.block_floats(); });
   nb::class_<Serial>(m, "Decoder")
       .def("__init__", [](Serial* self, int layers, int width, int heads, int kv_heads,
                           int head_width, int ff, int vocab, float eps, bool qk_norm, int window,
@@ -224,22 +286,7 @@ NB_MODULE(_native, m) {
         s.decoder.embedding.packed = embedding;
         s.decoder.head.packed = head;
       })
-      .def("set_lora", [](Serial& s, int index, int layer, int module, In<float, 2> a,
-                          In<float, 2> b) {
-        require(index >= 0 && layer >= 0 && layer < s.decoder.shape.num_layers && module >= 0 &&
-                    module < kNumModules, "no such adapter index, layer or module.");
-        int64_t n, k;
-        module_shape(s.decoder.shape, module, n, k);
-        require((int64_t)a.shape(1) == k && (int64_t)b.shape(0) == n && a.shape(0) == b.shape(1),
-                "an adapter needs A [R, K] and B [N, R] of the module.");
-        Lora lora{pack_float(a.data(), a.shape(0), k), pack_float(b.data(), n, b.shape(1))};
-        std::lock_guard<std::mutex> lock(s.mutex);
-        s.decoder.adapters[index][layer * kNumModules + module] = std::move(lora);
-      })
-      .def("add_adapter", [](Serial& s, int index) {
-        std::lock_guard<std::mutex> lock(s.mutex);
-        s.decoder.adapters[index].clear();
-      })
+      .def("set_adapter", &set_adapter)
       .def("drop_adapter", [](Serial& s, int index) {
         std::lock_guard<std::mutex> lock(s.mutex);
         s.decoder.adapters.erase(index);

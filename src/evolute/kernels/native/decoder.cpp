@@ -32,6 +32,13 @@ void Pages::copy_page(int64_t from, int64_t to) {
                   side->data() + at(layer, from, 0) * (half ? 2 : 4), bytes);
 }
 
+void Pages::write_floats(const int32_t* to, int64_t count, const float* from, int64_t floats) {
+  const int64_t run = block_floats();
+  for (int64_t i = 0; i < count * blocks_per_page() && floats > 0; i++, from += run, floats -= run)
+    std::memcpy(block(to[i / blocks_per_page()], i % blocks_per_page()), from,
+                std::min(run, floats) * sizeof(float));
+}
+
 Decoder::Decoder(const Shape& s, std::vector<float> table, int num_threads)
     : shape(s), rotary(std::move(table)), layers(s.num_layers), pool(num_threads) {
   if (s.head_width % 16 || s.head_width > kMaxHead || s.num_heads % s.num_kv_heads ||
@@ -134,8 +141,12 @@ void Decoder::apply(const Linear& linear, const Rows& rows, int64_t m, float* ou
   });
 }
 
-void Decoder::linears(int layer, const Step& step, const float* x, int64_t k,
-                      std::vector<Target> targets) {
+int group_of(int module) {
+  return module <= kV ? 0 : module == kO ? 1 : module == kDown ? 3 : 2;
+}
+
+// The adapters' first halves read the same x: they are tasks of the same round.
+void Decoder::linears(int layer, const float* x, int64_t k, std::vector<Target> targets) {
   const Rows rows = rows_of(x, k);
   struct Part {
     PanelView view;
@@ -152,49 +163,70 @@ void Decoder::linears(int layer, const Step& step, const float* x, int64_t k,
     for (int64_t p = 0; p < panels; p += chunk)
       parts.push_back({view, p, std::min(panels, p + chunk), target.out});
   }
-  pool.run((int64_t)parts.size(), [&](int64_t i) {
-    const Part& part = parts[i];
+  const int group = group_of(targets[0].module);
+  shrinks(layer, group, k);
+  expands(layer, group, targets);
+  const int64_t first = (int64_t)shrinks_.size();
+  pool.run(first + (int64_t)parts.size(), [&](int64_t i) {
+    if (i < first) return shrink(shrinks_[i], lora_, x, k, low_.data());
+    const Part& part = parts[i - first];
     active_ops().linear(part.view, part.begin, part.end, rows, tokens_, part.out, part.view.n, false);
   });
-  add_lora(layer, step, x, k, targets);
+  pool.run((int64_t)expands_.size(), [&](int64_t i) {
+    expand(expands_[i], lora_, layers[layer].linear[expands_[i].part->module].packed->n, low_.data());
+  });
 }
 
-// y += (x A^T) (scale B)^T on the rows of sequences that have an adapter (Hu et al. 2021). Neighbours
-// with the same adapter are one run of rows; a task is some rows of one target, both products.
-void Decoder::add_lora(int layer, const Step& step, const float* x, int64_t k,
-                       const std::vector<Target>& targets) {
-  struct Part {
-    const Lora* lora;
-    float* out;
-    int64_t first, count;
-  };
-  constexpr int64_t kRows = 12;
-  std::vector<Part> parts;
-  int64_t widest = 0;
-  for (int b = 0, next; b < step.num_sequences; b = next) {
-    for (next = b + 1; next < step.num_sequences && step.adapter[next] == step.adapter[b];) next++;
-    if (step.adapter[b] < 0) continue;
-    const auto& weights = adapters.at(step.adapter[b]);
-    for (const Target& target : targets) {
-      const auto found = weights.find(layer * kNumModules + target.module);
-      if (found == weights.end()) continue;
-      widest = std::max(widest, found->second.shrink->n);
-      const int64_t end = step.row_start[next];
-      for (int64_t first = step.row_start[b]; first < end; first += kRows)
-        parts.push_back({&found->second, target.out, first, std::min(kRows, end - first)});
+// Rows of the step by adapter, wherever their sequences stand (Hu et al. 2021; gathered as in
+// Punica, Chen et al. 2023).
+void Decoder::plan_lora(const Step& step) {
+  std::map<int, std::vector<int>> tokens;
+  for (int b = 0; b < step.num_sequences; b++)
+    if (step.adapter[b] >= 0)
+      for (int t = step.row_start[b]; t < step.row_start[b + 1]; t++)
+        tokens[step.adapter[b]].push_back(t);
+  lora_.tokens.clear();
+  lora_.tiles.clear();
+  lora_.max_rank = 0;
+  for (const auto& [index, rows] : tokens) {
+    const Adapter& adapter = adapters.at(index);
+    if (adapter.layers.empty()) continue;
+    lora_.max_rank = std::max(lora_.max_rank, adapter.max_rank);
+    for (size_t at = 0; at < rows.size(); at += kAdapterRows) {
+      const int count = (int)std::min<size_t>(kAdapterRows, rows.size() - at);
+      lora_.tiles.push_back({&adapter, (int)lora_.tokens.size(), count});
+      lora_.tokens.insert(lora_.tokens.end(), rows.begin() + at, rows.begin() + at + count);
     }
   }
-  low_.resize(parts.size() * kRows * widest);
-  pool.run((int64_t)parts.size(), [&](int64_t i) {
-    const auto& [lora, out, first, count] = parts[i];
-    const int64_t rank = lora->shrink->n, n = lora->expand->n;
-    float* low = low_.data() + i * kRows * widest;
-    const Rows in{x + first * k, nullptr, nullptr, nullptr, nullptr, k};
-    active_ops().linear(lora->shrink->view, 0, lora->shrink->panels(), in, count, low, rank, false);
-    const Rows middle{low, nullptr, nullptr, nullptr, nullptr, rank};
-    active_ops().linear(lora->expand->view, 0, lora->expand->panels(), middle, count,
-                        out + first * n, n, true);
-  });
+  low_.resize(lora_.tokens.size() * lora_.max_rank);
+}
+
+constexpr int64_t kTaskFloats = 16384;  // of weights: fits the first caches, and is worth a wake-up
+
+void Decoder::shrinks(int layer, int group, int64_t k) {
+  shrinks_.clear();
+  const int most = (int)std::max<int64_t>(kRankTile, kTaskFloats / k / kRankTile * kRankTile);
+  for (const LoraTile& tile : lora_.tiles) {
+    if (layer >= (int)tile.adapter->layers.size()) continue;
+    const LoraGroup& found = tile.adapter->layers[layer][group];
+    for (int r = 0; r < found.rank; r += most)
+      shrinks_.push_back({&tile, &found, r, std::min(most, found.rank - r)});
+  }
+}
+
+void Decoder::expands(int layer, int group, const std::vector<Target>& targets) {
+  expands_.clear();
+  for (const LoraTile& tile : lora_.tiles) {
+    if (layer >= (int)tile.adapter->layers.size()) continue;
+    for (const auto& part : tile.adapter->layers[layer][group].parts)
+      for (const Target& target : targets) {
+        if (target.module != part.module) continue;
+        const int64_t n = layers[layer].linear[part.module].packed->n;
+        const int64_t most = std::max<int64_t>(64, kTaskFloats / part.rank / 64 * 64);
+        for (int64_t at = 0; at < n; at += most)
+          expands_.push_back({&tile, &part, target.out, at, std::min(most, n - at)});
+      }
+  }
 }
 
 // Norms and rotary positions of q and k; keys and values to their slots.
@@ -270,23 +302,24 @@ void Decoder::forward(Pages& pages, const Step& step) {
       for (int head = 0; head < shape.num_kv_heads; head++)
         tiles_.push_back({b, head, first, std::min(most, step.row_start[b + 1] - first)});
 
+  plan_lora(step);
   each_row(t, [&](int64_t i) { embedding.packed->row(step.token_ids[i], x_.data() + i * width); });
   const float* extra = nullptr;
   for (int layer = 0; layer < shape.num_layers; layer++) {
     const auto& linear = layers[layer].linear;
     norm_rows(layers[layer].attention_norm, extra, linear[kQ]);
-    linears(layer, step, h_.data(), width, {{kQ, q_.data()}, {kK, k_.data()}, {kV, v_.data()}});
+    linears(layer, h_.data(), width, {{kQ, q_.data()}, {kK, k_.data()}, {kV, v_.data()}});
     place(pages, step, layer);
     attend(pages, step, layer);
     each_row(t, [&](int64_t i) { quantize_row(a_.data(), i, q, linear[kO]); });
-    linears(layer, step, a_.data(), q, {{kO, y_.data()}});
+    linears(layer, a_.data(), q, {{kO, y_.data()}});
     norm_rows(layers[layer].mlp_norm, y_.data(), linear[kGate]);
-    linears(layer, step, h_.data(), width, {{kGate, g_.data()}, {kUp, u_.data()}});
+    linears(layer, h_.data(), width, {{kGate, g_.data()}, {kUp, u_.data()}});
     each_row(t, [&](int64_t i) {
       active_ops().silu_mul(g_.data() + i * ff, u_.data() + i * ff, ff);
       quantize_row(g_.data(), i, ff, linear[kDown]);
     });
-    linears(layer, step, g_.data(), ff, {{kDown, y_.data()}});
+    linears(layer, g_.data(), ff, {{kDown, y_.data()}});
     extra = y_.data();
   }
   each_row(step.num_logits, [&](int64_t r) {

@@ -5,11 +5,13 @@
 #include <new>
 #include <string>
 
+#include "lora.h"
 #include "packing.h"
 
 namespace evolute {
 
 enum Module { kQ, kK, kV, kO, kGate, kUp, kDown, kNumModules };
+int group_of(int module);  // modules of a group have the same input
 
 struct Shape {
   int num_layers, width, num_heads, num_kv_heads, head_width, ff_width, vocab_size;
@@ -34,7 +36,8 @@ class Room {
   size_t bytes_ = 0;
 };
 
-// Keys [layer][page][kv head][E][page_size], values [layer][page][kv head][page_size][E].
+// Keys [layer][page][kv head][E][page_size], values [layer][page][kv head][page_size][E]. A page may
+// hold floats of an adapter instead: its blocks are layer by layer the keys' part, then the values'.
 struct Pages {
   int num_layers, num_pages, page_size, num_kv_heads, head_width;
   bool half;
@@ -46,6 +49,13 @@ struct Pages {
   }
   void put(int layer, int64_t page, int offset, int head, const float* k, const float* v);
   void copy_page(int64_t from, int64_t to);
+  int64_t block_floats() const { return num_kv_heads * head_elements() * (half ? 2 : 4) / 4; }
+  int64_t blocks_per_page() const { return 2 * num_layers; }
+  float* block(int64_t page, int64_t i) const {
+    const Room& side = i % 2 ? values : keys;
+    return reinterpret_cast<float*>(side.data() + at((int)(i / 2), page, 0) * (half ? 2 : 4));
+  }
+  void write_floats(const int32_t* to, int64_t count, const float* from, int64_t floats);
 };
 
 struct Linear {
@@ -56,10 +66,6 @@ struct Linear {
 struct Layer {
   std::array<Linear, kNumModules> linear;
   std::vector<float> attention_norm, mlp_norm, q_norm, k_norm;
-};
-
-struct Lora {
-  std::shared_ptr<Packed> shrink, expand;  // [R, K]; [N, R] with the scale folded in
 };
 
 struct Step {
@@ -78,7 +84,7 @@ class Decoder {
   std::vector<Layer> layers;
   std::vector<float> final_norm;
   Linear embedding, head;
-  std::map<int, std::map<int, Lora>> adapters;  // index, then layer * kNumModules + module
+  std::map<int, Adapter> adapters;
   Pool pool;
 
  private:
@@ -93,9 +99,10 @@ class Decoder {
   void quantize_row(const float* x, int64_t row, int64_t k, const Linear& reader);
   void norm_rows(const std::vector<float>& weight, const float* extra, const Linear& reader);
   void apply(const Linear& linear, const Rows& rows, int64_t m, float* out);
-  void linears(int layer, const Step& step, const float* x, int64_t k, std::vector<Target> targets);
-  void add_lora(int layer, const Step& step, const float* x, int64_t k,
-                const std::vector<Target>& targets);
+  void linears(int layer, const float* x, int64_t k, std::vector<Target> targets);
+  void plan_lora(const Step& step);
+  void shrinks(int layer, int group, int64_t k);
+  void expands(int layer, int group, const std::vector<Target>& targets);
   void place(Pages& pages, const Step& step, int layer);
   void attend(const Pages& pages, const Step& step, int layer);
 
@@ -103,6 +110,9 @@ class Decoder {
   std::vector<float> x_, h_, q_, k_, v_, a_, y_, g_, u_, scale_, sum_, total_, low_;
   std::vector<int8_t> codes_;
   std::vector<std::array<int, 4>> tiles_;
+  LoraPlan lora_;
+  std::vector<ShrinkTask> shrinks_;
+  std::vector<ExpandTask> expands_;
 };
 
 }  // namespace evolute

@@ -16,12 +16,14 @@ namespace {
 #include "rowwise.inc"
 
 #include "attention.inc"
+
+#include "lora.inc"
 }  // namespace
 
 const Ops& generic_ops() {
   static const Ops ops = {"generic",  linear,   quantize,         rms_norm,            add,
                           silu_mul, rotary,   to_half,          from_half,           attention<float>,
-                          attention<uint16_t>, maximum, exp_sum};
+                          attention<uint16_t>, maximum, exp_sum, shrink, expand};
   return ops;
 }
 

@@ -1,0 +1,238 @@
+"""The parts of the adapter bench: many adapters, closed-loop work on a core, and baselines.
+
+Tenants(model, config, ranks, ...)    a core with adapters; `run` sends work
+StaticPlacement                       the same memory, split once between adapters and keys
+padded_s(...)                         the adapters' products as padded batches in torch
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from evolute.engine import EngineConfig
+from evolute.engine.adapters import AdapterTable
+from evolute.engine.build import build_core
+from evolute.engine.engine import num_cores
+from evolute.engine.memory import PageId
+from evolute.engine.output import Draft
+from evolute.engine.scheduling import Candidate, Placement
+from evolute.engine.scheduling import Sequence as Running
+from evolute.models import LoadedModel, LoraConfig, LoraWeights
+from evolute.types import GenerateRequest, SamplingParams
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")  # what the paper's adapters change
+NUM_DRAWN = 8  # adapters with random numbers of their own; others are multiples of them
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One request: whose adapter (None: the base), and how much."""
+
+    adapter: int | None
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a run cost."""
+
+    seconds: float
+    output_tokens: int
+    first_token_s: float  # mean, from when the request was sent
+    outputs: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.output_tokens / self.seconds
+
+
+class Tenants:
+    """A core and its adapters, driven step by step by the caller's thread."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        ranks: Sequence[int],
+        targets: tuple[str, ...] = ATTENTION,
+    ) -> None:
+        self.core = build_core(model, config, cores=num_cores())
+        self.table = AdapterTable(self.core, model.config, model.weights)
+        for index, weights in enumerate(_adapters(model, ranks, targets)):
+            self.table.load(f"a{index}", weights, 1)
+
+    def run(self, work: Sequence[Work], concurrency: int) -> Done:
+        """Closed loop: as one ends, the next is sent. Starts with an empty prefix cache."""
+        self.core.flush()
+        waiting, flying, done = deque(work), dict[Draft, float](), list[Draft]()
+        firsts: dict[Draft, float] = {}
+        started = time.perf_counter()
+        while waiting or flying:
+            while waiting and len(flying) < concurrency:
+                flying[self._send(waiting.popleft())] = time.perf_counter()
+            events = self.core.step()
+            now = time.perf_counter()
+            for event in events:
+                firsts.setdefault(event.draft, now - flying[event.draft])
+                if event.draft.output is not None:
+                    del flying[event.draft]
+                    done.append(event.draft)
+        seconds = time.perf_counter() - started
+        made = sum(len(draft.token_ids) for draft in done)
+        done.sort(key=lambda draft: draft.sequence.id)
+        outputs = tuple(tuple(draft.token_ids) for draft in done)
+        return Done(seconds, made, statistics.mean(firsts.values()), outputs)
+
+    def decode_s(self, work: Sequence[Work], steps: int) -> float:
+        """Median seconds of a step in which each request decodes one token."""
+        self.core.flush()
+        drafts = [self._send(one) for one in work]
+        while any(not draft.token_ids for draft in drafts):
+            self.core.step()
+        took = []
+        for _ in range(steps):
+            started = time.perf_counter()
+            self.core.step()
+            took.append(time.perf_counter() - started)
+        self.core.abort(drafts)
+        return statistics.median(took)
+
+    def prefill_s(self, work: Sequence[Work]) -> float:
+        """Seconds to compute all prompts, in steps of the token budget."""
+        self.core.flush()
+        drafts = [self._send(one) for one in work]
+        started = time.perf_counter()
+        while any(not draft.token_ids for draft in drafts):
+            self.core.step()
+        seconds = time.perf_counter() - started
+        self.core.abort(drafts)
+        return seconds
+
+    def close(self) -> None:
+        self.core.loader.close()
+
+    def _send(self, work: Work) -> Draft:
+        sampling = SamplingParams(
+            temperature=0, max_new_tokens=work.max_new_tokens, ignore_eos=True
+        )
+        name = None if work.adapter is None else f"a{work.adapter}"
+        request = GenerateRequest(work.prompt, sampling, name)
+        (draft,) = self.core.add(request, *self.table.resolve(request))
+        return draft
+
+
+class StaticPlacement(Placement):
+    """Adapters have `num_adapter_pages` of the pool and keys the rest, whatever is needed.
+
+    A newcomer whose adapter finds no place waits, and with it whoever stands behind it. For a
+    queue that looks nobody up to order them (fcfs): a look-up is a promise.
+    """
+
+    def __init__(self, placement: Placement, num_adapter_pages: int) -> None:
+        self.__dict__ = dict(placement.__dict__)
+        pages = self.pool.allocate(num_adapter_pages)
+        assert pages is not None, "the adapters' part is larger than the pool"
+        self._spare, self._promised = pages, set[int]()
+
+    @property
+    def num_available(self) -> int:
+        self._promised = set()  # read once a step, before anybody is looked up
+        return self.pool.num_free + self.cache.num_evictable
+
+    def look_up(self, sequence: Running) -> Candidate:
+        found = super().look_up(sequence)
+        adapter, adapters = sequence.adapter, self.adapters
+        room = len(self._spare) + adapters.num_idle_pages
+        room -= sum(adapters.cost(other) for other in self._promised)
+        fits = adapter in self._promised or adapters.cost(adapter) <= room
+        if fits:
+            self._promised.add(adapter)
+        cost = 0 if fits else self.pool.num_pages
+        return Candidate(sequence, found.num_cached, found.pinned_pages, cost)
+
+    def prefetch(self, sequences: Iterable[Running]) -> None:
+        """None of it."""
+
+    def _allocate(self, count: int, *, spare_expected: bool = False) -> list[PageId] | None:
+        self._make_room(count, self._evict_cached)
+        return self.pool.allocate(count)
+
+    def _hold_adapter(self, adapter: int) -> None:
+        if self.adapters.hold(adapter):
+            return
+        size = self.adapters.size(adapter)
+        if len(self._spare) < size:
+            self._spare += self.adapters.evict(size - len(self._spare))
+        pages, self._spare = self._spare[:size], self._spare[size:]
+        self.adapters.put(adapter, pages)
+        self.adapters.hold(adapter)
+
+
+def padded_s(
+    model: LoadedModel, ranks: Sequence[int], lengths: Sequence[int], targets: tuple[str, ...]
+) -> float:
+    """Seconds of one pass of the adapters' products as torch.bmm: every request's A and B copied
+    to the largest rank, every prompt padded to the longest."""
+    most, longest, batch = max(ranks), max(lengths), len(ranks)
+    total = 0.0
+    for module in targets:
+        outputs, inputs = model.config.linear_shape(module)
+        pairs = [(torch.randn(r, inputs), torch.randn(r, outputs)) for r in ranks]
+        x, y = torch.randn(batch, longest, inputs), torch.randn(batch, longest, outputs)
+        started = time.perf_counter()
+        for _ in range(model.config.num_layers):
+            a = torch.zeros(batch, inputs, most)
+            b = torch.zeros(batch, most, outputs)
+            for i, (down, up) in enumerate(pairs):
+                a[i, :, : len(down)] = down.T
+                b[i, : len(up)] = up
+            y += torch.bmm(torch.bmm(x, a), b)
+        total += time.perf_counter() - started
+    return total
+
+
+def make_work(
+    adapters: Sequence[int | None], prompt: int, output: int, vocab_size: int, seed: int = 0
+) -> list[Work]:
+    dice = random.Random(seed)
+    return [
+        Work(adapter, tuple(dice.randrange(16, vocab_size) for _ in range(prompt)), output)
+        for adapter in adapters
+    ]
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _adapters(
+    model: LoadedModel, ranks: Sequence[int], targets: tuple[str, ...]
+) -> list[LoraWeights]:
+    """Random ones; from the NUM_DRAWN-th of a rank on, multiples of those before."""
+    drawn: dict[int, list[LoraWeights]] = {}
+    for index, rank in enumerate(ranks):
+        same = drawn.setdefault(rank, [])
+        if len(same) < NUM_DRAWN:
+            config = LoraConfig(rank, alpha=float(rank), targets=targets)
+            weights = LoraWeights.init(config, model.config, index)
+            generator = torch.Generator().manual_seed(index)
+            for _, b in weights.tensors.values():
+                b.normal_(std=0.02, generator=generator)
+            same.append(weights)
+    counts = dict.fromkeys(drawn, 0)
+    found = []
+    for rank in ranks:
+        number, same = counts[rank], drawn[rank]
+        counts[rank] += 1
+        source, factor = same[number % len(same)], float(np.float32(0.9 ** (number // len(same))))
+        config = LoraConfig(rank, alpha=rank * factor, targets=targets)
+        found.append(LoraWeights(config, source.tensors))
+    return found

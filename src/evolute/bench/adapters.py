@@ -1,0 +1,259 @@
+"""Many adapters on one base model: what S-LoRA's conditions A2 to A7 ask for.
+
+    switching    one batch of many adapters / one adapter at a time (A2)
+    padded       our products of adapters / padded torch.bmm (A3)
+    pools        one pool / the same bytes split once (A4)
+    overhead     a decode step with adapters / without (A5)
+    thousand     throughput with 1,000 adapters / with 5 (A6)
+    prefetch     share of copies hidden; first token with twice what fits / with all resident (A7)
+
+Each ratio is taken between neighbours in time and reported as the median of the repeats with its
+range. `quick` does little of everything, once: it shows that the bench works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from evolute.bench.adapter_work import (
+    ATTENTION,
+    StaticPlacement,
+    Tenants,
+    Work,
+    make_work,
+    padded_s,
+)
+from evolute.bench.result import BenchResult, summarize
+from evolute.engine import EngineConfig
+from evolute.models import LoadedModel, load_model
+
+STATIC_FRAC = 0.38  # of the pool, to adapters: S-LoRA's own variant kept 9,000 of 14,500 tokens
+MIXED = (8, 16, 32, 64)
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much work a section does."""
+
+    batch: int = 16
+    adapters: int = 32
+    many: int = 1000
+    requests: int = 48
+    prompt: int = 32
+    output: int = 32
+    steps: int = 24
+
+
+QUICK = Size(batch=4, adapters=6, many=24, requests=8, prompt=12, output=6, steps=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every section gets."""
+
+    model: LoadedModel
+    config: EngineConfig
+    size: Size
+
+    def work(self, adapters: list[int | None], prompt: int = 0, output: int = 0) -> list[Work]:
+        size, vocab = self.size, self.model.config.vocab_size
+        return make_work(adapters, prompt or size.prompt, output or size.output, vocab)
+
+    def tenants(self, ranks: list[int], **changes: object) -> Tenants:
+        config = dataclasses.replace(self.config, max_running=self.size.batch, **changes)  # type: ignore[arg-type]
+        return Tenants(self.model, config, ranks)
+
+    def page_mb(self) -> float:
+        model, bytes_ = self.model.config, 2 if self.config.kv_dtype == "float16" else 4
+        width = 2 * model.num_layers * model.num_kv_heads * model.head_width
+        return self.config.page_size * width * bytes_ / 2**20
+
+    def pages_of(self, rank: int) -> int:
+        floats = sum(sum(self.model.config.linear_shape(m)) for m in ATTENTION)
+        return -(-rank * floats * self.model.config.num_layers * 4 // int(self.page_mb() * 2**20))
+
+
+def run(
+    quick: bool,
+    *,
+    model: str | LoadedModel = "smollm2-135m",
+    config: EngineConfig | None = None,
+    repeats: int = 3,
+) -> BenchResult:
+    """All sections. Where two ways must give the same answers, they are compared here."""
+    loaded = load_model(model) if isinstance(model, str) else model
+    setting = Setting(loaded, config or EngineConfig(), QUICK if quick else Size())
+    n = 1 if quick else repeats
+    figures: Figures = {}
+    spread: dict[str, tuple[float, float]] = {}
+    for name, section in SECTIONS.items():
+        median, ranges = summarize(section(setting, n))
+        figures |= {f"{name}/{key}": value for key, value in median.items()}
+        spread |= {f"{name}/{key}": value for key, value in ranges.items()}
+    chosen = {"engine": asdict(setting.config), "size": asdict(setting.size)}
+    return BenchResult("adapters", chosen, figures, n, spread)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _switching(setting: Setting, n: int) -> list[Figures]:
+    """Requests of as many adapters: together; one after the other; and so with merged weights,
+    which is a base request each, switching for nothing."""
+    size = setting.size
+    tenants = setting.tenants([MIXED[i % 4] for i in range(size.adapters)])
+    work = setting.work(list(range(size.adapters)), output=size.output * 3 // 4)
+    plain = [dataclasses.replace(one, adapter=None) for one in work]
+    rounds = []
+    for _ in range(n):
+        mixed = tenants.run(work, size.batch)
+        switched = tenants.run(work, 1)
+        merged = tenants.run(plain, 1)
+        assert mixed.outputs == switched.outputs, "mixing adapters changed an answer"
+        rounds.append(
+            {
+                "tokens_per_s": mixed.tokens_per_s,
+                "over_one_at_a_time": mixed.tokens_per_s / switched.tokens_per_s,
+                "over_merged_copies": mixed.tokens_per_s / merged.tokens_per_s,
+            }
+        )
+    tenants.close()
+    return rounds
+
+
+def _padded(setting: Setting, n: int) -> list[Figures]:
+    """Ragged prompts of mixed ranks; ours is the time that adapters add to the prefill."""
+    size, dice = setting.size, random.Random(0)
+    ranks = [MIXED[i % 4] for i in range(size.batch)]
+    lengths = [dice.randrange(size.prompt // 4, size.prompt * 4) for _ in ranks]
+    tenants = setting.tenants(ranks)
+    work = [setting.work([i], prompt=length)[0] for i, length in enumerate(lengths)]
+    plain = [dataclasses.replace(one, adapter=None) for one in work]
+    rounds = []
+    for _ in range(n):
+        pairs = [(tenants.prefill_s(work), tenants.prefill_s(plain)) for _ in range(3)]
+        ours = min(a for a, _ in pairs) - min(b for _, b in pairs)
+        theirs = padded_s(setting.model, ranks, lengths, ATTENTION)
+        rounds.append({"ours_s": ours, "bmm_s": theirs, "over_bmm": theirs / max(ours, 1e-4)})
+    tenants.close()
+    return rounds
+
+
+def _pools(setting: Setting, n: int) -> list[Figures]:
+    """Two mixes on a tight pool: few adapters with long outputs, many adapters with short ones. The
+    static split is the same for both."""
+    size = setting.size
+    ranks = [(8, 16, 32)[i % 3] for i in range(size.adapters)]
+    longest = setting.pages_of(32) + -(-(size.prompt + 3 * size.output) // setting.config.page_size)
+    num_pages = max(3 * longest, 4)
+    memory_mb = -(-int(num_pages * setting.page_mb() * 1000) // 1000) + 1
+    one, split = (setting.tenants(ranks, memory_mb=memory_mb, policy="fcfs") for _ in range(2))
+    total = split.core.placement.pool.num_pages
+    split.core.placement = StaticPlacement(split.core.placement, int(total * STATIC_FRAC))
+    mixes = {
+        "few": setting.work([i % 2 for i in range(size.requests // 2)], output=size.output * 3),
+        "many": setting.work([i % size.adapters for i in range(size.requests)]),
+    }
+    rounds = []
+    for _ in range(n):
+        figures: Figures = {}
+        for name, work in mixes.items():
+            ours, theirs = (t.run(work, size.requests) for t in (one, split))
+            assert ours.outputs == theirs.outputs, "the pool changed an answer"
+            figures[f"{name}_over_static"] = ours.tokens_per_s / theirs.tokens_per_s
+            figures[f"{name}_first_token_of_static"] = theirs.first_token_s / ours.first_token_s
+        rounds.append(figures)
+    one.close()
+    split.close()
+    return rounds
+
+
+def _overhead(setting: Setting, n: int) -> list[Figures]:
+    size = setting.size
+    tenants = setting.tenants([8] * size.batch + [MIXED[i % 4] for i in range(size.batch)])
+    output = (n + 2) * (size.steps + size.prompt)
+    batches: dict[str, list[int | None]] = {
+        "base": [None] * size.batch,
+        "rank_8": list(range(size.batch)),
+        "mixed": list(range(size.batch, 2 * size.batch)),
+    }
+    rounds = []
+    for _ in range(n):
+        took = {
+            name: tenants.decode_s(setting.work(whose, output=output), size.steps)
+            for name, whose in batches.items()
+        }
+        rounds.append(
+            {
+                "base_step_s": took["base"],
+                "rank_8": took["rank_8"] / took["base"] - 1,
+                "mixed_8_to_64": took["mixed"] / took["base"] - 1,
+            }
+        )
+    tenants.close()
+    return rounds
+
+
+def _thousand(setting: Setting, n: int) -> list[Figures]:
+    size, dice = setting.size, random.Random(0)
+    tenants = setting.tenants([8] * size.many)
+    many: list[int | None] = [dice.randrange(size.many) for _ in range(size.requests)]
+    few: list[int | None] = [index % 5 for index in many if index is not None]
+    rounds = []
+    for _ in range(n):
+        wide, narrow = (tenants.run(setting.work(a), 2 * size.batch) for a in (many, few))
+        rounds.append(
+            {
+                "tokens_per_s": wide.tokens_per_s,
+                "over_5": wide.tokens_per_s / narrow.tokens_per_s,
+                "host_mb": tenants.core.loader.num_bytes / 2**20,
+            }
+        )
+    tenants.close()
+    return rounds
+
+
+def _prefetch(setting: Setting, n: int) -> list[Figures]:
+    """Adapters of which half fit beside the keys of a full batch."""
+    size, dice = setting.size, random.Random(0)
+    keys = size.batch * (-(-(size.prompt + size.output) // setting.config.page_size) + 1)
+    adapters = [8] * size.adapters
+    fits = sum(setting.pages_of(rank) for rank in adapters) // 2
+    tight_mb = int((keys + fits) * setting.page_mb()) + 1
+    ample_mb = int((keys + 2 * fits) * setting.page_mb()) + size.batch
+    tight = setting.tenants(adapters, memory_mb=tight_mb, prefix_cache=False)
+    ample = setting.tenants(adapters, memory_mb=2 * ample_mb, prefix_cache=False)
+    whose: list[int | None] = [dice.randrange(size.adapters) for _ in range(size.requests)]
+    work = setting.work(whose)
+    ample.run(work, size.batch)  # all are resident from now on
+    rounds = []
+    for _ in range(n):
+        before = dataclasses.replace(tight.core.loader.counts)
+        short, long = (t.run(work, size.batch * 3 // 2) for t in (tight, ample))
+        counts = tight.core.loader.counts
+        copied, waited = counts.copy_s - before.copy_s, counts.waited_s - before.waited_s
+        rounds.append(
+            {
+                "loads": float(counts.loads - before.loads),
+                "hidden_frac": 1 - waited / copied if copied else 1.0,
+                "waited_ms_per_request": 1e3 * waited / len(work),
+                "first_token_over_resident": short.first_token_s / long.first_token_s,
+            }
+        )
+    tight.close()
+    ample.close()
+    return rounds
+
+
+SECTIONS: dict[str, Callable[[Setting, int], list[Figures]]] = {
+    "switching": _switching,
+    "padded": _padded,
+    "pools": _pools,
+    "overhead": _overhead,
+    "thousand": _thousand,
+    "prefetch": _prefetch,
+}
