@@ -15,6 +15,7 @@ from evolute.types import ConfigError
 from evolute.types.settings import nearest
 
 MODULES = {  # loaded when it is run: training imports the trainer
+    "generator": "evolute.bench.load.generator",
     "serving": "evolute.bench.serving",
     "training": "evolute.bench.training",
 }

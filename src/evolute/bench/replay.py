@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from evolute.bench.result import BenchResult, digest_of, one_digest, summarize
-from evolute.bench.workload import WorkItem
+from evolute.bench.shapes import WorkItem
 from evolute.engine import Engine, EngineConfig
 from evolute.models import LoadedModel
 from evolute.types import BackendError, FinishReason, GenerateRequest, Output, SamplingParams

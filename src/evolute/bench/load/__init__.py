@@ -1,0 +1,23 @@
+"""Load on a server over HTTP: plans, the generator, the accounting."""
+
+from evolute.bench.load.drive import LoadRound, Record
+from evolute.bench.load.figures import Slo
+from evolute.bench.load.local import OwnServer
+from evolute.bench.load.plan import LoadPlan, plan
+from evolute.bench.load.report import text
+from evolute.bench.load.run import LoadOptions, LoadResult, load_test
+from evolute.bench.load.target import Target
+
+__all__ = [
+    "LoadOptions",
+    "LoadPlan",
+    "LoadResult",
+    "LoadRound",
+    "OwnServer",
+    "Record",
+    "Slo",
+    "Target",
+    "load_test",
+    "plan",
+    "text",
+]
