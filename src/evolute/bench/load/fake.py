@@ -126,7 +126,7 @@ async def _stream(
         await writer.drain()
     if not reply.is_cut_short:
         end: dict[str, Any] = {"index": 0, "finish_reason": "length"}
-        end |= {"delta": {}} if is_chat else {"text": ""}
+        end["delta" if is_chat else "text"] = {} if is_chat else ""
         _chunk(writer, _event({"choices": [end]}))
         if reply.has_usage:
             _chunk(writer, _event({"choices": [], "usage": _usage(reply, body)}))

@@ -24,7 +24,7 @@ WIDTH = 26
 def text(result: BenchResult) -> str:
     """One block a server, then ratios, then notes."""
     servers = [server["name"] for server in result.config["servers"]]
-    lines = [f"{result.config['loop']} loop, {result.config['requests']} requests, n = {result.n}"]
+    lines = [f"{result.config['loop']}, {result.config['requests']} requests, n = {result.n}"]
     for name in servers:
         prefix = f"{name}/" if len(servers) > 1 else ""
         own = {k.removeprefix(prefix): v for k, v in result.figures.items() if k.startswith(prefix)}

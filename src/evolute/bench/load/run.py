@@ -178,7 +178,7 @@ class _Test:
 
     def _config(self, config: dict[str, Any]) -> dict[str, Any]:
         servers = [{k: v for k, v in asdict(t).items() if k != "api_keys"} for t in self.targets]
-        loop = "open" if self.work.is_open else f"closed, {self.work.concurrency} in flight"
+        loop = "open loop" if self.work.is_open else f"closed loop, {self.work.concurrency} at once"
         return {
             **config,
             "loop": loop,
