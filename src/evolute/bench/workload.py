@@ -14,17 +14,22 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evolute.bench import shapes
-from evolute.bench.shapes import Dice, WorkItem
+from evolute.bench.shapes import Dice, WorkItem, plain, sglang, slora, vtc
 from evolute.types import ConfigError
 from evolute.types.settings import nearest
 
-SHAPES = tuple(shapes.SHAPES)
+MAKERS: dict[str, Callable[[Dice], list[WorkItem]]] = {
+    **plain.SHAPES,
+    **sglang.SHAPES,
+    **vtc.SHAPES,
+    **slora.SHAPES,
+}
+SHAPES = tuple(MAKERS)
 
 
 def make_workload(
@@ -32,11 +37,11 @@ def make_workload(
 ) -> list[WorkItem]:
     """A named workload; equal arguments give equal requests. `scale` shrinks numbers of requests
     and tokens alike, to one at least. Raises ConfigError for an unknown name."""
-    if shape not in shapes.SHAPES:
+    if shape not in MAKERS:
         raise ConfigError(f"no workload {shape!r}. {nearest(shape, SHAPES)}")
     if not scale > 0:
         raise ConfigError(f"scale is {scale:g}; it must be above 0.")
-    return shapes.SHAPES[shape](Dice(random.Random(seed), vocab_size, scale, seed))
+    return MAKERS[shape](Dice(random.Random(seed), vocab_size, scale, seed))
 
 
 def save_workload(items: Sequence[WorkItem], path: Path) -> None:

@@ -18,7 +18,7 @@ from evolute.types import ConfigError
 
 if TYPE_CHECKING:
     from evolute.bench import BenchResult, WorkItem
-    from evolute.bench.load import LoadPlan, LoadResult, OwnServer
+    from evolute.bench.load import LoadPlan, LoadResult, ServerProcess
 
 OWN = "evolute"
 DEFAULT_MODEL, DEFAULT_VOCAB = "smollm2-135m", 32000
@@ -37,7 +37,7 @@ def run_load(
     is_json: bool,
 ) -> int:
     """Prints and saves the result. 1 when nothing was answered, 130 when it was interrupted."""
-    from evolute.bench.load import LoadOptions, OwnServer, Slo, load_test
+    from evolute.bench.load import LoadOptions, Slo, load_test, own_server
 
     slo = Slo(*map(seconds, (load.slo_ttft_ms, load.slo_tpot_ms, load.slo_latency_ms)))
     options = LoadOptions(repeats, load.warmup, load.timeout_s, slo)
@@ -49,7 +49,7 @@ def run_load(
     with contextlib.ExitStack() as stack:
         targets, own = [], None
         if load.http:
-            own = OwnServer(model or DEFAULT_MODEL, overrides)
+            own = own_server(model or DEFAULT_MODEL, overrides)
             target = load.target(OWN, "http://127.0.0.1", "default")  # checked before it starts
             targets.append(replace(target, url=stack.enter_context(own).url))
         targets += [load.target(name, url, _served(load, model)) for name, url in load.urls()]
@@ -134,7 +134,7 @@ def _config(load: Load, workload: str, vocab_size: int) -> dict[str, Any]:
     return {"workload": workload, "vocab_size": vocab_size, **chosen}
 
 
-def _with_own(result: BenchResult, own: OwnServer | None, num_targets: int) -> BenchResult:
+def _with_own(result: BenchResult, own: ServerProcess | None, num_targets: int) -> BenchResult:
     """With what only its parent can see of our own server."""
     if own is None:
         return result

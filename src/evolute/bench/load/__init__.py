@@ -2,7 +2,7 @@
 
 from evolute.bench.load.drive import LoadRound, Record
 from evolute.bench.load.figures import Slo
-from evolute.bench.load.local import OwnServer
+from evolute.bench.load.local import ServerProcess, own_server
 from evolute.bench.load.plan import LoadPlan, plan
 from evolute.bench.load.report import text
 from evolute.bench.load.run import LoadOptions, LoadResult, load_test
@@ -13,11 +13,12 @@ __all__ = [
     "LoadPlan",
     "LoadResult",
     "LoadRound",
-    "OwnServer",
     "Record",
+    "ServerProcess",
     "Slo",
     "Target",
     "load_test",
+    "own_server",
     "plan",
     "text",
 ]

@@ -8,12 +8,12 @@ a piece of a stream is exact whatever the server does.
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 
 from evolute.bench.load.connection import Connections
 from evolute.bench.load.drive import LoadRound, drive
 from evolute.bench.load.figures import Slo, figures
+from evolute.bench.load.local import ServerProcess
 from evolute.bench.load.plan import LoadPlan
 from evolute.bench.load.target import Target
 from evolute.bench.result import BenchResult, summarize
@@ -35,17 +35,8 @@ def run(
 ) -> BenchResult:
     """No model is loaded; `model` and `config` are those of the other benches and unused."""
     requests = 64 if quick else 512
-    command = [sys.executable, "-m", "evolute.bench.load.fake"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None, "a pipe"
-        url = server.stdout.readline().split()[1]
-        rounds = [asyncio.run(_round(url, requests)) for _ in range(1 if quick else repeats)]
-    finally:
-        server.terminate()
-        server.wait(TIMEOUT_S)
-        if server.stdout:
-            server.stdout.close()
+    with ServerProcess([sys.executable, "-m", "evolute.bench.load.fake"]) as server:
+        rounds = [asyncio.run(_round(server.url, requests)) for _ in range(1 if quick else repeats)]
     settings = {"concurrency": CONCURRENCY, "requests": requests, "pieces": MANY}
     median, spread = summarize(rounds)
     return BenchResult("generator", settings, median, len(rounds), spread)

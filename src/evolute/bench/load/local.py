@@ -27,20 +27,26 @@ START_S, STOP_S = 300.0, 15.0
 MAX_TOLD = 800  # characters of the server's log that an error shows
 
 
-class OwnServer:
-    """Started when entered, stopped when left. Raises BackendError when it does not start."""
+def own_server(model: str, overrides: Sequence[str] = ()) -> ServerProcess:
+    """`evolute serve` with these settings, on a free port."""
+    words = [word for one in overrides for word in ("--set", one)]
+    return ServerProcess([*SERVE, "--model", model, *words])
 
-    def __init__(
-        self, model: str, overrides: Sequence[str], command: Sequence[str] = SERVE
-    ) -> None:
-        words = [word for one in overrides for word in ("--set", one)]
-        self._command = [*command, "--model", model, *words]
+
+class ServerProcess:
+    """A command that prints `ready URL`: started when entered, stopped when left.
+
+    Raises BackendError with the end of its log when it does not get ready.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
         self._reader: threading.Thread | None = None
         self.url, self.start_s = "", 0.0
 
-    def __enter__(self) -> OwnServer:
+    def __enter__(self) -> ServerProcess:
         began = time.perf_counter()
         self._log = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -110,7 +116,7 @@ class OwnServer:
         assert self._log is not None, "entered"
         self._log.seek(0)
         said = self._log.read()[-MAX_TOLD:].strip()
-        raise BackendError(f"our own server did not start ({' '.join(self._command)}):\n{said}")
+        raise BackendError(f"the server did not start ({' '.join(self._command)}):\n{said}")
 
 
 # -- internals ---------------------------------------------------------------

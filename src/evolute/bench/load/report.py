@@ -40,6 +40,8 @@ def text(result: BenchResult) -> str:
 
 
 def _server(own: Mapping[str, float], ends: Mapping[str, tuple[float, float]]) -> list[str]:
+    if "seconds" not in own:
+        return ["  nothing was measured"]
     counts = ", ".join(f"{own[name]:g} {name}" for name in COUNTS[:3])
     lines = [f"  {counts} in {own['seconds']:.1f} s"]
     lines += [_row(name, own[name], ends.get(name)) for name in RATES if name in own]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,7 @@ COMPARED = (
     "latency_p99_s",
 )
 MAX_REPEATS = 100
+SPARE_FILES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def load_test(
         raise ConfigError("two servers have one name; write --url NAME=http://HOST:PORT.")
     if options.slo.ttft_s and not all(t.is_streamed for t in targets):
         raise ConfigError("without streaming there is no first token; drop the limit on it.")
+    _allow_files(2 * (work.concurrency or len(work.items)) + SPARE_FILES)
     test = _Test(targets, work, vocab_size, options, is_shown)
     asyncio.run(test.run())
     return LoadResult(test.result(dict(config or {})), test.rounds, test.is_interrupted)
@@ -199,6 +202,14 @@ class _Test:
                     "their adapters as tenants."
                 )
         return told
+
+
+def _allow_files(number: int) -> None:
+    """A connection is a file, and shells allow few; as many as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _counted(rounds: Sequence[LoadRound]) -> list[LoadRound]:

@@ -1,15 +1,5 @@
-"""Made workloads, by name: what is asked, in what order, at what moments."""
+"""Made workloads: what is asked, in what order, at what moments. One file a source of them."""
 
-from collections.abc import Callable
-
-from evolute.bench.shapes import plain, sglang, slora, vtc
 from evolute.bench.shapes.item import Dice, WorkItem
 
-SHAPES: dict[str, Callable[[Dice], list[WorkItem]]] = {
-    **plain.SHAPES,
-    **sglang.SHAPES,
-    **vtc.SHAPES,
-    **slora.SHAPES,
-}
-
-__all__ = ["SHAPES", "Dice", "WorkItem"]
+__all__ = ["Dice", "WorkItem"]

@@ -10,6 +10,7 @@ increase              .5, and .2 that rises to 2 (figure 9)
 dist_shift            .5 on and off, and 2; then 1 and 1; then .5 and 1.5; 900 s (figure 10)
 overload_multi        three clients of .4 and five of .6
 weighted              .8, .8, 1.2 and 1.6, meant for weights 1:2:3:4
+overload_256, _512, _768   3 and 6, 1.5 and 3, 1 and 2 of so many tokens (figure 15)
 arena                 27 clients, 1,500 requests in 600 s, as the Chatbot Arena log has them
 
 Prompts and outputs have 256 tokens where nothing else is said, and arrivals are evenly spaced
@@ -59,8 +60,9 @@ class Client:
     num_new: int = 256
 
 
-def steady(*rates: float, end_s: float = 600.0) -> tuple[Client, ...]:
-    return tuple(Client((Phase(rate, end_s=end_s),)) for rate in rates)
+def steady(*rates: float, end_s: float = 600.0, num_tokens: int = 256) -> tuple[Client, ...]:
+    phases = (Phase(rate, end_s=end_s) for rate in rates)
+    return tuple(Client((phase,), num_tokens, num_tokens) for phase in phases)
 
 
 def poisson(rate: float, num_prompt: int, num_new: int) -> Client:
@@ -81,6 +83,9 @@ CLIENTS: dict[str, tuple[Client, ...]] = {
     ),
     "overload_multi": steady(*[0.4] * 3, *[0.6] * 5),
     "weighted": steady(0.8, 0.8, 1.2, 1.6),
+    "overload_256": steady(3.0, 6.0),
+    "overload_512": steady(1.5, 3.0, num_tokens=512),
+    "overload_768": steady(1.0, 2.0, num_tokens=768),
 }
 
 
