@@ -39,6 +39,7 @@ def test_times_count_from_the_moment_a_request_was_due():
 def test_pieces_of_several_tokens_are_shared_out():
     assert tpot(record(tokens=(1.0, 2.0), output_tokens=5)) == 0.25
     assert figures(taken(record(output_tokens=6)), Slo())["tokens_per_piece"] == 2
+    assert tpot(record(tokens=(1.0,), output_tokens=9)) is None
     assert tpot(record(tokens=(1.0,))) is None and ttft(record(tokens=())) is None
 
 
@@ -121,6 +122,10 @@ def test_notes_say_what_a_reader_must_know():
     assert "without usage" in told
     (told,) = notes([taken(record(output_tokens=2))], Slo())
     assert "more pieces than the tokens" in told
+    (told,) = notes([taken(record(output_tokens=9))], Slo())
+    assert "3.0 tokens" in told
+    refused = record("bad", 0.0, (), error="http_422", detail="unexpected ignore_eos")
+    assert notes([taken(refused)], Slo())[0].endswith("Add --no-ignore-eos.")
     (told,) = notes([taken(record(), planned=9, interrupted=True)], Slo())
     assert "after 1 of 9" in told
 

@@ -22,6 +22,11 @@ from evolute.types import ConfigError
 PARTS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 LAG_WARNING_S = 0.01
 BUSY_WARNING_FRAC = 0.5  # of one core, by this process
+COARSE_TOKENS = 1.5  # a piece, on average
+HINTS = {  # what an error's text holds -> what helps
+    "ignore_eos": "Add --no-ignore-eos.",
+    "vocab": "Set --vocab-size to the model's.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,8 @@ def ttft(record: Record) -> float | None:
 
 
 def tpot(record: Record) -> float | None:
-    """None for fewer than two tokens."""
-    if not record.token_s or record.output_tokens < 2:
+    """None for fewer than two tokens, and for tokens that came in one piece."""
+    if len(record.token_s) < 2 or record.output_tokens < 2:
         return None
     return (record.token_s[-1] - record.token_s[0]) / (record.output_tokens - 1)
 
@@ -99,7 +104,8 @@ def notes(rounds: Sequence[LoadRound], slo: Slo) -> list[str]:
     failed = Counter(r.error for r in records if r.error)
     for kind, number in failed.most_common():
         example = next(r for r in records if r.error == kind)
-        told.append(f"{number} failed, {kind}; the first, {example.id}: {example.detail}")
+        text = f"{number} failed, {kind}; the first, {example.id}: {example.detail}"
+        told.append(f"{text} {hint(example.detail)}".rstrip())
     good = [r for r in records if not r.error]
     uncounted = sum(not r.has_usage for r in good)
     if uncounted:
@@ -110,7 +116,19 @@ def notes(rounds: Sequence[LoadRound], slo: Slo) -> list[str]:
     more = sum(r.has_usage and len(r.token_s) > r.output_tokens for r in good)
     if more:
         told.append(f"{more} answers came in more pieces than the tokens that their usage counts.")
+    pieces = sum(len(r.token_s) for r in good)
+    made = sum(r.output_tokens for r in good if r.token_s)
+    if pieces and made / pieces > COARSE_TOKENS:
+        told.append(
+            f"a piece of the stream carries {made / pieces:.1f} tokens: first-token times are those "
+            "of the first piece."
+        )
     return told + [text for taken in rounds for text in _overload(taken)]
+
+
+def hint(detail: str) -> str:
+    """What to change, when the server's own words give it away."""
+    return " ".join(advice for word, advice in HINTS.items() if word in detail)
 
 
 # -- internals ---------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any
 
 from evolute.bench.load.connection import Connections
 from evolute.bench.load.drive import LoadRound, drive
-from evolute.bench.load.figures import Slo, figures, notes
+from evolute.bench.load.figures import Slo, figures, hint, notes
 from evolute.bench.load.plan import LoadPlan, another
 from evolute.bench.load.target import Target, found
 from evolute.bench.result import BenchResult
@@ -139,9 +139,8 @@ class _Test:
             raise KeyboardInterrupt
         failed = [record for record in taken.records if record.error]
         if failed:
-            raise BackendError(
-                f"{target.name} does not answer the warm-up: {failed[0].error}, {failed[0].detail}"
-            )
+            why = f"{failed[0].error}, {failed[0].detail} {hint(failed[0].detail)}".rstrip()
+            raise BackendError(f"{target.name} does not answer the warm-up: {why}")
 
     async def _round(self, target: Target, work: LoadPlan, pool: Connections, number: int) -> None:
         title = f"{target.name} {number + 1}/{self.options.repeats}"
