@@ -120,8 +120,8 @@ def notes(rounds: Sequence[LoadRound], slo: Slo) -> list[str]:
     made = sum(r.output_tokens for r in good if r.token_s)
     if pieces and made / pieces > COARSE_TOKENS:
         told.append(
-            f"a piece of the stream carries {made / pieces:.1f} tokens: first-token times are those "
-            "of the first piece."
+            f"a piece of the stream carries {made / pieces:.1f} tokens: first-token times are "
+            "those of the first piece."
         )
     return told + [text for taken in rounds for text in _overload(taken)]
 
