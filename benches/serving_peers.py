@@ -67,8 +67,7 @@ def _measure(peer: str, items: list[Item], threads: int) -> dict[str, float]:
 
 
 def _evolute(items: list[Item], precision: str, threads: int) -> dict[str, float]:
-    from evolute.bench import replay
-    from evolute.bench.workload import WorkItem
+    from evolute.bench import WorkItem, replay
     from evolute.engine import EngineConfig
 
     config = EngineConfig(precision=precision, num_threads=threads)  # type: ignore[arg-type]

@@ -19,7 +19,8 @@ from hypothesis.stateful import (
 )
 
 from evolute.engine.memory import Residency
-from evolute.engine.scheduling import FcfsQueue, Limits, Placement, Sequence, next_step
+from evolute.engine.scheduling import Limits, Placement, Sequence, next_step
+from evolute.engine.scheduling.policies import Fcfs
 
 TOTAL, BUDGET, MOST = 14, 12, 4
 adapters = st.integers(0, 3)
@@ -62,7 +63,7 @@ def machine(residency=Residency, placement_class=Placement, page_size=2):
             self.placement = placement_class(TOTAL, page_size)
             self.placement.adapters = residency(self.copies)
             self.placement.prefetch_share = 2
-            self.queue, self.ids = FcfsQueue(), itertools.count()
+            self.queue, self.ids = Fcfs(), itertools.count()
             self.written = {}  # running sequence -> page number -> what it found or wrote there
 
         @initialize(sizes=st.lists(st.integers(1, 5), min_size=4, max_size=4))
@@ -123,13 +124,12 @@ def machine(residency=Residency, placement_class=Placement, page_size=2):
             limits = Limits(
                 BUDGET, placement.num_available, page_size, MOST, placement.adapters.sizes
             )
-            order = list(self.queue.order(lambda _: 0))
-            step = next_step(placement.running, order, placement.look_up, limits)
+            step = next_step(placement.running, self.queue, placement.look_up, limits)
             for sequence in step.preempted:
                 self.leave(sequence)
                 self.queue.push(sequence, front=True)
             for sequence in step.admitted:
-                self.queue.admit(sequence)
+                self.queue.admit(sequence, 0)
                 placement.admit(sequence)
                 self.written[sequence] = {
                     i: (sequence.namespace, tuple(sequence.tokens[: (i + 1) * page_size]))

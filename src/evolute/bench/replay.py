@@ -13,14 +13,21 @@ import asyncio
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from evolute.bench.result import BenchResult, digest_of, one_digest, summarize
-from evolute.bench.workload import WorkItem
+from evolute.bench.shapes import WorkItem
 from evolute.engine import Engine, EngineConfig
 from evolute.models import LoadedModel
-from evolute.types import BackendError, FinishReason, GenerateRequest, Output, SamplingParams
+from evolute.types import (
+    BackendError,
+    ConfigError,
+    FinishReason,
+    GenerateRequest,
+    Output,
+    SamplingParams,
+)
 
 COUNTS = ("computed_tokens", "cached_tokens", "steps", "preemptions", "evicted_pages")
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
@@ -47,8 +54,14 @@ def replay(
     """Each repeat starts with an empty prefix cache; one short request before warms the code.
 
     `paced` sends each request at its `arrival_s` and streams the answers, which costs some
-    throughput; without it all are sent at once. Raises BackendError when a request fails.
+    throughput; without it all are sent at once, whatever they wait for. Raises BackendError when
+    a request fails, ConfigError for adapters or tenants without `paced`.
     """
+    if not paced and any(item.adapter or item.tenant != "default" for item in items):
+        raise ConfigError(
+            "this workload has tenants or adapters, which all at once would mix up; replay it "
+            "paced (--paced), or over HTTP (bench serving --http)."
+        )
     rounds, digests = [], []
     with Engine(model, config) as engine:
         engine.generate([list(items[0].prompt)], SamplingParams(max_new_tokens=2, temperature=0))
@@ -108,21 +121,33 @@ def _round(
 
 
 async def _send_paced(engine: Engine, items: Sequence[WorkItem]) -> list[Timed]:
-    return list(await asyncio.gather(*(_send(engine, item) for item in items)))
+    over = {item.id: asyncio.Event() for item in items}
+    return list(await asyncio.gather(*(_send(engine, item, over) for item in items)))
 
 
-async def _send(engine: Engine, item: WorkItem) -> Timed:
+async def _send(engine: Engine, item: WorkItem, over: Mapping[str, asyncio.Event]) -> Timed:
     await asyncio.sleep(item.arrival_s)
+    for id in item.after:
+        await over[id].wait()
     sent, first, output = time.perf_counter(), 0.0, None
-    async for delta in engine.stream(GenerateRequest(item.prompt, _sampling(item))):
-        first = first or time.perf_counter()
-        output = delta.output or output
+    request = GenerateRequest(item.prompt, _sampling(item), item.adapter, item.tenant)
+    try:
+        async for delta in engine.stream(request):
+            first = first or time.perf_counter()
+            output = delta.output or output
+    finally:
+        over[item.id].set()
     assert output is not None, "a stream ends with its output"
     return Timed(output, first - sent, time.perf_counter() - sent)
 
 
 def _sampling(item: WorkItem) -> SamplingParams:
-    return SamplingParams(max_new_tokens=item.max_new_tokens, temperature=0, ignore_eos=True)
+    return SamplingParams(
+        max_new_tokens=item.max_new_tokens,
+        temperature=0,
+        ignore_eos=item.json_schema is None,
+        json_schema=item.json_schema,
+    )
 
 
 def _check(items: Sequence[WorkItem], outputs: Sequence[Output]) -> None:

@@ -28,6 +28,7 @@ class BenchResult:
     n: int
     spread: dict[str, tuple[float, float]]  # least and greatest of the repeats
     digest: str = ""  # of all output tokens; equal digests: the same answers
+    notes: tuple[str, ...] = ()  # what a reader must know before believing the figures
     machine: dict[str, str] = field(default_factory=lambda: _machine())
     commit: str = field(default_factory=lambda: _commit())
 

@@ -7,66 +7,137 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evolute.cli.options import Json, Model, Set, emit, say, settings
+from evolute.cli import load_options as o
+from evolute.cli.options import Json, Set, emit, say, settings
 
 if TYPE_CHECKING:
     from evolute.bench import BenchResult
     from evolute.engine import EngineConfig
 
 app = typer.Typer(add_completion=False)
-NAMES = ("adapters", "serving", "training", "replay")
+NAMES = ("serving", "training", "replay", "adapters", "generator")
+DEFAULT_MODEL = "smollm2-135m"
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="serving: each workload, or one on a server; replay: one in the engine; "
+        "training: rollouts and updates; adapters: many on one base; generator: the load "
+        "generator itself"
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="smollm2-135m (the default), tiny, a .gguf file or a directory; with --url alone the "
+        "name in requests, by default the first that the server names"
+    ),
+]
+Workload = Annotated[
+    str | None,
+    typer.Option(
+        help="a shape such as batch, shared, single, chat, arrivals, http, sglang-..., vtc-..., "
+        "slora-..., or a recorded .jsonl file; default: all for serving in the engine, http over "
+        "HTTP, batch for replay"
+    ),
+]
+Paced = Annotated[bool, typer.Option(help="send each request at its moment, measure latencies")]
 
 
 @app.command()
 def bench(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="serving: each workload; replay: one; training: rollouts and updates; "
-            "adapters: many on one base"
-        ),
-    ],
-    model: Model = "smollm2-135m",
-    workload: Annotated[
-        str | None,
-        typer.Option(
-            help="batch, shared, single, chat, arrivals, or a recorded .jsonl file; "
-            "default: batch for replay, all for serving"
-        ),
-    ] = None,
-    paced: Annotated[
-        bool, typer.Option(help="send each request at its moment, and measure latencies")
-    ] = False,
+    name: Name,
+    model: Model = None,
+    workload: Workload = None,
+    paced: Paced = False,
     repeats: int = 1,
     quick: Annotated[bool, typer.Option(help="a tenth of the work")] = False,
+    http: o.Http = False,
+    url: o.Url = None,
+    api_key: o.ApiKey = None,
+    adapter: o.Adapter = None,
+    concurrency: o.Concurrency = None,
+    rate: o.Rate = None,
+    cv: o.Cv = 1.0,
+    speed: o.Speed = 1.0,
+    requests: o.Requests = None,
+    seed: o.Seed = 0,
+    scale: o.Scale = 1.0,
+    vocab_size: o.VocabSize = None,
+    endpoint: o.Endpoint = "completions",
+    prompts: o.Prompts = None,
+    stream: o.Stream = True,
+    ignore_eos: o.IgnoreEos = True,
+    slo_ttft_ms: o.Slo = None,
+    slo_tpot_ms: o.Slo = None,
+    slo_latency_ms: o.Slo = None,
+    warmup: o.Warmup = 1,
+    timeout_s: o.TimeoutS = 600.0,
+    out: o.Out = None,
+    plot: o.Plot = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Tokens a second, tokens computed, seconds of an update; the digest of all outputs."""
-    from dataclasses import asdict
+    """Tokens a second, latencies, tokens computed, seconds of an update; digest of all outputs."""
+    given = dict(locals())
+    load = o.Load({key: given[key] for key in o.USUAL})
+    _check(name, workload, repeats, paced=paced)
+    if name == "serving" and load.is_wanted:
+        from evolute.cli.load import run_load
+        from evolute.types import ConfigError
 
-    from evolute.bench import run_bench
-    from evolute.engine import EngineConfig
+        if paced:
+            raise ConfigError("--paced is for the engine; over HTTP recorded moments are kept.")
+        words = set_ or []
+        _config(words)  # a mistake is told before anything starts
+        code = run_load(load, model, workload or "http", words, repeats, quick=quick, is_json=json)
+        raise typer.Exit(code)
+    load.refuse_unused(name)
+    result = _in_process(name, model, workload, set_ or [], repeats, quick=quick, paced=paced)
+    _show(result, is_json=json)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _check(name: str, workload: str | None, repeats: int, *, paced: bool) -> None:
     from evolute.types import ConfigError
     from evolute.types.settings import nearest
 
     if name not in NAMES:
         raise ConfigError(f"no bench {name!r}. {nearest(name, NAMES)}")
-    if name in ("adapters", "training") and (workload or paced):
+    if name in ("adapters", "training", "generator") and (workload or paced):
         raise ConfigError(f"bench {name} makes its own work; drop --workload and --paced.")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}; it must be at least 1.")
-    config = settings(EngineConfig, [], set_)
+
+
+def _config(words: list[str]) -> EngineConfig:
+    from evolute.engine import EngineConfig
+
+    return settings(EngineConfig, [], words)
+
+
+def _in_process(
+    name: str,
+    model: str | None,
+    workload: str | None,
+    words: list[str],
+    repeats: int,
+    *,
+    quick: bool,
+    paced: bool,
+) -> BenchResult:
+    from evolute.bench import run_bench
+    from evolute.types import ConfigError
+
+    if name == "generator" and (model or words):
+        raise ConfigError("bench generator runs no model; drop --model and --set.")
+    config = _config(words)
+    model = model or DEFAULT_MODEL
     if name == "replay" or workload or paced:
-        result = _replay(model, workload or "batch", config, repeats, quick=quick, paced=paced)
-    else:
-        result = run_bench(name, quick=quick, model=model, config=config, repeats=repeats)
-    if json:
-        emit(asdict(result))
-        return
-    for key, value in result.figures.items():
-        print(f"{key:32}{value:12.1f}")
-    say(f"digest {result.digest[:16]}, n = {result.n}")
+        return _replay(model, workload or "batch", config, repeats, quick=quick, paced=paced)
+    return run_bench(name, quick=quick, model=model, config=config, repeats=repeats)
 
 
 def _replay(
@@ -81,3 +152,15 @@ def _replay(
     else:
         items = make_workload(workload, loaded.config.vocab_size, scale=0.1 if quick else 1.0)
     return replay(loaded, items, config, repeats=repeats, paced=paced)
+
+
+def _show(result: BenchResult, *, is_json: bool) -> None:
+    from dataclasses import asdict
+
+    if is_json:
+        emit(asdict(result))
+        return
+    for key, value in result.figures.items():
+        print(f"{key:32}{value:12.1f}" if value >= 1 else f"{key:32}{value:12.3g}")
+    digest = f"digest {result.digest[:16]}, " if result.digest else ""
+    say(f"{digest}n = {result.n}")

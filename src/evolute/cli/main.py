@@ -22,7 +22,7 @@ VERBS = {  # verb -> the line that --help shows
     "train": "a training run: `train rl RECIPE.toml`",
     "eval": "accuracy on a task, with a confidence interval",
     "tune": "the system loop on one part: `tune engine`",
-    "bench": "measure: serving, replay, training",
+    "bench": "measure: serving, replay, training, the load generator",
     "export": "a trained run as a Hugging Face directory",
     "trace": "a timeline of a run",
     "doctor": "what this machine can do, and what is missing",

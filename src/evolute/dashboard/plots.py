@@ -53,9 +53,11 @@ def lines(
     high: float | None = None,
     limit: float | None = None,
     bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+    x_name: str = "step",
 ) -> str:
     """Curves over the steps; `limit` is a dashed line, `bands` the (x, low, high) around a curve.
-    The range grows to hold the curves; a band is cut at its edges."""
+    The range grows to hold the curves; a band is cut at its edges. Steps are whole; any other
+    `x_name` is a unit."""
     finite = {
         name: [p for p in s if all(map(math.isfinite, p))] for name, s in series_by_name.items()
     }
@@ -65,20 +67,22 @@ def lines(
     points = [point for series in finite.values() for point in series]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     marks = [value for value in (low, high, limit) if value is not None]
-    x_ticks = [t for t in ticks(min(xs), max(xs)) if t == int(t) and min(xs) <= t <= max(xs)]
+    x_ticks = [t for t in ticks(min(xs), max(xs)) if min(xs) <= t <= max(xs)]
+    if x_name == "step":
+        x_ticks = [t for t in x_ticks if t == int(t)]
     y_ticks = ticks(min([*ys, *marks]), max([*ys, *marks]))
     x_axis = Axis(*_widen(min(xs), max(xs)), LEFT, WIDTH - RIGHT)
     y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_y_grid(y_axis, y_ticks)]
     parts += [_text(x_axis.at(x), HEIGHT - BOTTOM + 16, f"{x:g}", "middle") for x in x_ticks]
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, "step", "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_name, "middle"))
     if limit is not None:
         y = y_axis.at(limit)
         parts.append(f'<path class="mark" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_text(LEFT + 4, y - 4, f"bound {limit:g}"))
     for colour, (name, series) in enumerate(finite.items()):
         parts.append(_band((bands or {}).get(name, ()), x_axis, y_axis, colour % NUM_COLOURS))
-        parts.append(_curve(name, series, x_axis, y_axis, colour % NUM_COLOURS))
+        parts.append(_curve(name, series, x_axis, y_axis, colour % NUM_COLOURS, x_name))
     if len(finite) > 1:
         parts.append(_legend(list(finite)))
     return _figure(title, HEIGHT, parts)
@@ -167,12 +171,12 @@ def _band(
     return f'<path class="band f{colour}" d="M{path}Z"/>'
 
 
-def _curve(name: str, series: Points, x_axis: Axis, y_axis: Axis, colour: int) -> str:
+def _curve(name: str, series: Points, x_axis: Axis, y_axis: Axis, colour: int, x_name: str) -> str:
     places = [(x_axis.at(x), y_axis.at(y)) for x, y in series]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     dots = "".join(
         f'<circle class="f{colour}" cx="{px:.1f}" cy="{py:.1f}" r="2.6">'
-        f"<title>{html.escape(name)}, step {x:g}: {y:.4g}</title></circle>"
+        f"<title>{html.escape(name)}, {x_name} {x:g}: {y:.4g}</title></circle>"
         for (px, py), (x, y) in zip(places, series)
     )
     return f'<path class="line s{colour}" d="{path}"/>{dots}'

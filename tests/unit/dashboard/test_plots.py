@@ -79,3 +79,11 @@ def test_a_band_lies_around_its_curve_and_is_cut_at_the_edge():
     assert high0 < y0 < low0 and high1 < y1 < low1
     assert low0 <= 220 - 34 + 0.1 and high1 >= 22 - 0.1
     assert lines("t", {"a": points}, bands={"a": [(0, math.nan, 1.0)]}).count("band") == 0
+
+
+def test_an_axis_of_seconds_has_parts_of_seconds_and_one_of_steps_has_not():
+    series = {"a": [(0.0, 1.0), (1.0, 2.0)]}
+    seconds, steps = lines("x", series, x_name="s"), lines("x", series)
+    assert ">0.4</text>" in seconds and ">0.4</text>" not in steps
+    assert ">s</text>" in seconds and ">step</text>" in steps
+    assert "a, s 1: 2" in seconds and "a, step 1: 2" in steps
