@@ -1,17 +1,20 @@
 """`evolute bench serving` on the tiny model, over HTTP, as a user runs it."""
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from evolute.bench import WorkItem, save_workload
 from evolute.bench.load import own_server
 from evolute.cli.main import main
+from evolute.models import LoraConfig, LoraWeights, load_model, save_peft
 from evolute.types import BackendError
 
 
@@ -130,6 +133,37 @@ def test_ctrl_c_prints_what_was_measured_and_names_what_was_not(server):
     assert run.returncode == 130
     assert re.search(r"interrupted after \d+ of 2000", out)
     assert "nothing was measured" in out.partition("\nb\n")[2]
+
+
+def children(pid):
+    """Processes whose parent is `pid`."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_bench_that_is_terminated_takes_its_server_with_it():
+    command = [sys.executable, "-m", "evolute.cli.main", "bench", "serving", "--http"]
+    command += ["--model", "tiny", "--workload", "single", "--requests", "5000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        assert "1/5000" in run.stderr.readline()
+        (server,) = children(run.pid)
+        run.terminate()
+        assert run.wait(60) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{server}").exists()
+
+
+def test_adapters_of_our_own_server_answer(bench, tmp_path):
+    weights = LoraWeights.init(LoraConfig(rank=4), load_model("tiny").config)
+    save_peft(weights, tmp_path / "one", "tiny")
+    words = "--http --model tiny --workload slora-uniform --scale 0.02 --speed 4 --json"
+    code, out = bench(*words.split(), "--adapter", f"one={tmp_path / 'one'}")
+    assert code == 0 and result_of(out)["figures"]["failed"] == 0
+    assert not any("base model" in note for note in result_of(out)["notes"])
 
 
 def test_a_server_that_cannot_start_tells_why():

@@ -188,17 +188,10 @@ class InThread:
         return asyncio.run_coroutine_threadsafe(self.server.__aenter__(), self._loop).result(10)
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.server.__aexit__(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-
-    async def _end(self) -> None:
-        await self.server.__aexit__()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
 
 
 def test_rounds_have_other_tokens_and_the_warm_up_is_not_counted() -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,12 +45,15 @@ def run_load(
     _check_places(load.out, load.plot)
     if overrides and not load.http:
         raise ConfigError("--set is for our own server; add --http, or drop it.")
+    if load.http:
+        load.check_own()
     vocab_size = _vocab_size(load, model)
     work = _plan(load, workload, vocab_size, quick)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_ended_by_sigterm())
         targets, own = [], None
         if load.http:
-            own = own_server(model or DEFAULT_MODEL, overrides)
+            own = own_server(model or DEFAULT_MODEL, overrides, load.adapter or ())
             target = load.target(OWN, "http://127.0.0.1", "default")  # checked before it starts
             targets.append(replace(target, url=stack.enter_context(own).url))
         targets += [load.target(name, url, _served(load, model)) for name, url in load.urls()]
@@ -66,6 +70,20 @@ def run_load(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """So that our own server is stopped then too."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_places(*files: Path | None) -> None:

@@ -27,7 +27,11 @@ ApiKey = Annotated[
     list[str] | None, typer.Option(help="bearer key; several: tenants get them in turn")
 ]
 Adapter = Annotated[
-    list[str] | None, typer.Option(help="a served name for the workload's adapters; repeatable")
+    list[str] | None,
+    typer.Option(
+        help="a name for the workload's adapters, which get them in turn; NAME=DIRECTORY with "
+        "--http; repeatable"
+    ),
 ]
 Concurrency = Annotated[int | None, typer.Option(help="closed loop: so many requests in flight")]
 Rate = Annotated[float | None, typer.Option(help="open loop: requests a second, at random moments")]
@@ -103,8 +107,16 @@ class Load:
             prompts=prompts,
             is_streamed=self.stream,
             ignore_eos=self.ignore_eos,
-            adapters=tuple(self.adapter or ()),
+            adapters=tuple(name.partition("=")[0] for name in self.adapter or ()),
         )
+
+    def check_own(self) -> None:
+        """Raises ConfigError for what our own server, which we start, would not know."""
+        if self.api_key and not self.url:
+            raise ConfigError("--api-key is for --url; our own server is started without keys.")
+        for adapter in self.adapter or ():
+            if "=" not in adapter:
+                raise ConfigError(f"--adapter {adapter!r} has no '='; with --http write NAME=DIR.")
 
     def urls(self) -> list[tuple[str, str]]:
         """(name, url) of each --url; without a name its host and port."""

@@ -17,6 +17,8 @@ from typing import Any
 
 TOKEN = b'data: {"choices":[{"index":0,"text":" a","finish_reason":null}]}\n\n'
 CHAT_TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}\n\n'
+STOP_S = 5.0
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
 
 
@@ -42,6 +44,7 @@ class FakeServer:
         self._script = script
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._over = asyncio.Event()
         self.bodies: list[dict[str, Any]] = []
         self.running = self.most_running = 0
         self.connections = 0
@@ -53,8 +56,12 @@ class FakeServer:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        self._over.set()
         for writer in list(self._open):
             writer.transport.abort()
+        async with asyncio.timeout(STOP_S):
+            while self._open:
+                await asyncio.sleep(0.001)
         await self._server.wait_closed()
 
     @property
@@ -65,19 +72,25 @@ class FakeServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         self.connections += 1
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                first, *lines = head.split("\r\n")
-                headers = dict(line.lower().split(": ", 1) for line in lines if line)
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                if first.startswith("GET"):
-                    _whole(writer, 200, b'{"data":[{"id":"fake"}]}')
-                else:
-                    await self._answer(writer, "/chat/" in first, json.loads(body), headers)
-                await writer.drain()
-        self._open.discard(writer)
-        writer.close()
+        try:
+            await self._serve_each(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _serve_each(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in lines if line)
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            if first.startswith("GET"):
+                _whole(writer, 200, b'{"data":[{"id":"fake"}]}')
+            else:
+                await self._answer(writer, "/chat/" in first, json.loads(body), headers)
+            await writer.drain()
 
     async def _answer(
         self,
@@ -94,44 +107,50 @@ class FakeServer:
             if reply.status != 200:
                 _whole(writer, reply.status, json.dumps({"error": reply.error}).encode())
             elif body.get("stream"):
-                await _stream(writer, reply, body, is_chat)
+                await self._stream(writer, reply, body, is_chat)
             else:
-                await asyncio.sleep(reply.first_s + reply.gap_s * reply.num_tokens)
+                await self._pause(reply.first_s + reply.gap_s * reply.num_tokens)
                 value = {"choices": [{"text": "a", "finish_reason": "length"}]}
                 _whole(writer, 200, json.dumps(value | {"usage": _usage(reply, body)}).encode())
         finally:
             self.running -= 1
 
+    async def _stream(
+        self, writer: asyncio.StreamWriter, reply: Reply, body: dict[str, Any], is_chat: bool
+    ) -> None:
+        writer.write(HEAD)
+        if is_chat:
+            _chunk(writer, ROLE)
+        for i in range(reply.num_tokens):
+            await self._pause(reply.gap_s if i else reply.first_s)
+            if i == reply.breaks_after:
+                writer.close()
+                raise ConnectionResetError("by the script")
+            if i == 1 and reply.error:
+                _chunk(writer, _event({"error": {"message": reply.error}}))
+                break
+            _chunk(writer, CHAT_TOKEN if is_chat else TOKEN)
+            await writer.drain()
+        if not reply.is_cut_short:
+            end: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+            end["delta" if is_chat else "text"] = {} if is_chat else ""
+            _chunk(writer, _event({"choices": [end]}))
+            if reply.has_usage:
+                _chunk(writer, _event({"choices": [], "usage": _usage(reply, body)}))
+            _chunk(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+
+    async def _pause(self, seconds: float) -> None:
+        """Raises OSError when the server is closed meanwhile."""
+        if not seconds:
+            await asyncio.sleep(0)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), seconds)
+            raise ConnectionResetError("the server is closed")
+
 
 # -- internals ---------------------------------------------------------------
-
-
-async def _stream(
-    writer: asyncio.StreamWriter, reply: Reply, body: dict[str, Any], is_chat: bool
-) -> None:
-    writer.write(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    if is_chat:
-        _chunk(writer, ROLE)
-    for i in range(reply.num_tokens):
-        await asyncio.sleep(reply.gap_s if i else reply.first_s)
-        if i == reply.breaks_after:
-            writer.close()
-            raise ConnectionResetError("by the script")
-        if i == 1 and reply.error:
-            _chunk(writer, _event({"error": {"message": reply.error}}))
-            break
-        _chunk(writer, CHAT_TOKEN if is_chat else TOKEN)
-        await writer.drain()
-    if not reply.is_cut_short:
-        end: dict[str, Any] = {"index": 0, "finish_reason": "length"}
-        end["delta" if is_chat else "text"] = {} if is_chat else ""
-        _chunk(writer, _event({"choices": [end]}))
-        if reply.has_usage:
-            _chunk(writer, _event({"choices": [], "usage": _usage(reply, body)}))
-        _chunk(writer, b"data: [DONE]\n\n")
-    writer.write(b"0\r\n\r\n")
 
 
 def _usage(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:

@@ -27,9 +27,12 @@ START_S, STOP_S = 300.0, 15.0
 MAX_TOLD = 800  # characters of the server's log that an error shows
 
 
-def own_server(model: str, overrides: Sequence[str] = ()) -> ServerProcess:
-    """`evolute serve` with these settings, on a free port."""
+def own_server(
+    model: str, overrides: Sequence[str] = (), adapters: Sequence[str] = ()
+) -> ServerProcess:
+    """`evolute serve` with these settings and adapters (NAME=DIRECTORY), on a free port."""
     words = [word for one in overrides for word in ("--set", one)]
+    words += [word for one in adapters for word in ("--adapter", one)]
     return ServerProcess([*SERVE, "--model", model, *words])
 
 

@@ -86,8 +86,10 @@ def load_test(
     options = options or LoadOptions()
     if len({t.name for t in targets}) < len(targets):
         raise ConfigError("two servers have one name; write --url NAME=http://HOST:PORT.")
-    if options.slo.ttft_s and not all(t.is_streamed for t in targets):
-        raise ConfigError("without streaming there is no first token; drop the limit on it.")
+    if (options.slo.ttft_s or options.slo.tpot_s) and not all(t.is_streamed for t in targets):
+        raise ConfigError(
+            "without streaming there is no first token and no time per token; drop their limits."
+        )
     _allow_files(2 * (work.concurrency or len(work.items)) + SPARE_FILES)
     test = _Test(targets, work, vocab_size, options, is_shown)
     asyncio.run(test.run())

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Sequence as Many
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +56,11 @@ class Served:
     visits: list[Visit] = field(default_factory=list)
     refused: int = 0
 
-    def worst_gap(self) -> float:
-        """Largest difference of service over a time in which two tenants always wait."""
-        service, waits = np.array(self.service), np.array(self.waiting)
+    def worst_gap(self, weights: Mapping[str, float] = MappingProxyType({})) -> float:
+        """Largest difference of service, divided by the weights, between two tenants over a time
+        in which both always wait."""
+        divisors = [weights.get(tenant, 1.0) for tenant in self.tenants]
+        service, waits = np.array(self.service) / divisors, np.array(self.waiting)
         worst = 0.0
         for f in range(len(self.tenants)):
             for g in range(f + 1, len(self.tenants)):
@@ -76,7 +79,7 @@ class Served:
         rate or of what they ask for, whichever is less (the paper's tables)."""
         end = max(v.end_s for v in self.visits)
         last = min(end, max(v.item.arrival_s for v in self.visits))
-        ticks = np.arange(WARM_UP_S, last - HALF_WINDOW_S + 1e-9, TICK_S)
+        ticks = np.arange(WARM_UP_S + HALF_WINDOW_S, last - HALF_WINDOW_S + 1e-9, TICK_S)
         lacks = []
         for tick in ticks:
             got, asked = self._rates(float(tick))
@@ -116,7 +119,7 @@ class Served:
 
 
 def serve(
-    items: Many[WorkItem],
+    items: Iterable[WorkItem],
     policy: Policy,
     hardware: Hardware,
     *,
@@ -136,7 +139,7 @@ def serve(
 class _Run:
     def __init__(
         self,
-        items: Many[WorkItem],
+        items: Iterable[WorkItem],
         policy: Policy,
         hardware: Hardware,
         pool_tokens: int,
@@ -148,7 +151,7 @@ class _Run:
         self.admit_every, self.per_minute = admit_every, per_minute
         self.now, self.running = 0.0, dict[Sequence, Visit]()
         self.waiting: dict[Sequence, Visit] = {}
-        self.served = Served(sorted({item.tenant for item in items}))
+        self.served = Served(sorted({item.tenant for item in self.items}))
         self.total = dict.fromkeys(self.served.tenants, 0.0)
         self.sent: dict[str, deque[float]] = {t: deque() for t in self.served.tenants}
         self.in_queue = dict.fromkeys(self.served.tenants, 0)
