@@ -105,14 +105,14 @@ def test_a_tenant_with_nothing_running_takes_a_place_of_the_busiest():
         policy: simulate(many + one, replace(limits, policy=policy)).waited_steps[-1]
         for policy in ("lpm", "vtc", "dlpm")
     }
-    assert waited["dlpm"] == 1
+    assert waited["dlpm"] == 0
     assert waited["vtc"] > 30 and waited["lpm"] > 100
 
 
 def test_a_much_higher_priority_takes_the_place_of_a_running_one():
     low = [Arrival(0, (9, i), 50) for i in range(3)]
     limits = SimulationSettings(100, 16, 64, 2, "priority")
-    for priority, waits in ((10, 1), (9, 40)):
+    for priority, waits in ((10, 0), (9, 40)):
         replay = simulate([*low, Arrival(10, (7, 7), 2, priority=priority)], limits)
         assert replay.waited_steps[-1] == waits
         assert replay.preemptions == (priority == 10)

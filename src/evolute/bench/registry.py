@@ -16,6 +16,7 @@ from evolute.types.settings import nearest
 
 MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
+    "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "serving": "evolute.bench.serving",
     "training": "evolute.bench.training",

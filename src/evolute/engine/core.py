@@ -37,6 +37,7 @@ from evolute.engine.scheduling import (
     Placement,
     Policy,
     Sequence,
+    displaced,
     make_policy,
     next_step,
 )
@@ -184,6 +185,10 @@ class EngineCore:
             config.max_running,
             placement.adapters.sizes,
         )
+        victim = displaced(placement.running, self.queue, limits)
+        if victim is not None:
+            self._preempt(victim)
+            limits = dataclasses.replace(limits, available_pages=placement.num_available)
         step = next_step(placement.running, self.queue, placement.look_up, limits)
         self.blocked = step.blocked
         self.admitted = [self._drafts[sequence] for sequence in step.admitted]

@@ -10,7 +10,15 @@ from evolute.engine.scheduling.simulate import (
     read_trace,
     simulate,
 )
-from evolute.engine.scheduling.step import Blocked, Candidate, Chunk, Limits, Step, next_step
+from evolute.engine.scheduling.step import (
+    Blocked,
+    Candidate,
+    Chunk,
+    Limits,
+    Step,
+    displaced,
+    next_step,
+)
 
 __all__ = [
     "Arrival",
@@ -27,6 +35,7 @@ __all__ = [
     "Share",
     "SimulationSettings",
     "Step",
+    "displaced",
     "make_policy",
     "next_step",
     "read_trace",

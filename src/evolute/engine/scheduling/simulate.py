@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evolute.engine.scheduling.placement import Placement
 from evolute.engine.scheduling.policies import Policy, PolicySettings, make_policy
 from evolute.engine.scheduling.policies.build import PolicyName, PredictorName
 from evolute.engine.scheduling.sequence import Sequence
-from evolute.engine.scheduling.step import Limits, Step, next_step
+from evolute.engine.scheduling.step import Limits, Step, displaced, next_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +155,13 @@ class _Simulation:
             settings.page_size,
             settings.max_running,
         )
+        victim = displaced(placement.running, self.queue, limits)
+        if victim is not None:
+            self._preempt(victim)
+            limits = replace(limits, available_pages=placement.num_available)
         step = next_step(placement.running, self.queue, placement.look_up, limits)
         for sequence in step.preempted:
-            self.replay.preemptions += 1
-            self.queue.push(sequence, front=True)
-            placement.release(sequence)
+            self._preempt(sequence)
         for sequence in step.admitted:
             self.admitted_at.setdefault(sequence.id, now)
             self.queue.admit(sequence, placement.look_up(sequence).num_cached)
@@ -168,6 +170,11 @@ class _Simulation:
         self.replay.schedule += [computed] if computed else []
         placement.check()
         return bool(computed or step.preempted)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.replay.preemptions += 1
+        self.queue.push(sequence, front=True)
+        self.placement.release(sequence)
 
     def _compute(self, step: Step) -> list[tuple[int, int]]:
         chunks = [chunk for chunk in step.chunks if self.placement.reserve(chunk)]

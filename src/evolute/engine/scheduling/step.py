@@ -2,9 +2,8 @@
 
 Decodes go first, one token each, so that running requests never stall behind a long prompt.
 When pages are short, victims are preempted and start over later: those with the fewest
-generated tokens, then those admitted last. When there is no room at all for somebody whom the
-policy would rather see running, one victim of the policy's choice makes some. What is left of
-the token budget goes to prompts already begun, then to newly admitted ones, in the policy's order.
+generated tokens, then those admitted last. What is left of the token budget goes to prompts
+already begun, then to newly admitted ones, in the policy's order.
 An adapter's pages count with the first newcomer that needs it.
 """
 
@@ -86,26 +85,35 @@ def next_step(
     """
     step = Step()
     keep = _preempt(list(running), limits, step)
-    if step.preempted:
-        step.blocked = "memory is short: those that run go on first"
-    else:
-        keep = _make_room(keep, waiting, limits, step)
     decodes = [s for s in keep if s.num_uncomputed == 1]
     pages = limits.available_pages
     for sequence in decodes:
         pages -= sequence.pages_for(1, limits.page_size)
         step.chunks.append(Chunk(sequence, 1))
     budget = max(limits.token_budget - len(decodes), 0)
-    prefills = [s for s in keep if s.num_uncomputed > 1]
+    prefills = sorted((s for s in keep if s.num_uncomputed > 1), key=waiting.turn)
     for sequence in prefills:
         count, pages = _fit(sequence, min(budget, sequence.num_uncomputed), pages, limits)
         budget -= count
         if count:
             step.chunks.append(Chunk(sequence, count))
     rest = sum(s.pages_for(s.num_uncomputed, limits.page_size) for s in prefills)
-    if not step.preempted:  # what a victim leaves in the cache is known only when it has left
+    if step.preempted:
+        step.blocked = "memory is short: those that run go on first"
+    else:
         _Admission(step, look_up, limits, keep, budget, pages - rest).run(waiting)
     return step
+
+
+def displaced(running: list[Sequence], waiting: Policy, limits: Limits) -> Sequence | None:
+    """Who gives up its place before the next step, when there is no place or not a step's worth
+    of pages and the policy would rather see somebody who waits. It is to be preempted first, as
+    what it leaves in the cache changes what newcomers need."""
+    is_full = len(running) >= min(limits.max_running, limits.token_budget)
+    is_scarce = limits.available_pages * limits.page_size < limits.token_budget
+    if len(running) < 2 or not len(waiting) or not (is_full or is_scarce):
+        return None
+    return waiting.victim(running)
 
 
 # -- internals ---------------------------------------------------------------
@@ -136,20 +144,6 @@ def _fit(sequence: Sequence, count: int, pages: int, limits: Limits) -> tuple[in
     slots = (len(sequence.pages) + pages) * limits.page_size - sequence.num_computed
     count = max(min(count, slots), 0)
     return count, pages - sequence.pages_for(count, limits.page_size)
-
-
-def _make_room(
-    running: list[Sequence], waiting: Policy, limits: Limits, step: Step
-) -> list[Sequence]:
-    """One victim for somebody who waits, when there is no place or not a step's worth of pages."""
-    is_full = len(running) >= min(limits.max_running, limits.token_budget)
-    is_scarce = limits.available_pages * limits.page_size < limits.token_budget
-    victim = waiting.victim(running) if len(waiting) and (is_full or is_scarce) else None
-    if victim is None or len(running) < 2:
-        return running
-    step.preempted.append(victim)
-    step.blocked = "a running sequence gave up its place; the next step fills it"
-    return [s for s in running if s is not victim]
 
 
 class _Admission:

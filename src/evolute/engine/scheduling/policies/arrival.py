@@ -55,6 +55,9 @@ class Fcfs:
     def victim(self, running: Iterable[Sequence]) -> Sequence | None:
         return None
 
+    def turn(self, sequence: Sequence) -> float:
+        return 0.0
+
     def explain(self, sequence: Sequence) -> str:
         before = next((i for i, one in enumerate(self._waiting) if one is sequence), 0)
         return f"first come, first served: {before} came before it"

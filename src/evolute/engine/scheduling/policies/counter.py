@@ -82,6 +82,9 @@ class Vtc:
     def victim(self, running: Iterable[Sequence]) -> Sequence | None:
         return None
 
+    def turn(self, sequence: Sequence) -> float:
+        return 0.0
+
     def explain(self, sequence: Sequence) -> str:
         account = self.ledger.account(sequence)
         before = sum(a.counter < account.counter for a in self._accounts() if a.waiting)

@@ -85,6 +85,10 @@ class Dlpm(Vtc):
         latest = [s for s in running if s in busiest.running][::-1]
         return min(latest, key=lambda s: s.num_generated, default=None)
 
+    def turn(self, sequence: Sequence) -> float:
+        """Tenants with few places first."""
+        return float(len(self.ledger.account(sequence).running))
+
     def explain(self, sequence: Sequence) -> str:
         account = self.ledger.account(sequence)
         ahead = list(account.waiting).index(sequence) if sequence in account.waiting else 0

@@ -60,6 +60,9 @@ class Policy(Protocol):
     def victim(self, running: Iterable[Sequence]) -> Sequence | None:
         """Who should make room for somebody who waits, now that there is none; None: nobody."""
 
+    def turn(self, sequence: Sequence) -> float:
+        """Of prompts already begun, the one with the least is computed first."""
+
     def explain(self, sequence: Sequence) -> str:
         """Why those before it are before it, for the person who waits."""
 

@@ -30,6 +30,9 @@ class Priority(Fcfs):
             return None
         return lowest
 
+    def turn(self, sequence: Sequence) -> float:
+        return float(-sequence.priority)
+
     def explain(self, sequence: Sequence) -> str:
         before = sum(s.priority > sequence.priority for s in self._waiting)
         return f"highest priority first: {before} wait with more than its {sequence.priority}"
