@@ -8,7 +8,6 @@ Other rooms mount their pages with `extra_routers`; the same key check guards th
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -17,12 +16,15 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evolute.server import admin, errors
+from evolute.server import admin, errors, health, native
 from evolute.server.chat import converse
 from evolute.server.completions import complete
 from evolute.server.errors import FieldError
+from evolute.server.health import Health
+from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
 from evolute.server.sse import ClientLeft
+from evolute.server.tenants import Tenants, gate
 from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
 
@@ -32,7 +34,9 @@ REFUSED = {
     "/v1/images/{rest:path}": "no vision model is served here",
     "/v1/audio/{rest:path}": "no audio model is served here",
 }
-COUNTED = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+COUNTED = {
+    *("/v1/completions", "/v1/chat/completions", "/v1/models", "/generate", "/health", "/metrics"),
+}
 REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status"))
 SECONDS = histogram(
     "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
@@ -45,24 +49,32 @@ def create_app(
     *,
     served_names: Sequence[str],
     api_keys: Sequence[str] | None = None,
+    tenants: Tenants | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    stall_s: float = health.STALL_S,
     extra_routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
-    With `api_keys`, every path but /health needs `Authorization: Bearer KEY`.
+    With `api_keys` or `tenants` that have keys, every path but /health needs one. `limits` are
+    those of each tenant that has none of its own.
     """
     names = ModelNames(engine, served_names)
+    tenants = tenants or Tenants.of(api_keys)
+    traffic = Traffic(Limiter(limits, tenants.limits(limits)))
     app = FastAPI(
         title="Evolute",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(_gate(api_keys))] if api_keys else [],
+        dependencies=[Depends(gate(tenants))],
     )
     app.add_middleware(_Counted)
+    app.add_middleware(Guard, traffic=traffic)
     errors.install(app)
-    app.state.engine, app.state.names = engine, names
-    for router in (_openai(engine, names), _status(engine), _refusals(), *extra_routers):
+    app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
+    own = (_openai(engine, names), _status(engine), _refusals(), native.router(engine, names))
+    for router in (*own, health.router(Health(engine, traffic, stall_s)), *extra_routers):
         app.include_router(router)
     return app
 
@@ -96,11 +108,6 @@ def _openai(engine: Backend, names: ModelNames) -> APIRouter:
 def _status(engine: Backend) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health")
-    async def health() -> JSONResponse:
-        alive = admin.is_alive(engine)
-        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
-
     @router.get("/stats")
     async def stats() -> JSONResponse:
         return JSONResponse(await asyncio.to_thread(admin.stats, engine))
@@ -122,21 +129,6 @@ def _refusals() -> APIRouter:
 
         router.add_api_route(path, refuse, methods=["GET", "POST"], response_model=None)
     return router
-
-
-def _gate(api_keys: Sequence[str]) -> Callable[[Request], None]:
-    keys = [f"bearer {key}".encode() for key in api_keys]
-
-    def check(request: Request) -> None:
-        if request.url.path == "/health":
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = f"{scheme.lower()} {key.strip()}".encode()
-        if not any([secrets.compare_digest(given, known) for known in keys]):
-            text = "no valid API key; send the header 'Authorization: Bearer KEY'."
-            raise FieldError(text, code="invalid_api_key", status=401)
-
-    return check
 
 
 class _Counted:

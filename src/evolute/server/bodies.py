@@ -21,7 +21,6 @@ from evolute.types import SamplingParams
 from evolute.types.sampling import MAX_TOP_LOGPROBS
 from evolute.types.settings import nearest
 
-MAX_BODY_BYTES = 32 << 20
 MAX_CHOICES = 1024  # prompts x n of one call
 
 # OpenAI's field -> values that ask for nothing and are therefore accepted
@@ -152,10 +151,7 @@ async def read_json(request: Request) -> dict[str, Any]:
         )
     raw = bytearray()
     async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            text = f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer prompts at once."
-            raise FieldError(text, code="body_too_large", status=413)
+        raw += chunk  # limits.Guard ends one that is too large
     return _parse(bytes(raw))
 
 

@@ -25,6 +25,7 @@ from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
 from evolute.server.sse import EventStream, while_connected
+from evolute.server.tenants import enter
 from evolute.types import Backend, Message, Output, PromptTooLong, Tokenizer
 
 ROLES = {"system", "user", "assistant", "tool", "developer"}
@@ -46,7 +47,7 @@ async def converse(request: Request, engine: Backend, names: ModelNames) -> Resp
             top_logprobs=body.top_logprobs or 0,
         ),
         adapter=adapter,
-        tenant=body.user or "default",
+        tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
     )
     answer = _Answer(body, engine.tokenizer, call, names.shown(body.model), int(time.time()))

@@ -85,7 +85,9 @@ class SamplingParams:
 
 def _texts(name: str, texts: tuple[str, ...], max_chars: int) -> None:
     if len(texts) > MAX_STOPS:
-        raise RequestError(f"{name} holds {len(texts)} texts; at most {MAX_STOPS} are allowed.")
+        raise RequestError(
+            f"{name} holds {len(texts)} stop strings; at most {MAX_STOPS} are allowed."
+        )
     if any(not text for text in texts):
         raise RequestError(f"an empty text would stop at once; remove it from `{name}`.")
     longest = max(map(len, texts), default=0)
