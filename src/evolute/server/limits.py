@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evolute.server import errors
 from evolute.server.errors import FieldError
 from evolute.telemetry import counter, gauge
-from evolute.types import OutOfCapacity
+from evolute.types import ConfigError, OutOfCapacity
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,10 @@ class Limits:
 
     max_in_flight: int = 0
     requests_per_minute: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 0 or self.requests_per_minute < 0:
+            raise ConfigError("a tenant's limits must be at least 0, which sets none.")
 
 
 @dataclass(slots=True)

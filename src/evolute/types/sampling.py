@@ -89,7 +89,7 @@ def _texts(name: str, texts: tuple[str, ...], max_chars: int) -> None:
             f"{name} holds {len(texts)} stop strings; at most {MAX_STOPS} are allowed."
         )
     if any(not text for text in texts):
-        raise RequestError(f"an empty text would stop at once; remove it from `{name}`.")
+        raise RequestError(f"an empty stop would end the text at once; remove it from `{name}`.")
     longest = max(map(len, texts), default=0)
     if longest > max_chars:
         raise RequestError(f"{name} holds {longest} characters; at most {max_chars} are allowed.")

@@ -71,7 +71,7 @@ def test_strings_and_regexes_end_a_stream_together(text, strings, patterns, incl
     [
         ("(", "unterminated"),
         ("a*", "empty text"),
-        ("", "empty text would stop at once"),
+        ("", "empty stop would end the text at once"),
         ("^a", "at .anchors"),
         ("a(?=b)", "look-around"),
         (r"(a)\1", "back-references"),
