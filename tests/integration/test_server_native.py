@@ -429,7 +429,7 @@ def test_abort_ends_exactly_the_one_named(client: httpx.Client, engine: Engine) 
 def test_what_was_paused_goes_on_to_the_same_end(
     client: httpx.Client, engine: Engine, mode: str
 ) -> None:
-    params = {"max_new_tokens": 600} | GREEDY
+    params = {"max_new_tokens": 1500} | GREEDY
     expected = generate(client, text="pause", sampling_params=params)["text"]
     waiting = in_background(client, text="pause", sampling_params=params)
     until(lambda: engine.stats().running == 1)
@@ -460,12 +460,15 @@ def test_pausing_by_default_aborts(client: httpx.Client, engine: Engine) -> None
 
 
 def test_flush_waits_as_long_as_it_is_told(client: httpx.Client, engine: Engine) -> None:
-    waiting = in_background(client, text="x", sampling_params={"max_new_tokens": 300} | GREEDY)
+    waiting = in_background(client, text="x", sampling_params={"max_new_tokens": 1500} | GREEDY)
     until(lambda: engine.stats().running == 1)
+    post(client, "/pause_generation", {"mode": "in_place"})
     assert client.get("/flush_cache").status_code == 400
+    assert client.get("/flush_cache?timeout=0.05").status_code == 400
+    threading.Timer(0.1, engine.resume).start()
     assert client.get("/flush_cache?timeout=20").text.startswith("Cache flushed")
     assert engine.stats().cached_pages == 0
-    assert waiting()["meta_info"]["completion_tokens"] == 300
+    assert waiting()["meta_info"]["completion_tokens"] == 1500
     assert client.get("/flush_cache?timeout=soon").status_code == 400
 
 
