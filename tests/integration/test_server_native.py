@@ -655,7 +655,7 @@ def test_an_update_that_fails_changes_nothing(
         answer = upload(client, data, 400)
         assert answer["success"] is False and reason in answer["message"]
     upload(client, b"", 400)
-    upload(client, whole, 501, "?flush_cache=false")
+    upload(client, whole, 400, "?flush_cache=false")
     upload(client, whole, 400, "?weight_versoin=1")
     for values in ({"serialized_named_tensors": ["%%"]}, {"serialized_named_tensors": []}, {}):
         post(client, "/update_weights_from_tensor", values, 400)
@@ -696,3 +696,20 @@ def test_updates_can_end_what_runs_or_let_it_go_on(client: httpx.Client, engine:
     assert post(client, "/update_weights_from_disk", body)["num_paused_requests"] == 0
     assert waiting()["meta_info"]["finish_reason"]["type"] == "abort"
     post(client, "/continue_generation", {})
+
+
+def test_the_openapi_document_has_every_path_and_its_fields(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    assert "$defs" not in json.dumps(document)
+    paths = document["paths"]
+    assert {"/generate", "/v1/completions", "/health", "/flush_cache"} <= paths.keys()
+    assert "/v1/embeddings" not in paths
+    body = paths["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["additionalProperties"] is False
+    one = body["properties"]["sampling_params"]["anyOf"][0]
+    assert {"stop_regex", "sampling_seed", "ebnf"} <= one["properties"].keys()
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            no_body = method == "get" or path in ("/flush_cache",)
+            assert no_body or "requestBody" in operation, path

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evolute.server import admin, errors, health, native
+from evolute.server import admin, errors, health, native, openapi
 from evolute.server.chat import converse
 from evolute.server.completions import complete
 from evolute.server.errors import FieldError
@@ -74,7 +74,12 @@ def create_app(
     errors.install(app)
     app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
     own = (_openai(engine, names), _status(engine), _refusals(), native.router(engine, names))
-    for router in (*own, health.router(Health(engine, traffic, stall_s)), *extra_routers):
+    for router in (
+        *own,
+        openapi.router(app),
+        health.router(Health(engine, traffic, stall_s)),
+        *extra_routers,
+    ):
         app.include_router(router)
     return app
 
@@ -122,13 +127,19 @@ def _status(engine: Backend) -> APIRouter:
 def _refusals() -> APIRouter:
     router = APIRouter()
     for path, reason in REFUSED.items():
-
-        async def refuse(request: Request, reason: str = reason) -> Response:
-            text = f"{request.url.path} is not supported: {reason}."
-            raise FieldError(text, code="not_supported", status=501)
-
-        router.add_api_route(path, refuse, methods=["GET", "POST"], response_model=None)
+        refuse = _refusal(reason)
+        router.add_api_route(
+            path, refuse, methods=["GET", "POST"], response_model=None, include_in_schema=False
+        )
     return router
+
+
+def _refusal(reason: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def refuse(request: Request) -> Response:
+        text = f"{request.url.path} is not supported: {reason}."
+        raise FieldError(text, code="not_supported", status=501)
+
+    return refuse
 
 
 class _Counted:
