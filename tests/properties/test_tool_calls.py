@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 
@@ -9,7 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evolute.server.tools import Choice, Collected, Event, Tool, ToolFormat, Toolset, collect, parser
+from evolute.server.tools import (
+    Choice,
+    Collected,
+    Event,
+    Tool,
+    ToolFormat,
+    Toolset,
+    collect,
+    parser,
+)
 from evolute.server.tools.events import merged
 
 NAMES = ("get_weather", "f", "naïve")
@@ -61,7 +71,7 @@ def cuts(draw: st.DrawFn) -> tuple[str, list[str]]:
     answer = draw(answers())
     places = sorted(draw(st.sets(st.integers(0, len(answer)), max_size=12)))
     ends = [0, *places, len(answer)]
-    return answer, [answer[a:b] for a, b in zip(ends, ends[1:])]
+    return answer, [answer[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def read(pieces: list[str], choice: Choice, form: ToolFormat, parallel: bool) -> list[Event]:
@@ -88,7 +98,9 @@ def test_any_chunking_reads_as_one(
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), objects), min_size=1, max_size=4), texts)
 @example([("f", {"a": "</tool_call>{"}), ("f", {})], "say <tool_call> no")
-def test_calls_come_back_as_written(written: list[tuple[str, dict[str, object]]], text: str) -> None:
+def test_calls_come_back_as_written(
+    written: list[tuple[str, dict[str, object]]], text: str
+) -> None:
     each = [json.dumps({"name": name, "arguments": given}) for name, given in written]
     tagged = "".join(f"\n<tool_call>\n{call}\n</tool_call>" for call in each)
     for answer, form in (

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -18,11 +19,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors
-from evolute.server.chat import converse
-from evolute.server.completions import complete
 from evolute.server.errors import FieldError
 from evolute.server.names import ModelNames
+from evolute.server.openai import complete, converse
 from evolute.server.sse import ClientLeft
+from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
 
@@ -46,9 +47,11 @@ def create_app(
     served_names: Sequence[str],
     api_keys: Sequence[str] | None = None,
     extra_routers: Sequence[APIRouter] = (),
+    tool_format: ToolFormat | None = None,
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
+    `tool_format` is how the model writes tool calls; None: as its chat template shows.
     With `api_keys`, every path but /health needs `Authorization: Bearer KEY`.
     """
     names = ModelNames(engine, served_names)
@@ -62,13 +65,19 @@ def create_app(
     app.add_middleware(_Counted)
     errors.install(app)
     app.state.engine, app.state.names = engine, names
-    for router in (_openai(engine, names), _status(engine), _refusals(), *extra_routers):
+    for router in (
+        _openai(engine, names, tool_format),
+        _status(engine),
+        _refusals(),
+        *extra_routers,
+    ):
         app.include_router(router)
     return app
 
 
-def _openai(engine: Backend, names: ModelNames) -> APIRouter:
+def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat | None) -> APIRouter:
     router = APIRouter(prefix="/v1")
+    calls = tool_format or format_of(engine.tokenizer)
 
     def post(path: str, serve: Serve) -> None:
         async def handle(request: Request) -> Response:
@@ -80,7 +89,7 @@ def _openai(engine: Backend, names: ModelNames) -> APIRouter:
         router.post(path, response_model=None)(handle)
 
     post("/completions", complete)
-    post("/chat/completions", converse)
+    post("/chat/completions", partial(converse, tool_format=calls))
 
     @router.get("/models")
     async def models() -> JSONResponse:

@@ -11,7 +11,7 @@ from evolute.server.tools.events import (
     collect,
 )
 from evolute.server.tools.grammar import constraint
-from evolute.server.tools.parsers import ToolFormat, format_of, parser
+from evolute.server.tools.parsers import ToolFormat, format_of, hides_tags, parser
 from evolute.server.tools.prompt import Conversation, token_ids
 from evolute.server.tools.toolset import Choice, Tool, Toolset, parse_arguments
 
@@ -31,6 +31,7 @@ __all__ = [
     "collect",
     "constraint",
     "format_of",
+    "hides_tags",
     "parse_arguments",
     "parser",
     "token_ids",

@@ -48,6 +48,10 @@ class CallScanner:
         self._held: list[str] = []  # arguments that came before the name
         self._has_arguments = self._is_arguments = self._streams = False
 
+    @property
+    def is_bad(self) -> bool:
+        return self.state is State.BAD
+
     def push(self, char: str) -> list[Event]:
         """Nothing may follow DONE or BAD."""
         if self.state in (State.IN_KEY, State.IN_VALUE):
@@ -73,7 +77,7 @@ class CallScanner:
         if self.state is State.IN_VALUE and self._extent.is_scalar:
             if char in SPACE or char in ",}":
                 events = self._end_value()
-                return events if self.state is State.BAD else events + self.push(char)
+                return events if self.is_bad else events + self.push(char)
             self._raw.append(char)
             return []
         ended = self._extent.push(char)

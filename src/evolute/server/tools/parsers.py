@@ -2,6 +2,7 @@
 
     format_of(tokenizer) -> ToolFormat               by the model's own chat template
     parser(toolset, format) -> Parser                for one answer
+    hides_tags(tokenizer, format) -> bool            its tags are control tokens
 
     HERMES    text <tool_call>{"name": ..., "arguments": {...}}</tool_call> text ...
     JSON      [{"name": ..., "parameters": {...}}, ...], one object, or several after one another;
@@ -36,6 +37,13 @@ def format_of(tokenizer: Tokenizer) -> ToolFormat:
     source = getattr(getattr(tokenizer, "template", None), "source", "")
     reads_tools = "tools" in getattr(tokenizer, "template_variables", ())
     return ToolFormat.JSON if reads_tools and OPEN not in source else ToolFormat.HERMES
+
+
+def hides_tags(tokenizer: Tokenizer, format: ToolFormat) -> bool:
+    """True when a text without control tokens would lack the tags of the calls."""
+    marks = (OPEN,) if format is ToolFormat.HERMES else MARKERS[1:]
+    ids = [tokenizer.encode(mark) for mark in marks]
+    return any(len(each) == 1 and not tokenizer.decode(each) for each in ids)
 
 
 def parser(toolset: Toolset, format: ToolFormat) -> Parser:

@@ -58,7 +58,7 @@ class Toolset:
     def of(
         cls,
         tools: Sequence[Tool],
-        choice: Choice | None = None,  # None: AUTO when there are tools
+        choice: Choice | None = None,  # None: AUTO
         named: str = "",
         *,
         parallel: bool = True,
@@ -66,7 +66,9 @@ class Toolset:
         schemas_at: str = "tools[{}].function.parameters",
     ) -> Toolset:
         """Raises FieldError (400) for names, schemas and choices that cannot be."""
-        choice = choice or (Choice.AUTO if tools else Choice.NONE)
+        choice = choice or Choice.AUTO
+        if choice is Choice.AUTO and not tools:
+            choice = Choice.NONE
         if len(tools) > MAX_TOOLS:
             text = f"{len(tools)} tools; at most {MAX_TOOLS} are allowed."
             raise FieldError(text, param="tools")

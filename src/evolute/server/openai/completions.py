@@ -19,11 +19,13 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from evolute.server import logprobs
-from evolute.server.bodies import MAX_CHOICES, CompletionBody, check_token_ids, read, sampling
+from evolute.server.bodies import check_token_ids, read
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
+from evolute.server.openai.bodies import MAX_CHOICES, CompletionBody, sampling
+from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
 from evolute.types import Backend, Output, Tokenizer
 
@@ -109,22 +111,22 @@ class _Answer:
 
     async def chunks(self, source: AsyncIterator[ChoiceDelta]) -> AsyncIterator[dict[str, Any]]:
         """Text as it comes; a chunk with the finish reason per choice; usage when asked."""
-        options = self.body.stream_options
-        tail: dict[str, Any] = {"usage": None} if options and options.include_usage else {}
+        counts = RunningUsage(self.call, self.body.stream_options)
         held: dict[int, Held] = defaultdict(Held)
-        outputs: dict[int, Output] = {}
         async for index, delta in source:
+            counts.add(index, delta)
             echo = "" if index in held else self._echo(index)
             offset = held[index].num_chars + len(self._echo(index))
             piece = held[index].push(delta)
             if echo or delta.text or self._tells(piece):
-                yield self._frame([self._part(index, echo + delta.text, piece, offset)]) | tail
+                yield (
+                    self._frame([self._part(index, echo + delta.text, piece, offset)])
+                    | counts.tail()
+                )
             if delta.output is not None:
-                outputs[index] = delta.output
-                yield self._frame([self._end(index, delta.output)]) | tail
-        if tail:
-            groups = _by_prompt(outputs, self.call.num_samples)
-            yield self._frame([]) | {"usage": usage(groups)}
+                yield self._frame([self._end(index, delta.output)]) | counts.tail()
+        if counts.is_wanted:
+            yield self._frame([]) | {"usage": counts.total()}
 
     def _tells(self, piece: Piece | None) -> bool:
         """True when tokens without text are still news to this client."""
@@ -185,8 +187,3 @@ class _Answer:
 
     def _ending(self, output: Output) -> dict[str, Any]:
         return {"finish_reason": str(output.finish_reason), "matched_stop": output.matched_stop}
-
-
-def _by_prompt(outputs: dict[int, Output], num_samples: int) -> list[list[Output]]:
-    ordered = [outputs[index] for index in sorted(outputs)]
-    return [ordered[i : i + num_samples] for i in range(0, len(ordered), num_samples)]
