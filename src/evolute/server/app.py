@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evolute.server import admin, errors
 from evolute.server.errors import FieldError
 from evolute.server.names import ModelNames
-from evolute.server.openai import complete, converse
+from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
 from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, histogram, prometheus_text
@@ -33,7 +33,15 @@ REFUSED = {
     "/v1/images/{rest:path}": "no vision model is served here",
     "/v1/audio/{rest:path}": "no audio model is served here",
 }
-COUNTED = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+COUNTED = {
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/models",
+    "/health",
+    "/metrics",
+}
 REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status"))
 SECONDS = histogram(
     "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
@@ -64,32 +72,26 @@ def create_app(
     )
     app.add_middleware(_Counted)
     errors.install(app)
+    app.add_exception_handler(ClientLeft, _left)
     app.state.engine, app.state.names = engine, names
-    for router in (
-        _openai(engine, names, tool_format),
-        _status(engine),
-        _refusals(),
-        *extra_routers,
-    ):
+    calls = tool_format or format_of(engine.tokenizer)
+    ours = (_openai(engine, names, calls), responses_router(engine, names, calls))
+    for router in (*ours, _status(engine), _refusals(), *extra_routers):
         app.include_router(router)
     return app
 
 
-def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat | None) -> APIRouter:
+def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat) -> APIRouter:
     router = APIRouter(prefix="/v1")
-    calls = tool_format or format_of(engine.tokenizer)
 
     def post(path: str, serve: Serve) -> None:
         async def handle(request: Request) -> Response:
-            try:
-                return await serve(request, engine, names)
-            except ClientLeft:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return await serve(request, engine, names)
 
         router.post(path, response_model=None)(handle)
 
     post("/completions", complete)
-    post("/chat/completions", partial(converse, tool_format=calls))
+    post("/chat/completions", partial(converse, tool_format=tool_format))
 
     @router.get("/models")
     async def models() -> JSONResponse:
@@ -100,6 +102,10 @@ def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat | None) 
         return JSONResponse(await names.card(name))
 
     return router
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def _status(engine: Backend) -> APIRouter:
