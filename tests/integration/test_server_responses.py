@@ -226,7 +226,7 @@ def test_the_store_forgets_the_old_and_the_many() -> None:
     assert store.get("me", "c").response == {"id": "c"}
     with pytest.raises(FieldError):
         store.get("me", "b")
-    store.put("me", "long", {"text": "x" * 900}, [])
+    store.put("me", "long", {"text": "x" * 985}, [])
     assert len(store) == 1
     store.put("me", "longer", {"text": "x" * 2000}, [])
     assert len(store) == 0

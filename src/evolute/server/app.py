@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors
+from evolute.server.anthropic import messages_router
 from evolute.server.errors import FieldError
 from evolute.server.names import ModelNames
 from evolute.server.openai import complete, converse, responses_router
@@ -75,7 +76,7 @@ def create_app(
     app.add_exception_handler(ClientLeft, _left)
     app.state.engine, app.state.names = engine, names
     calls = tool_format or format_of(engine.tokenizer)
-    ours = (_openai(engine, names, calls), responses_router(engine, names, calls))
+    ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
     for router in (*ours, _status(engine), _refusals(), *extra_routers):
         app.include_router(router)
     return app
