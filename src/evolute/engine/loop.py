@@ -4,6 +4,7 @@
     call(command)                 the same, and wait for the result
     add(request, listener), abort_request(id), abort(drafts)      from within commands
     pause, resume, close
+    busy_since     when the turn in progress began: a heartbeat that needs no command
 
     while open:   commands (waits for one when idle or paused) -> one step -> listeners
 
@@ -17,6 +18,7 @@ import functools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -42,6 +44,7 @@ class EngineLoop:
     def __init__(self, core: EngineCore, resolve: Resolve, tracer: Tracer) -> None:
         self.core, self._tracer = core, tracer
         self.is_paused = self._should_close = False
+        self.busy_since: float | None = None  # time.monotonic of this turn; None: it waits
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
@@ -99,6 +102,12 @@ class EngineLoop:
         """Unknown and finished ones are ignored."""
         self.abort(self._by_request.get(request_id, []))
 
+    def abort_all(self) -> int:
+        """End everything in flight; returns how many outputs that were."""
+        drafts = list(self._listeners)
+        self.abort(drafts)
+        return len(drafts)
+
     def abort(self, drafts: Iterable[Draft]) -> None:
         self._tell(self.core.abort(drafts))
 
@@ -121,7 +130,12 @@ class EngineLoop:
 
     def _run_commands(self, *, wait: bool) -> None:
         try:
-            self._carry_out(*self._commands.get(block=wait))
+            if wait:
+                self.busy_since = None
+                first = self._commands.get()
+                self.busy_since = time.monotonic()
+                self._carry_out(*first)
+            self.busy_since = time.monotonic()
             while True:
                 self._carry_out(*self._commands.get_nowait())
         except queue.Empty:

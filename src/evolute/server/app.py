@@ -8,7 +8,6 @@ Other rooms mount their pages with `extra_routers`; the same key check guards th
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -18,12 +17,15 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evolute.server import admin, errors
+from evolute.server import admin, errors, health, native
 from evolute.server.anthropic import messages_router
 from evolute.server.errors import FieldError
+from evolute.server.health import Health
+from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
 from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
+from evolute.server.tenants import Tenants, gate
 from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
@@ -35,13 +37,8 @@ REFUSED = {
     "/v1/audio/{rest:path}": "no audio model is served here",
 }
 COUNTED = {
-    "/v1/completions",
-    "/v1/chat/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/models",
-    "/health",
-    "/metrics",
+    *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models"),
+    *("/generate", "/health", "/metrics"),
 }
 REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status"))
 SECONDS = histogram(
@@ -55,29 +52,37 @@ def create_app(
     *,
     served_names: Sequence[str],
     api_keys: Sequence[str] | None = None,
+    tenants: Tenants | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    stall_s: float = health.STALL_S,
     extra_routers: Sequence[APIRouter] = (),
     tool_format: ToolFormat | None = None,
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
-    `tool_format` is how the model writes tool calls; None: as its chat template shows.
-    With `api_keys`, every path but /health needs `Authorization: Bearer KEY`.
+    With `api_keys` or `tenants` that have keys, every path but /health needs one. `limits` are
+    those of each tenant that has none of its own. `tool_format` is how the model writes tool
+    calls; None: as its chat template shows.
     """
     names = ModelNames(engine, served_names)
+    tenants = tenants or Tenants.of(api_keys)
+    traffic = Traffic(Limiter(limits, tenants.limits(limits)))
     app = FastAPI(
         title="Evolute",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(_gate(api_keys))] if api_keys else [],
+        dependencies=[Depends(gate(tenants))],
     )
     app.add_middleware(_Counted)
+    app.add_middleware(Guard, traffic=traffic)
     errors.install(app)
     app.add_exception_handler(ClientLeft, _left)
-    app.state.engine, app.state.names = engine, names
+    app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
     calls = tool_format or format_of(engine.tokenizer)
     ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
-    for router in (*ours, _status(engine), _refusals(), *extra_routers):
+    own = (*ours, _status(engine), _refusals(), native.router(engine, names))
+    for router in (*own, health.router(Health(engine, traffic, stall_s)), *extra_routers):
         app.include_router(router)
     return app
 
@@ -112,11 +117,6 @@ async def _left(request: Request, error: Exception) -> Response:
 def _status(engine: Backend) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health")
-    async def health() -> JSONResponse:
-        alive = admin.is_alive(engine)
-        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
-
     @router.get("/stats")
     async def stats() -> JSONResponse:
         return JSONResponse(await asyncio.to_thread(admin.stats, engine))
@@ -138,21 +138,6 @@ def _refusals() -> APIRouter:
 
         router.add_api_route(path, refuse, methods=["GET", "POST"], response_model=None)
     return router
-
-
-def _gate(api_keys: Sequence[str]) -> Callable[[Request], None]:
-    keys = [f"bearer {key}".encode() for key in api_keys]
-
-    def check(request: Request) -> None:
-        if request.url.path == "/health":
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = f"{scheme.lower()} {key.strip()}".encode()
-        if not any([secrets.compare_digest(given, known) for known in keys]):
-            text = "no valid API key; send the header 'Authorization: Bearer KEY'."
-            raise FieldError(text, code="invalid_api_key", status=401)
-
-    return check
 
 
 class _Counted:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from evolute.server.errors import FieldError, not_supported
 from evolute.types.settings import nearest
 
-MAX_BODY_BYTES = 32 << 20
+MAX_CHOICES = 1024  # prompts x n of one call
 
 
 class Strict(BaseModel):
@@ -68,10 +68,7 @@ async def read_json(request: Request) -> dict[str, Any]:
         )
     raw = bytearray()
     async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            text = f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer prompts at once."
-            raise FieldError(text, code="body_too_large", status=413)
+        raw += chunk  # limits.Guard ends one that is too large
     return _parse(bytes(raw))
 
 

@@ -41,6 +41,7 @@ class GenerateRequest:
     adapter: str | None = None
     tenant: str = "default"  # who is billed for fairness
     cache_salt: str = ""  # requests with different salts never share cached pages
+    priority: int = 0  # higher goes first, where the policy knows priorities
     id: str = field(default_factory=lambda: f"req-{next(_ids)}")
 
 
@@ -56,7 +57,8 @@ class Output:
 
     Invariants: len(logprobs) == len(token_ids); the `num_tokens` of `weight_versions` sum to
     len(token_ids). The end-of-sequence token, when sampled, is the last of `token_ids` and is
-    not in `text`.
+    not in `text`. What is told of the prompt begins at `prompt_logprobs_from`; its first entry is
+    None or empty, as nothing predicts it.
     """
 
     text: str
@@ -68,7 +70,10 @@ class Output:
     prompt_tokens: int = 0
     weight_versions: tuple[VersionSegment, ...] = ()
     top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()  # per output token, when asked for
+    id_logprobs: tuple[tuple[float, ...], ...] = ()  # of `logprob_token_ids`, per output token
     prompt_logprobs: tuple[float | None, ...] = ()  # per prompt token, first None
+    prompt_top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()  # per prompt token
+    prompt_id_logprobs: tuple[tuple[float, ...], ...] = ()  # of `logprob_token_ids`, likewise
     matched_stop: str | int | None = None  # stop string or token id that ended it
     index: int = 0  # which of the n
     request_id: str = ""
@@ -94,3 +99,6 @@ class Delta:
     logprobs: tuple[float, ...]
     top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()
     output: Output | None = None
+    id_logprobs: tuple[tuple[float, ...], ...] = ()
+    cached_tokens: int = 0
+    weight_version: int = 0  # of the tokens

@@ -83,6 +83,15 @@ class AdapterTable:
         )
         return weights.fingerprint()
 
+    def read_weight(self, name: str, count: int) -> list[float] | list[list[float]]:
+        """The first `count` rows of a base weight. Raises RequestError for an unknown name."""
+        name = name.removeprefix("model.")
+        if name not in self._shapes:
+            raise RequestError(f"the model has no weight {name!r}. {nearest(name, self._shapes)}")
+        found: list[float] | list[list[float]]
+        found = self._core.executor.read_weight(name, count).tolist()
+        return found
+
     def fingerprint(self, name: str) -> str:
         return self._core.executor.adapter_fingerprint(self._info(name).index)
 

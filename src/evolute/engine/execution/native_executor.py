@@ -7,6 +7,8 @@ to 8 bits per block.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from evolute.engine.config import Resolved
@@ -94,25 +96,34 @@ class NativeExecutor:
         return self._adapters[index].fingerprint()
 
     def set_weights(self, weights: ModelWeights) -> None:
-        """Pack every matrix anew."""
+        """Pack every matrix anew, then hand all over: what can fail comes first."""
+        packed: dict[str, PackedLinear | Float32] = {}
+        for name in weights:
+            values = weights[name]
+            is_matrix = len(values.shape) == 2
+            packed[name] = self._packed(weights, name) if is_matrix else _vector(weights, name)
+        self._hand_over(packed)
+        self._packed_weights = packed
+
+    def read_weight(self, name: str, count: int) -> Float32:
+        packed = self._packed_weights[name]
+        if isinstance(packed, PackedLinear):
+            return packed.rows(np.arange(min(count, packed.shape[0])))
+        return packed[:count]
+
+    def _hand_over(self, packed: dict[str, Any]) -> None:
+        """The decoder shares the packed matrices; nothing is copied but vectors."""
         for layer in range(self._config.num_layers):
             for short, name in LINEARS.items():
                 full = f"layers.{layer}.{name}"
-                bias = f"{full}.bias"
-                self.decoder.set_linear(
-                    layer,
-                    short,
-                    self._packed(weights, f"{full}.weight"),
-                    weights.dense(bias).numpy() if bias in weights else None,
-                )
+                bias = packed.get(f"{full}.bias")
+                self.decoder.set_linear(layer, short, packed[f"{full}.weight"], bias)
             norms = NORMS | QK_NORMS if self._config.qk_norm else NORMS
             for short, name in norms.items():
-                values = weights.dense(f"layers.{layer}.{name}.weight").numpy()
-                self.decoder.set_norm(layer, short, values)
-        self.decoder.set_final_norm(weights.dense("norm.weight").numpy())
-        embedding = self._packed(weights, "embed_tokens.weight")
-        tied = self._config.tie_embeddings
-        head = embedding if tied else self._packed(weights, "lm_head.weight")
+                self.decoder.set_norm(layer, short, packed[f"layers.{layer}.{name}.weight"])
+        self.decoder.set_final_norm(packed["norm.weight"])
+        embedding = packed["embed_tokens.weight"]
+        head = embedding if self._config.tie_embeddings else packed["lm_head.weight"]
         self.decoder.set_vocabulary(embedding, head)
 
     def set_num_threads(self, num_threads: int) -> None:
@@ -125,6 +136,11 @@ class NativeExecutor:
         if isinstance(weight, BlockQuantized):
             return PackedLinear.from_blocks(weight.codes, weight.scale, weight.offset, weight.bits)
         return PackedLinear.quantize(weights.dense(name).numpy())
+
+
+def _vector(weights: ModelWeights, name: str) -> Float32:
+    values: Float32 = weights.dense(name).detach().numpy().copy()
+    return values
 
 
 def _shape(config: ModelConfig) -> DecoderShape:

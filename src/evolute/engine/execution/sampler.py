@@ -43,6 +43,7 @@ class Chosen:
     token_id: int
     logprob: float
     top: tuple[TopLogprob, ...] = ()
+    ids: tuple[float, ...] = ()  # log-probabilities of `logprob_token_ids`
 
 
 class NotANumber(ValueError):
@@ -86,7 +87,13 @@ def choose(logits: Float32, row: Row) -> Chosen:
     if adjusted.max() == -np.inf:
         raise NotANumber("every token is barred")
     token = int(adjusted.argmax()) if sampling.is_greedy else _draw(adjusted, row)
-    return Chosen(token, float(scaled[token] - normalizer), top_logprobs(logits, sampling))
+    temperature = score_temperature(sampling)
+    return Chosen(
+        token,
+        float(scaled[token] - normalizer),
+        top_logprobs(logits, sampling.top_logprobs, temperature),
+        id_logprobs(logits, sampling.logprob_token_ids, temperature),
+    )
 
 
 def score_temperature(sampling: SamplingParams) -> float:
@@ -142,16 +149,25 @@ def adjust(logits: Float32, row: Row) -> Float32:
     return out
 
 
-def top_logprobs(logits: Float32, sampling: SamplingParams) -> tuple[TopLogprob, ...]:
-    """The most probable tokens of `logits` [V], as many as were asked for."""
-    if not sampling.top_logprobs:
+def top_logprobs(logits: Float32, count: int, temperature: float) -> tuple[TopLogprob, ...]:
+    """The `count` most probable tokens of `logits` [V], the best first."""
+    if not count:
         return ()
-    count = min(sampling.top_logprobs, len(logits))
-    scaled = logits.astype(np.float64) / score_temperature(sampling)
+    count = min(count, len(logits))
+    scaled = logits.astype(np.float64) / temperature
     normalizer = _log_sum_exp(scaled)
     best = np.argpartition(-scaled, count - 1)[:count]
     best = best[np.argsort(-scaled[best], kind="stable")]
     return tuple(TopLogprob(int(i), float(scaled[i] - normalizer)) for i in best)
+
+
+def id_logprobs(logits: Float32, ids: Sequence[int], temperature: float) -> tuple[float, ...]:
+    """Log-probabilities of chosen tokens under `logits` [V], in the order of `ids`."""
+    if not ids:
+        return ()
+    scaled = logits.astype(np.float64) / temperature
+    values = scaled[list(ids)] - _log_sum_exp(scaled)
+    return tuple(float(value) for value in values)
 
 
 # -- internals ---------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 Namespace = tuple[str | None, int, str]  # adapter, weight version, salt: who may share pages
@@ -22,6 +23,7 @@ class Sequence:
     namespace: Namespace = (None, 0, "")
     is_private: bool = False  # neither looks into the prefix cache nor fills it
     reads_cache: bool = True  # False: every prompt token's logits are wanted
+    most_cached: int = sys.maxsize  # tokens it may take from the cache; later logits are wanted
     tenant: str = "default"
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache

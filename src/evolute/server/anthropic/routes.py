@@ -20,6 +20,7 @@ from evolute.server.errors import anthropic_envelope
 from evolute.server.generation import Call, ChoiceDelta
 from evolute.server.names import ModelNames
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
+from evolute.server.tenants import enter
 from evolute.server.tools import ToolFormat, constraint, hides_tags, parser, token_ids
 from evolute.types import Backend
 
@@ -32,7 +33,7 @@ def messages_router(engine: Backend, names: ModelNames, tool_format: ToolFormat)
     @router.post("", response_model=None)
     async def create(request: Request) -> Response:
         body = await read(request, MessagesBody)
-        call, answer = await _turn(body, engine, names, tool_format)
+        call, answer = await _turn(request, body, engine, names, tool_format)
         if body.stream:
             source = await while_connected(request, call.deltas(engine))
             return EventStream(source, partial(_events, answer), WIRE)
@@ -55,7 +56,11 @@ def messages_router(engine: Backend, names: ModelNames, tool_format: ToolFormat)
 
 
 async def _turn(
-    body: MessagesBody, engine: Backend, names: ModelNames, tool_format: ToolFormat
+    request: Request,
+    body: MessagesBody,
+    engine: Backend,
+    names: ModelNames,
+    tool_format: ToolFormat,
 ) -> tuple[Call, Answer]:
     adapter = await names.resolve(body.model)
     toolset = toolset_of(body)
@@ -66,7 +71,8 @@ async def _turn(
         constraint(toolset, tool_format),
         skip_special_tokens=not (toolset.offered and hides_tags(engine.tokenizer, tool_format)),
     )
-    tenant = (body.metadata and body.metadata.user_id) or "default"
+    user = body.metadata.user_id if body.metadata else None
+    tenant = enter(request, user=user, adapter=adapter)
     call = Call.of("msg", [prompt], sampling, adapter=adapter, tenant=tenant)
     return call, Answer(names.shown(body.model), len(prompt), parser(toolset, tool_format))
 

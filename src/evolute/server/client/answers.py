@@ -75,6 +75,12 @@ def payload(request: GenerateRequest, model: str, dialect: Dialect) -> dict[str,
     body["logit_bias"] = {str(id): v for id, v in body["logit_bias"].items()} or None
     body |= {"model": model, "prompt": list(request.prompt)}
     if dialect is Dialect.EVOLUTE:
+        lost = sorted(changed.keys() - STANDARD.keys() - OURS.keys())
+        if lost or request.priority:
+            raise NotSupported(
+                f"/v1/completions has no field for {', '.join(lost) or 'priority'}; unset it, or "
+                "call /generate."
+            )
         own = {OURS[name]: v for name, v in changed.items() if name in OURS}
         body |= {field: list(v) if isinstance(v, tuple) else v for field, v in own.items()}
         body |= {"return_token_ids": True, "user": request.tenant}
@@ -83,7 +89,7 @@ def payload(request: GenerateRequest, model: str, dialect: Dialect) -> dict[str,
         if request.adapter:
             body["model"] = f"{model.partition(':')[0]}:{request.adapter}"
         return body
-    foreign = sorted(name for name in changed if name in OURS or name == "top_logprobs")
+    foreign = sorted(name for name in changed if name not in STANDARD or name == "top_logprobs")
     if request.cache_salt:
         foreign.append("cache_salt")
     if foreign:

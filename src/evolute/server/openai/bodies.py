@@ -17,8 +17,6 @@ from evolute.server.errors import FieldError
 from evolute.types import SamplingParams
 from evolute.types.sampling import MAX_TOP_LOGPROBS
 
-MAX_CHOICES = 1024  # prompts x n of one call
-
 # field of OpenAI's or SGLang's -> values that ask for nothing and are therefore accepted
 TRIVIAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),

@@ -28,6 +28,7 @@ from evolute.server.openai.bodies import ChatBody, sampling
 from evolute.server.openai.messages import read_messages, read_toolset
 from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
+from evolute.server.tenants import enter
 from evolute.server.tools import (
     Arguments,
     CallStarted,
@@ -59,7 +60,7 @@ async def converse(
         [prompt],
         _sampling(body, toolset, tool_format, len(prompt), engine),
         adapter=adapter,
-        tenant=body.user or "default",
+        tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
     )
     reading = _Reading(toolset, tool_format)

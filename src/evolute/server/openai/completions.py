@@ -19,14 +19,15 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from evolute.server import logprobs
-from evolute.server.bodies import check_token_ids, read
+from evolute.server.bodies import MAX_CHOICES, check_token_ids, read
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
-from evolute.server.openai.bodies import MAX_CHOICES, CompletionBody, sampling
+from evolute.server.openai.bodies import CompletionBody, sampling
 from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
+from evolute.server.tenants import enter
 from evolute.types import Backend, Output, Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
@@ -47,7 +48,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
             prompt_logprobs=_wants_prompt_logprobs(body),
         ),
         adapter=adapter,
-        tenant=body.user or "default",
+        tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
     )
     answer = _Answer(body, engine.tokenizer, call, names.shown(body.model), int(time.time()))

@@ -28,6 +28,7 @@ from evolute.server.openai.responses.body import ResponseBody, check, sampling_o
 from evolute.server.openai.responses.items import read_input, with_instructions
 from evolute.server.openai.responses.store import ResponseStore
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
+from evolute.server.tenants import enter
 from evolute.server.tools import (
     Conversation,
     ToolFormat,
@@ -169,13 +170,17 @@ async def _turn(
         max_new_tokens=body.max_output_tokens or room_left(len(prompt), admin.context_of(engine)),
         skip_special_tokens=not (toolset.offered and hides_tags(engine.tokenizer, tool_format)),
     )
-    call = Call.of("resp", [prompt], sampling, adapter=adapter, tenant=body.user or "default")
+    tenant = enter(request, user=body.user, adapter=adapter)
+    call = Call.of("resp", [prompt], sampling, adapter=adapter, tenant=tenant)
     id = f"resp_{uuid.uuid4().hex}"
     answer = Answer(id, body, toolset, names.shown(body.model), parser(toolset, tool_format))
     return _Turn(body, call, answer, engine, store, owner, messages)
 
 
 def _owner(request: Request) -> str:
-    """Whose responses these are: those of the key that was sent, kept as a digest of it."""
+    """Whose responses these are: those of the tenant, or of the key, kept as a digest of it."""
+    tenant = getattr(request.state, "tenant", None)
+    if tenant is not None:
+        return f"tenant {tenant}"
     sent = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
     return hashlib.sha256(sent.encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""Which native path is served by what.
+
+router(engine, names)     all of them on one engine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from evolute.server.names import ModelNames
+from evolute.server.native import control, generate, info, tokenizing, weights
+from evolute.server.native.operations import Operations
+from evolute.server.sse import ClientLeft
+from evolute.types import Backend
+
+CLIENT_CLOSED_REQUEST = 499
+Serve = Callable[[Request, Operations], Coroutine[Any, Any, Response]]
+BOTH = ("GET", "POST")
+PATHS: dict[str, tuple[tuple[str, ...], Serve]] = {
+    "/generate": (("POST", "PUT"), generate.generate),
+    "/model_info": (("GET",), info.model_info),
+    "/get_model_info": (("GET",), info.model_info),
+    "/server_info": (("GET",), info.server_info),
+    "/get_server_info": (("GET",), info.server_info),
+    "/tokenize": (("POST",), tokenizing.tokenize),
+    "/v1/tokenize": (("POST",), tokenizing.tokenize),
+    "/detokenize": (("POST",), tokenizing.detokenize),
+    "/v1/detokenize": (("POST",), tokenizing.detokenize),
+    "/flush_cache": (BOTH, control.flush_cache),
+    "/abort_request": (("POST",), control.abort_request),
+    "/pause_generation": (("POST",), control.pause_generation),
+    "/continue_generation": (("POST",), control.continue_generation),
+    "/load_lora_adapter": (("POST",), weights.load_lora_adapter),
+    "/unload_lora_adapter": (("POST",), weights.unload_lora_adapter),
+    "/update_weights_from_disk": (("POST",), weights.update_from_disk),
+    "/update_weights_from_tensor": (("POST",), weights.update_from_tensor),
+    "/get_weights_by_name": (BOTH, weights.get_by_name),
+}
+
+
+def router(engine: Backend, names: ModelNames) -> APIRouter:
+    operations = Operations(engine, names)
+    router = APIRouter()
+    for path, (methods, serve) in PATHS.items():
+
+        async def handle(request: Request, serve: Serve = serve) -> Response:
+            try:
+                return await serve(request, operations)
+            except ClientLeft:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+        router.add_api_route(path, handle, methods=list(methods), response_model=None)
+    return router
