@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
@@ -194,7 +194,7 @@ def test_choices_of_tools(start: Start) -> None:
 
 class Answer(pydantic.BaseModel):
     yes: bool
-    kind: int
+    kind: Literal[1, 2]
 
 
 SCHEMA = {**Answer.model_json_schema(), "additionalProperties": False}

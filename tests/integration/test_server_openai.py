@@ -350,7 +350,7 @@ REFUSED: list[tuple[str, Any, int, str | None, str]] = [
     ("completions", {"prompt": "x", "logit_bias": {"a": 1}}, 400, "logit_bias", "token ids"),
     ("completions", {"prompt": "x", "best_of": 3}, 501, "best_of", "best_of"),
     ("completions", {"prompt": "x", "suffix": "y"}, 501, "suffix", "suffix"),
-    ("completions", {"prompt": "x", "echo": True, "logprobs": 2}, 501, "logprobs", "echo"),
+    ("completions", {"prompt": "x", "stream": True, "echo": True, "logprobs": 2}, 501, "echo", ""),
     ("completions", {"prompt": "x", "regex": "a", "lark": "b"}, 400, None, "exclude"),
     ("completions", {"prompt": "x", "model": "nope"}, 404, "model", "'nope'"),
     ("completions", {"prompt": "x", "stream_options": {}}, 400, "stream_options", "stream=true"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
@@ -304,7 +304,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(start: Start) -> None:
 class Answer(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
     yes: bool
-    kind: int = pydantic.Field(ge=1, le=3)
+    kind: Literal[1, 2]
 
 
 def test_a_parsed_answer(tiny: openai.OpenAI) -> None:

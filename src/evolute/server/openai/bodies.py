@@ -50,6 +50,7 @@ TRIVIAL: dict[str, tuple[Any, ...]] = {
 UNIONS = {
     "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
     "stop": "a text or a list of texts",
+    "stop_regex": "a regex or a list of regexes",
     "json_schema": "a schema as JSON text or as an object",
     "tool_choice": "none, auto, required, or an object that names a function",
 }
@@ -100,12 +101,15 @@ class GenerationBody(StrictBody):
     json_schema: str | dict[str, Any] | None = None
     regex: str | None = None
     lark: str | None = None
+    ebnf: str | None = None
+    stop_regex: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     include_stop: bool | None = None
     no_stop_trim: bool | None = None  # SGLang's word for include_stop
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None
+    priority: int | None = None  # higher goes first, where the policy knows priorities
     return_token_ids: bool | None = None
 
 
@@ -138,6 +142,7 @@ def sampling(
     max_new_tokens: int,
     top_logprobs: int,
     prompt_logprobs: bool = False,
+    prompt_top_logprobs: int = 0,
     grammar: Mapping[str, str] | None = None,  # from elsewhere; the body then has none
 ) -> SamplingParams:
     """Fields left out keep the defaults of OpenAI's API, which are those of SamplingParams."""
@@ -147,7 +152,6 @@ def sampling(
     if options and options.continuous_usage_stats and not options.include_usage:
         text = "stream_options.continuous_usage_stats needs include_usage=true."
         raise FieldError(text, param="stream_options")
-    stop = body.stop
     chosen = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -163,6 +167,7 @@ def sampling(
         "skip_special_tokens": body.skip_special_tokens,
         "regex": body.regex,
         "lark": body.lark,
+        "ebnf": body.ebnf,
         "json_schema": _schema(body),
         **(grammar or {}),
     }
@@ -170,11 +175,13 @@ def sampling(
     return SamplingParams(
         max_new_tokens=max_new_tokens,
         top_k=max(0, body.top_k or 0),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        stop=_texts(body.stop),
+        stop_regex=_texts(body.stop_regex),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logit_bias=_logit_bias(body.logit_bias or {}),
         top_logprobs=top_logprobs,
         prompt_logprobs=prompt_logprobs,
+        prompt_top_logprobs=prompt_top_logprobs,
         **settings,
     )
 
@@ -199,11 +206,15 @@ def _schema(body: GenerationBody) -> str | None:
     if wanted is None or wanted.type == "text":
         own = body.json_schema
         return json.dumps(own) if isinstance(own, dict) else own or None
-    if body.json_schema or body.regex or body.lark:
-        text = "response_format excludes json_schema, regex and lark; keep one of them."
+    if body.json_schema or body.regex or body.lark or body.ebnf:
+        text = "response_format excludes json_schema, regex, lark and ebnf; keep one of them."
         raise FieldError(text, param="response_format")
     schema = None if wanted.json_schema is None else wanted.json_schema.schema_
     return schema_of(wanted.type, schema, "response_format", "json_schema.schema")
+
+
+def _texts(value: str | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def _logit_bias(bias: dict[str, float]) -> dict[int, float]:

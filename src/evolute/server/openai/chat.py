@@ -62,6 +62,7 @@ async def converse(
         adapter=adapter,
         tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
+        priority=body.priority or 0,
     )
     reading = _Reading(toolset, tool_format)
     model = names.shown(body.model)
@@ -98,6 +99,7 @@ def _refuse_other_grammars(body: ChatBody, *, is_forced: bool) -> None:
     """One answer cannot keep to a format and be a call, nor choose between the two yet."""
     has_format = body.response_format is not None and body.response_format.type != "text"
     grammars = {"json_schema": body.json_schema, "regex": body.regex, "lark": body.lark}
+    grammars["ebnf"] = body.ebnf
     for name, is_set in [("response_format", has_format), *grammars.items()]:
         if is_set:
             why = "demands a call" if is_forced else "leaves the form of the answer to the model"

@@ -46,10 +46,12 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
             max_new_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
             top_logprobs=body.logprobs or 0,
             prompt_logprobs=_wants_prompt_logprobs(body),
+            prompt_top_logprobs=(body.logprobs or 0) if body.echo else 0,
         ),
         adapter=adapter,
         tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
+        priority=body.priority or 0,
     )
     answer = _Answer(body, engine.tokenizer, call, names.shown(body.model), int(time.time()))
     if body.stream:
@@ -67,8 +69,6 @@ def _refuse(body: CompletionBody) -> None:
     """Fields that parse but cannot be honoured together."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise not_supported("best_of", "all samples are returned; use n.")
-    if body.echo and body.logprobs:
-        raise not_supported("logprobs", "no alternatives for prompt tokens; with echo use 0.")
     if body.stream and _wants_prompt_logprobs(body):
         field = "prompt_logprobs" if body.prompt_logprobs else "echo"
         raise not_supported(field, "log-probabilities of the prompt are not streamed.")
@@ -154,7 +154,7 @@ class _Answer:
         if echo:
             prompt = self.call.requests[index // self.call.num_samples].prompt
             if output.prompt_logprobs:
-                piece = Piece(prompt, output.prompt_logprobs) + piece
+                piece = Piece(prompt, output.prompt_logprobs, output.prompt_top_logprobs) + piece
             else:
                 offset = len(echo)
         choice = self._part(index, echo + output.text, piece, offset) | self._ending(output)
