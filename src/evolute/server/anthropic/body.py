@@ -159,7 +159,7 @@ def _choice(given: Mapping[str, Any] | None) -> tuple[Choice | None, str, bool]:
     alone = given.get("disable_parallel_tool_use", False)
     known = {"type", "disable_parallel_tool_use"} | ({"name"} if kind == "tool" else set())
     is_named = isinstance(name, str) or kind != "tool"
-    if kind not in kinds or not is_named or not isinstance(alone, bool) or set(given) - known:
+    if kind not in list(kinds) or not is_named or not isinstance(alone, bool) or set(given) - known:
         text = (
             "tool_choice must be an object of type auto, any, tool (with a name) or none, perhaps "
             "with disable_parallel_tool_use."

@@ -14,8 +14,7 @@ from evolute.server.errors import FieldError, not_supported
 from evolute.server.tools import Choice, Tool, Toolset, parse_arguments
 from evolute.types import Message
 
-ROLES = {"system", "user", "assistant", "tool", "developer"}
-FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name"}
+ROLES = ("assistant", "developer", "system", "tool", "user")
 FOREIGN_PARTS = (
     "image_url", "input_image", "video_url", "audio_url", "input_audio", "file", "input_file",
 )  # fmt: skip
@@ -126,7 +125,7 @@ def _more(part: Mapping[str, Any]) -> bool:
 def _message(message: Mapping[str, Any], where: str, name_by_id: Mapping[str, str]) -> Message:
     role = message.get("role")
     if role not in ROLES:
-        text = f"{where}.role is {role!r}; it must be one of {', '.join(sorted(ROLES))}."
+        text = f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}."
         raise FieldError(text, param=f"{where}.role")
     for name, value in message.items():  # clients echo answers back with null and empty fields
         own = {"assistant": {"tool_calls"}, "tool": {"tool_call_id", "name"}}.get(role, set())
@@ -136,10 +135,11 @@ def _message(message: Mapping[str, Any], where: str, name_by_id: Mapping[str, st
             )
     content = text_of(message.get("content"), where, is_optional=role == "assistant")
     read = Message(role="system" if role == "developer" else role, content=content)
-    if role == "assistant" and message.get("tool_calls"):
-        read["tool_calls"] = [
-            _call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(message["tool_calls"])
-        ]
+    calls = message.get("tool_calls")
+    if role == "assistant" and calls:
+        if not isinstance(calls, list):
+            raise FieldError(f"{where}.tool_calls must be a list.", param=f"{where}.tool_calls")
+        read["tool_calls"] = [_call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(calls)]
     if role == "tool":
         _add_source(read, message, where, name_by_id)
     return read
@@ -149,15 +149,16 @@ def _add_source(
     read: Message, message: Mapping[str, Any], where: str, name_by_id: Mapping[str, str]
 ) -> None:
     """Whose result a tool's message is."""
-    id = message.get("tool_call_id")
+    id = _typed(message, "tool_call_id", str, where)
+    name = _typed(message, "name", str, where)
     if id is not None and id not in name_by_id:
         text = f"{where}.tool_call_id is {id!r}; no earlier message has a call with that id."
         raise FieldError(text, param=f"{where}.tool_call_id")
-    name = message.get("name") or (name_by_id[id] if id is not None else None)
+    name = name or name_by_id.get(id or "")
     if id is not None:
         read["tool_call_id"] = id
     if name is not None:
-        read["name"] = str(name)
+        read["name"] = name
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
