@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -189,6 +191,38 @@ def test_choices_of_tools(start: Start) -> None:
     assert "weather" not in prompt_of(backend).replace("weather?", "")
 
 
+def test_models_are_listed(start: Start) -> None:
+    _, client = start(backend=ScriptedBackend(adapters=["ann"]))
+    assert [model.id for model in client.models.list()] == ["base", "ann", "base:ann"]
+    one = client.models.retrieve("ann")
+    assert (one.id, one.type, one.display_name) == ("ann", "model", "ann")
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("nope")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/chat/completions"])
+def test_a_client_that_leaves_aborts_its_request(start: Start, path: str, stream: bool) -> None:
+    backend = ScriptedBackend(["x" * 4000], delay_s=0.02)
+    _, client = start(backend=backend)
+    limit = "max_output_tokens" if path.endswith("responses") else "max_tokens"
+    body: dict[str, Any] = {"messages": ASK["messages"], limit: 4000, "stream": stream}
+    if path.endswith("responses"):
+        body["input"] = body.pop("messages")
+    with contextlib.suppress(httpx.ReadTimeout):
+        if stream:
+            with httpx.stream("POST", f"{client.base_url}{path}", json=body) as answer:
+                assert answer.status_code == 200
+                next(answer.iter_lines())
+        else:
+            httpx.post(f"{client.base_url}{path}", json=body, timeout=0.5)
+    deadline = time.monotonic() + 5
+    while not backend.cancelled:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert backend.stats()["running"] == 0
+
+
 # -- on a real engine ------------------------------------------------------------------
 
 
@@ -254,6 +288,9 @@ def test_errors_are_the_clients_own(start: Start) -> None:
 
 def test_a_missing_key_is_an_error_in_the_same_shape(start: Start) -> None:
     _, client = start(api_keys=["other"])
+    with pytest.raises(anthropic.AuthenticationError):
+        client.messages.create(**ASK)
+    assert client.with_options(api_key="other").messages.create(**ASK).stop_reason == "end_turn"
     answer = httpx.post(f"{client.base_url}/v1/messages", json=ASK)
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "authentication_error"

@@ -182,3 +182,25 @@ def test_a_stream_helper_sees_the_calls(served: Served) -> None:
     assert "tool_calls.function.arguments.delta" in kinds
     calls: Any = final.choices[0].message.tool_calls
     assert isinstance(calls[0].function.parsed_arguments, Answer)
+
+
+def test_errors_are_the_clients_own(served: Served) -> None:
+    engine, client = served
+    ask: Any = [{"role": "user", "content": "x"}]
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="nope", messages=ask)
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model="tiny", messages=[])
+    assert bad.value.param == "messages"
+    app = create_app(engine, served_names=["tiny"], api_keys=["secret"])
+    server = serve_in_thread(app)
+    try:
+        guarded = client.with_options(base_url=f"{server.url}/v1")
+        with pytest.raises(openai.AuthenticationError):
+            guarded.responses.create(model="tiny", input="x", max_output_tokens=2)
+        known = guarded.with_options(api_key="secret")
+        assert known.responses.create(model="tiny", input="x", max_output_tokens=2).id
+        assert [model.id for model in known.models.list()] == ["tiny"]
+    finally:
+        server.stop()

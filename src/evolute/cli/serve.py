@@ -37,6 +37,9 @@ def serve(
     stall_s: Annotated[
         float, typer.Option(help="a turn of the engine longer than this is unhealthy")
     ] = 60.0,
+    tool_format: Annotated[
+        str | None, typer.Option(help="how the model writes tool calls: hermes or json")
+    ] = None,
     set_: Set = None,
     print_config: PrintConfig = False,
 ) -> None:
@@ -45,8 +48,12 @@ def serve(
     from evolute.engine import Engine, EngineConfig
     from evolute.server import Limits, Tenants, create_app
     from evolute.server import serve as run_server
+    from evolute.server.tools import ToolFormat
     from evolute.types import ConfigError
 
+    if tool_format not in (None, *ToolFormat):
+        raise ConfigError(f"--tool-format {tool_format!r} is not known; use hermes or json.")
+    calls = None if tool_format is None else ToolFormat(tool_format)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = settings(EngineConfig, [], set_, print_config=print_config)
     known = Tenants.of(api_key, file=tenants, admin_key=admin_key)
@@ -65,6 +72,7 @@ def serve(
             tenants=known,
             limits=limits,
             stall_s=stall_s,
+            tool_format=calls,
         )
         run_server(
             app,

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors, health, native
-from evolute.server.anthropic import messages_router
+from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
 from evolute.server.errors import FieldError
 from evolute.server.health import Health
 from evolute.server.limits import Guard, Limiter, Limits, Traffic
@@ -100,12 +100,16 @@ def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat) -> APIR
     post("/chat/completions", partial(converse, tool_format=tool_format))
 
     @router.get("/models")
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": await names.listing()})
+    async def models(request: Request) -> JSONResponse:
+        cards = await names.listing()
+        if is_anthropic(request):
+            return JSONResponse(model_page(cards))
+        return JSONResponse({"object": "list", "data": cards})
 
     @router.get("/models/{name:path}")
-    async def model(name: str) -> JSONResponse:
-        return JSONResponse(await names.card(name))
+    async def model(request: Request, name: str) -> JSONResponse:
+        card = await names.card(name)
+        return JSONResponse(model_info(card) if is_anthropic(request) else card)
 
     return router
 
