@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -17,14 +18,15 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors, health, native, openapi
-from evolute.server.chat import converse
-from evolute.server.completions import complete
+from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
 from evolute.server.errors import FieldError
 from evolute.server.health import Health
 from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
+from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
 from evolute.server.tenants import Tenants, gate
+from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
 
@@ -35,7 +37,8 @@ REFUSED = {
     "/v1/audio/{rest:path}": "no audio model is served here",
 }
 COUNTED = {
-    *("/v1/completions", "/v1/chat/completions", "/v1/models", "/generate", "/health", "/metrics"),
+    *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models"),
+    *("/generate", "/health", "/metrics"),
 }
 REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status"))
 SECONDS = histogram(
@@ -53,11 +56,13 @@ def create_app(
     limits: Limits = Limits(),  # noqa: B008
     stall_s: float = health.STALL_S,
     extra_routers: Sequence[APIRouter] = (),
+    tool_format: ToolFormat | None = None,
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
     With `api_keys` or `tenants` that have keys, every path but /health needs one. `limits` are
-    those of each tenant that has none of its own.
+    those of each tenant that has none of its own. `tool_format` is how the model writes tool
+    calls; None: as its chat template shows.
     """
     names = ModelNames(engine, served_names)
     tenants = tenants or Tenants.of(api_keys)
@@ -72,42 +77,46 @@ def create_app(
     app.add_middleware(_Counted)
     app.add_middleware(Guard, traffic=traffic)
     errors.install(app)
+    app.add_exception_handler(ClientLeft, _left)
     app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
-    own = (_openai(engine, names), _status(engine), _refusals(), native.router(engine, names))
-    for router in (
-        *own,
-        openapi.router(app),
-        health.router(Health(engine, traffic, stall_s)),
-        *extra_routers,
-    ):
+    calls = tool_format or format_of(engine.tokenizer)
+    ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
+    own = (*ours, _status(engine), _refusals(), native.router(engine, names))
+    status = health.router(Health(engine, traffic, stall_s))
+    for router in (*own, status, openapi.router(app), *extra_routers):
         app.include_router(router)
     return app
 
 
-def _openai(engine: Backend, names: ModelNames) -> APIRouter:
+def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     def post(path: str, serve: Serve) -> None:
         async def handle(request: Request) -> Response:
-            try:
-                return await serve(request, engine, names)
-            except ClientLeft:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return await serve(request, engine, names)
 
         router.post(path, response_model=None)(handle)
 
     post("/completions", complete)
-    post("/chat/completions", converse)
+    post("/chat/completions", partial(converse, tool_format=tool_format))
 
     @router.get("/models")
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": await names.listing()})
+    async def models(request: Request) -> JSONResponse:
+        cards = await names.listing()
+        if is_anthropic(request):
+            return JSONResponse(model_page(cards))
+        return JSONResponse({"object": "list", "data": cards})
 
     @router.get("/models/{name:path}")
-    async def model(name: str) -> JSONResponse:
-        return JSONResponse(await names.card(name))
+    async def model(request: Request, name: str) -> JSONResponse:
+        card = await names.card(name)
+        return JSONResponse(model_info(card) if is_anthropic(request) else card)
 
     return router
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def _status(engine: Backend) -> APIRouter:

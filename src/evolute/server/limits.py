@@ -168,7 +168,7 @@ class Guard:
             return
         traffic, path = self._traffic, scope["path"]
         if traffic.is_draining and path not in ALWAYS:
-            await errors.response(self._draining())(scope, receive, send)
+            await errors.response(self._draining(), path)(scope, receive, send)
             return
         place = Place(traffic.limiter)
         scope.setdefault("state", {})["place"] = place

@@ -16,14 +16,19 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from evolute.server.bodies import ChatBody, CompletionBody
+from evolute.server.anthropic.body import CountBody, MessagesBody
 from evolute.server.limits import UPLOADS
 from evolute.server.native.routes import BODIES as NATIVE
 from evolute.server.native.routes import SAMPLING
+from evolute.server.openai.bodies import ChatBody, CompletionBody
+from evolute.server.openai.responses.body import ResponseBody
 
 BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
+    "/v1/responses": ResponseBody,
+    "/v1/messages": MessagesBody,
+    "/v1/messages/count_tokens": CountBody,
     **NATIVE,
 }
 QUERY = {"/flush_cache": {"timeout": {"type": "number", "minimum": 0, "maximum": 600}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from evolute.types.sampling import SamplingParams
 
@@ -13,10 +13,16 @@ _ids = itertools.count()
 
 
 class Message(TypedDict):
-    """One turn of a chat."""
+    """One turn of a chat. `tool_calls` are an assistant's, the other two fields a tool's.
+
+    A call is {"id", "type": "function", "function": {"name", "arguments": {...}}}.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
 class FinishReason(StrEnum):

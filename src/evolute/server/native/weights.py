@@ -24,8 +24,9 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from evolute.models import ModelConfig, ModelWeights, load_model, parse_weights
+from evolute.server.bodies import Strict
 from evolute.server.errors import FieldError
-from evolute.server.native.bodies import Strict, check, read, read_object
+from evolute.server.native.bodies import check, read, read_object
 from evolute.server.native.operations import Operations
 from evolute.types import EvoluteError, ModelError, RequestError
 
