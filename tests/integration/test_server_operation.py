@@ -222,6 +222,19 @@ def test_a_reader_who_takes_nothing_is_dropped_and_its_request_ended(
     engine.check()
 
 
+def test_the_limit_of_open_files_is_raised_or_the_connections_are_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits_of, told = {"now": (256, 5000)}, []
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: limits_of["now"])
+    monkeypatch.setattr(connections.resource, "setrlimit", lambda _, pair: told.append(pair))
+    assert connections.make_room(4096) == 4096 and told == [(4352, 5000)]
+    limits_of["now"] = (256, 1024)
+    assert connections.make_room(4096) == 512 and told[1:] == [(1024, 1024)]
+    limits_of["now"] = (8192, 8192)
+    assert connections.make_room(4096) == 4096 and len(told) == 2
+
+
 # -- draining ------------------------------------------------------------------------
 
 

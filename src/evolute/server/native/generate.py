@@ -9,6 +9,7 @@ last one.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,14 @@ from evolute.server.sse import EventStream, while_connected
 from evolute.server.tenants import enter, tenant_of
 from evolute.types import Backend, Delta, GenerateRequest, Output, Tokenizer
 
+INLINE_CHARS = 20_000  # of text that is worth no thread
+
 
 async def generate(request: Request, operations: Operations) -> Response:
     began_s = time.perf_counter()
     engine = operations.engine
     body = await read(request, GenerateBody)
-    prompts = items(body, engine.tokenizer)
+    prompts = await _items(body, engine.tokenizer)
     enter(request, user=body.user, adapter=prompts[0].request.adapter)
     asked = [_billed(request, body, item) for item in prompts]
     call = Call(asked[0].id, tuple(asked))
@@ -42,6 +45,14 @@ async def generate(request: Request, operations: Operations) -> Response:
         return EventStream(source, calls.events)
     outputs = await while_connected(request, call.outputs(timed))
     return JSONResponse(calls.whole(outputs))
+
+
+async def _items(body: GenerateBody, tokenizer: Tokenizer) -> list[Item]:
+    """A long text is cut into tokens beside the event loop: others are not to wait for it."""
+    texts = [body.text] if isinstance(body.text, str) else body.text or []
+    if sum(map(len, texts)) > INLINE_CHARS:
+        return await asyncio.to_thread(items, body, tokenizer)
+    return items(body, tokenizer)
 
 
 def _billed(request: Request, body: GenerateBody, item: Item) -> GenerateRequest:
