@@ -214,6 +214,26 @@ def test_logprobs_have_the_shape_and_the_values(client: httpx.Client, engine: En
     )
 
 
+def test_what_is_told_can_differ_between_the_prompts_of_a_batch(client: httpx.Client) -> None:
+    one, two, three = generate(
+        client,
+        text=["abc", "defg", "hi"],
+        sampling_params={"max_new_tokens": 1},
+        return_logprob=[True, True, False],
+        logprob_start_len=[0, -1, -1],
+        top_logprobs_num=[2, 0, 0],
+        token_ids_logprob=[None, [9, 8], None],
+    )
+    assert len(one["meta_info"]["input_top_logprobs"]) == 3
+    assert "output_token_ids_logprobs" not in one["meta_info"]
+    assert two["meta_info"]["input_token_logprobs"] == []
+    assert [e[1] for e in two["meta_info"]["output_token_ids_logprobs"][0]] == [9, 8]
+    assert "output_top_logprobs" not in two["meta_info"]
+    assert "output_token_logprobs" not in three["meta_info"]
+    both = generate(client, text=["a", "b"], return_logprob=True, token_ids_logprob=[5])
+    assert all("output_token_ids_logprobs" in a["meta_info"] for a in both)
+
+
 def test_decoding_and_prefill_tell_the_same(client: httpx.Client) -> None:
     """Generate with log-probabilities, then score prompt and output by prefill alone."""
     made = generate(

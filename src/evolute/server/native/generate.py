@@ -34,7 +34,7 @@ async def generate(request: Request, operations: Operations) -> Response:
     began_s = time.perf_counter()
     engine = operations.engine
     body = await read(request, GenerateBody)
-    prompts = await _items(body, engine.tokenizer)
+    prompts = await _items(body, engine)
     enter(request, user=body.user, adapter=prompts[0].request.adapter)
     asked = [_billed(request, body, item) for item in prompts]
     call = Call(asked[0].id, tuple(asked))
@@ -47,12 +47,12 @@ async def generate(request: Request, operations: Operations) -> Response:
     return JSONResponse(calls.whole(outputs))
 
 
-async def _items(body: GenerateBody, tokenizer: Tokenizer) -> list[Item]:
+async def _items(body: GenerateBody, engine: Backend) -> list[Item]:
     """A long text is cut into tokens beside the event loop: others are not to wait for it."""
     texts = [body.text] if isinstance(body.text, str) else body.text or []
     if sum(map(len, texts)) > INLINE_CHARS:
-        return await asyncio.to_thread(items, body, tokenizer)
-    return items(body, tokenizer)
+        return await asyncio.to_thread(items, body, engine)
+    return items(body, engine)
 
 
 def _billed(request: Request, body: GenerateBody, item: Item) -> GenerateRequest:
