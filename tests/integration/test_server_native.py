@@ -507,6 +507,27 @@ def test_a_client_that_leaves_frees_the_engine_within_a_step(
     assert engine.stats().counts.steps - left < 300  # of 3500, on a machine that may be slow
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_more_than_the_step_in_progress_is_computed_for_one_who_left(
+    client: httpx.Client, engine: Engine, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engine._core.executor.forward
+
+    def slow(batch: Any) -> Any:
+        time.sleep(0.1)
+        return forward(batch)
+
+    monkeypatch.setattr(engine._core.executor, "forward", slow)
+    body = {"text": "x", "stream": stream, "sampling_params": ENDLESS}
+    connection = http.client.HTTPConnection(urlsplit(str(client.base_url)).netloc, timeout=20)
+    connection.request("POST", "/generate", json.dumps(body), {"Content-Type": "application/json"})
+    until(lambda: engine.heartbeat.steps > 0 and engine.stats().running == 1)
+    connection.close()
+    before = engine.heartbeat.steps
+    until(lambda: engine.stats().running == 0)
+    assert engine.heartbeat.steps - before <= 2  # the one in progress, and one that had begun
+
+
 # -- information ---------------------------------------------------------------------
 
 

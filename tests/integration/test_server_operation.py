@@ -132,6 +132,30 @@ def test_a_tenants_limits_are_its_own(engine: Engine, tmp_path: Path) -> None:
             assert httpx.post(url, json=bad, headers=bearer("ka")).status_code == 400
 
 
+def test_equal_ids_of_two_tenants_are_two_requests(engine: Engine) -> None:
+    with serving(engine, tenants=Tenants.of(["a=ka", "b=kb"])) as url:
+        box: dict[str, Any] = {}
+
+        def run(key: str) -> None:
+            body = LONG | {"rid": "job"}
+            answer = httpx.post(f"{url}/generate", json=body, headers=bearer(key), timeout=60)
+            box[key] = answer.json()["meta_info"]
+
+        threads = [threading.Thread(target=run, args=(key,)) for key in ("ka", "kb")]
+        for thread in threads:
+            thread.start()
+        until(lambda: engine.stats().running == 2)
+        httpx.post(f"{url}/abort_request", json={"rid": "job"}, headers=bearer("ka"))
+        until(lambda: engine.stats().running == 1)
+        threads[0].join(timeout=20)
+        assert (box["ka"]["id"], box["ka"]["finish_reason"]["type"]) == ("job", "abort")
+        assert "kb" not in box
+        again = httpx.post(f"{url}/generate", json=SHORT | {"rid": "job"}, headers=bearer("kb"))
+        assert again.status_code == 400 and "in flight" in again.text
+        engine.abort_all()
+        threads[1].join(timeout=20)
+
+
 # -- connections ---------------------------------------------------------------------
 
 
