@@ -555,6 +555,8 @@ def test_texts_and_ids_go_both_ways(client: httpx.Client) -> None:
     shown = {"tokens": [[104, 258]], "skip_special_tokens": False}
     assert post(client, "/detokenize", shown) == {"text": ["h<|im_end|>"]}
     post(client, "/detokenize", {"tokens": [999]}, 400)
+    post(client, "/tokenize", {"prompt": "x" * 1_000_001}, 400)
+    post(client, "/detokenize", {"tokens": [[1] * 500_001] * 2}, 400)
     post(client, "/tokenize", {"messages": [{"role": "user", "content": [1]}]}, 400)
     post(client, "/tokenize", {"prompt": "x", "messages": []}, 400)
 
@@ -692,6 +694,7 @@ def test_an_update_that_fails_changes_nothing(
         (save(small), "norm.weight"),
         (save(wide), "norm.weight"),
         (save({**new, "extra": torch.ones(1)}), "extra"),
+        (save({**new, "norm.weight": torch.ones(64, dtype=torch.int64)}), "floating point"),
     ]:
         answer = upload(client, data, 400)
         assert answer["success"] is False and reason in answer["message"]

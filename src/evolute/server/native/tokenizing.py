@@ -21,6 +21,7 @@ from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
 from evolute.types import Message
 
+MAX_SIZE = 1_000_000  # characters or ids of one call: longer ones would hold up everybody
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -43,6 +44,8 @@ async def tokenize(request: Request, operations: Operations) -> Response:
     await operations.names.resolve(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise FieldError("send either prompt or messages.", param="prompt")
+    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
+    _check_size("prompt", sum(map(len, texts)))
     tokens: Any = await asyncio.to_thread(_tokens, body, operations)
     count = [len(ids) for ids in tokens] if isinstance(body.prompt, list) else len(tokens)
     most = admin.context_of(operations.engine)
@@ -55,6 +58,7 @@ async def detokenize(request: Request, operations: Operations) -> Response:
     tokenizer, tokens = operations.engine.tokenizer, body.tokens
     is_batch = bool(tokens) and isinstance(tokens[0], list)
     lists: list[Any] = list(tokens) if is_batch else [tokens]
+    _check_size("tokens", sum(map(len, lists)))
     for ids in lists:
         check_token_ids(ids, tokenizer.vocab_size, "tokens")
     skip = body.skip_special_tokens is not False
@@ -63,6 +67,12 @@ async def detokenize(request: Request, operations: Operations) -> Response:
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _check_size(field: str, size: int) -> None:
+    if size > MAX_SIZE:
+        text = f"{field} has {size} entries or characters; send at most {MAX_SIZE} at once."
+        raise FieldError(text, param=field)
 
 
 def _tokens(body: TokenizeBody, operations: Operations) -> list[int] | list[list[int]]:

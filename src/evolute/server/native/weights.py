@@ -22,6 +22,7 @@ from typing import Any, Literal
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
+from torch import Tensor
 
 from evolute.models import ModelConfig, ModelWeights, load_model, parse_weights
 from evolute.server.bodies import Strict
@@ -159,7 +160,7 @@ async def _update(
                 await operations.call("abort_all")
             version = await operations.version() + 1
             await operations.call("load_weights", weights, version=version)
-        except (EvoluteError, MemoryError, OSError) as error:
+        except (EvoluteError, MemoryError, OSError, RuntimeError) as error:  # torch's for memory
             text = f"the weights are as they were: {error}"
             return _update_answer(text, success=False, paused=await _paused(operations))
         label = operations.label(version, body.weight_version)
@@ -185,7 +186,11 @@ def _finite(read_weights: Callable[[], ModelWeights]) -> ModelWeights:
     weights = read_weights()
     for name in weights:
         values = weights[name]
-        if hasattr(values, "isfinite") and not bool(values.isfinite().all()):
+        if not isinstance(values, Tensor):
+            continue  # blocks of small integers out of a file
+        if not values.is_floating_point():
+            raise ModelError(f"{name} is of {values.dtype}; weights are floating point.")
+        if not bool(values.float().isfinite().all()):
             raise ModelError(f"{name} holds values that are not finite; send it again.")
     return weights
 
