@@ -26,6 +26,7 @@ SETTINGS = [
     {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": -0.2},
     {"logit_bias": {3: 50.0}},
     {"top_logprobs": 5},
+    {"logprob_token_ids": (3, 2999, 3), "temperature": 0.5},
 ]
 
 
@@ -53,6 +54,7 @@ def compare(sampler, logits, indices, rows):
     assert [c.token_id for c in ours] == [c.token_id for c in plain]
     assert [c.logprob for c in ours] == pytest.approx([c.logprob for c in plain], abs=2e-5)
     assert [c.top for c in ours] == [c.top for c in plain]
+    assert [c.ids for c in ours] == [c.ids for c in plain]
     return ours
 
 

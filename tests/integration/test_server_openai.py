@@ -350,7 +350,7 @@ REFUSED: list[tuple[str, Any, int, str | None, str]] = [
     ("completions", {"prompt": "x", "logit_bias": {"a": 1}}, 400, "logit_bias", "token ids"),
     ("completions", {"prompt": "x", "best_of": 3}, 501, "best_of", "best_of"),
     ("completions", {"prompt": "x", "suffix": "y"}, 501, "suffix", "suffix"),
-    ("completions", {"prompt": "x", "echo": True, "logprobs": 2}, 501, "logprobs", "echo"),
+    ("completions", {"prompt": "x", "stream": True, "echo": True, "logprobs": 2}, 501, "echo", ""),
     ("completions", {"prompt": "x", "regex": "a", "lark": "b"}, 400, None, "exclude"),
     ("completions", {"prompt": "x", "model": "nope"}, 404, "model", "'nope'"),
     ("completions", {"prompt": "x", "stream_options": {}}, 400, "stream_options", "stream=true"),
@@ -361,8 +361,16 @@ REFUSED: list[tuple[str, Any, int, str | None, str]] = [
     ("completions", b'{"prompt": "x", "top_p": NaN}', 400, None, "NaN"),
     ("completions", b"[" * 100_000, 400, None, "not valid JSON"),
     ("chat/completions", {"messages": []}, 400, "messages", "empty"),
-    ("chat/completions", {**CHAT, "tools": [{}]}, 501, "tools", "tools"),
-    ("chat/completions", {**CHAT, "tool_choice": "auto"}, 501, "tool_choice", "tool_choice"),
+    ("chat/completions", {**CHAT, "functions": [{}]}, 501, "functions", "functions"),
+    ("chat/completions", {**CHAT, "reasoning_effort": "low"}, 501, "reasoning_effort", "reason"),
+    ("chat/completions", {**CHAT, "metadata": {"a": "b"}}, 501, "metadata", "metadata"),
+    (
+        "completions",
+        {"prompt": "x", "stream": True, "stream_options": {"continuous_usage_stats": True}},
+        400,
+        "stream_options",
+        "include_usage",
+    ),
     ("chat/completions", {**CHAT, "top_logprobs": 2}, 400, "top_logprobs", "logprobs=true"),
     ("chat/completions", {**CHAT, "echo": True}, 400, "echo", "unknown field"),
     (
@@ -398,7 +406,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(start: Start) -> None:
 def test_fields_that_ask_for_nothing_are_accepted(start: Start) -> None:
     backend, server = start()
     body = {**CHAT, "tools": [], "tool_choice": "none", "store": False, "service_tier": "auto"}
-    body |= {"metadata": None, "parallel_tool_calls": None, "top_k": -1, "response_format": None}
+    body |= {"metadata": None, "parallel_tool_calls": True, "top_k": -1, "response_format": None}
     assert ask(server, "/v1/chat/completions", body)[0] == 200
     assert ask(server, "/v1/completions", {"prompt": "x", "suffix": None, "best_of": 1})[0] == 200
     assert len(backend.requests) == 2

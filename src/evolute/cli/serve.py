@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -20,25 +21,82 @@ def serve(
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=DIRECTORY of a PEFT adapter; repeatable")
     ] = None,
-    api_key: Annotated[list[str] | None, typer.Option(help="accepted bearer keys")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(help="KEY, or TENANT=KEY; repeatable")
+    ] = None,
+    tenants: Annotated[
+        Path | None, typer.Option(help="TOML file of tenants: keys, weights, limits")
+    ] = None,
+    admin_key: Annotated[
+        str | None, typer.Option(help="key for weights, adapters, cache and pauses")
+    ] = None,
+    max_in_flight: Annotated[int, typer.Option(help="requests of one tenant; 0: no limit")] = 0,
+    requests_per_minute: Annotated[int, typer.Option(help="of one tenant; 0: no limit")] = 0,
+    max_connections: Annotated[int, typer.Option(help="open at once")] = 4096,
+    drain_s: Annotated[float, typer.Option(help="for requests in flight after SIGTERM")] = 30.0,
+    stall_s: Annotated[
+        float, typer.Option(help="an engine with work and no step for so long is unhealthy")
+    ] = 60.0,
+    tool_format: Annotated[
+        str | None, typer.Option(help="how the model writes tool calls: hermes or json")
+    ] = None,
     set_: Set = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Serve a model; prints `ready http://HOST:PORT` when requests are accepted."""
     from evolute.cli.options import free_port
     from evolute.engine import Engine, EngineConfig
-    from evolute.server import create_app
+    from evolute.server import Limits, Tenants, create_app
     from evolute.server import serve as run_server
-    from evolute.types import ConfigError
 
+    calls = _tool_format(tool_format)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = settings(EngineConfig, [], set_, print_config=print_config)
+    known = Tenants.of(api_key, file=tenants, admin_key=admin_key)
+    limits = Limits(max_in_flight, requests_per_minute)
     port = free_port(host, port)
     with Engine(model, config) as engine:
-        for item in adapter or []:
-            name, separator, directory = item.partition("=")
-            if not separator:
-                raise ConfigError(f"--adapter {item!r} has no '='; write NAME=DIRECTORY.")
-            engine.load_adapter(name, directory)
-        app = create_app(engine, served_names=[engine.model_name], api_keys=api_key)
-        run_server(app, host, port, lambda url: print(f"ready {url}", flush=True))
+        _load_adapters(engine, adapter or [])
+        _set_weights(engine, known.weights)
+        app = create_app(
+            engine,
+            served_names=[engine.model_name],
+            tenants=known,
+            limits=limits,
+            stall_s=stall_s,
+            tool_format=calls,
+        )
+        run_server(
+            app,
+            host,
+            port,
+            lambda url: print(f"ready {url}", flush=True),
+            drain_s=drain_s,
+            max_connections=max_connections,
+        )
+
+
+def _tool_format(name: str | None) -> Any:
+    from evolute.server.tools import ToolFormat
+    from evolute.types import ConfigError
+
+    if name not in (None, *ToolFormat):
+        raise ConfigError(f"--tool-format {name!r} is not known; use hermes or json.")
+    return None if name is None else ToolFormat(name)
+
+
+def _load_adapters(engine: Any, items: list[str]) -> None:
+    from evolute.types import ConfigError
+
+    for item in items:
+        name, separator, directory = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--adapter {item!r} has no '='; write NAME=DIRECTORY.")
+        engine.load_adapter(name, directory)
+
+
+def _set_weights(engine: Any, weights: dict[str, float]) -> None:
+    """Shares of the tenants in the file; those given by --set stay beside them."""
+    unequal = [f"{tenant}={weight}" for tenant, weight in weights.items() if weight != 1]
+    if unequal:
+        engine.apply_settings(tenant_weights=[*engine.config.tenant_weights, *unequal])

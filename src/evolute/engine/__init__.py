@@ -3,6 +3,14 @@
 from evolute.engine.adapters import AdapterInfo
 from evolute.engine.config import EngineConfig, resolve
 from evolute.engine.core import Counts
-from evolute.engine.engine import Engine, EngineStats
+from evolute.engine.engine import Engine, EngineStats, Heartbeat
 
-__all__ = ["AdapterInfo", "Counts", "Engine", "EngineConfig", "EngineStats", "resolve"]
+__all__ = [
+    "AdapterInfo",
+    "Counts",
+    "Engine",
+    "EngineConfig",
+    "EngineStats",
+    "Heartbeat",
+    "resolve",
+]

@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 
 from evolute.engine.config import Resolved
+from evolute.engine.stop_regex import compile_regexes
 from evolute.types import GenerateRequest, OutOfCapacity, PromptTooLong, RequestError
+
+MAX_BIAS = 1e9  # what float32 logits still hold when divided by the lowest temperature
 
 
 def check_request(
@@ -24,7 +27,10 @@ def check_request(
     `adapter_pages` of the memory."""
     _check_token_ids("prompt", request.prompt, vocab_size)
     _check_token_ids("stop_token_ids", request.sampling.stop_token_ids, vocab_size)
+    _check_token_ids("logprob_token_ids", request.sampling.logprob_token_ids, vocab_size)
     _check_bias(request, vocab_size)
+    _check_prompt_logprobs(request)
+    compile_regexes(request.sampling.stop_regex)
     if request.priority and settings.config.policy != "priority":
         raise RequestError(
             f"priority is {request.priority}, but engine.policy is {settings.config.policy!r}, "
@@ -48,15 +54,25 @@ def _check_token_ids(name: str, token_ids: tuple[int, ...], vocab_size: int) -> 
         )
 
 
+def _check_prompt_logprobs(request: GenerateRequest) -> None:
+    first, size = request.sampling.prompt_logprobs_from, len(request.prompt)
+    if first >= size:
+        raise RequestError(
+            f"log-probabilities of the prompt are wanted from token {first}, but it has {size}; "
+            f"use at most {size - 1}."
+        )
+
+
 def _check_bias(request: GenerateRequest, vocab_size: int) -> None:
     for token, bias in request.sampling.logit_bias.items():
         if not 0 <= int(token) < vocab_size:
             raise RequestError(
                 f"token id {token} in logit_bias is out of vocabulary; ids run to {vocab_size - 1}."
             )
-        if math.isnan(bias) or bias == math.inf:
+        if bias != -math.inf and not abs(bias) <= MAX_BIAS:  # `not <=` also catches NaN
             raise RequestError(
-                f"logit_bias of token {token} is {bias}; use a finite number, or -inf to bar it."
+                f"logit_bias of token {token} is {bias}; use a finite number up to {MAX_BIAS:g}, "
+                "or -inf to bar it."
             )
 
 

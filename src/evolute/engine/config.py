@@ -57,6 +57,11 @@ class EngineConfig:
         for name in ("context", "num_threads", "adapter_host_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
+        if self.tenant_weights and self.policy not in ("vtc", "dlpm"):
+            raise ConfigError(
+                f"engine.tenant_weights is set, but engine.policy {self.policy!r} knows no tenants; "
+                "use dlpm or vtc."
+            )
         self.fairness()
 
     def fairness(self) -> PolicySettings:

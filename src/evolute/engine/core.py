@@ -18,6 +18,7 @@ import dataclasses
 import itertools
 import logging
 import random
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -27,7 +28,14 @@ from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.adapter_loading import AdapterLoader
 from evolute.engine.execution.batch import Executor, Segment, build_batch
-from evolute.engine.execution.sampler import Float32, Sampler, score_temperature
+from evolute.engine.execution.sampler import (
+    Float32,
+    Sampler,
+    id_logprobs,
+    normalizer_of,
+    score_temperature,
+    top_logprobs,
+)
 from evolute.engine.output import Draft, stop_ids
 from evolute.engine.scheduling import (
     Blocked,
@@ -41,6 +49,7 @@ from evolute.engine.scheduling import (
     make_policy,
     next_step,
 )
+from evolute.engine.stop_regex import compile_regexes
 from evolute.engine.text import TextStream, TokenTexts
 from evolute.grammar import Grammar, GrammarCompiler
 from evolute.types import Delta, FinishReason, GenerateRequest, Tokenizer
@@ -239,10 +248,9 @@ class EngineCore:
         row = 0
         for one in work:
             draft, sequence = one.draft, one.draft.sequence
-            start = sequence.num_computed
             sequence.num_computed += len(one.segment.token_ids)
-            if draft.wants_prompt_logprobs and one.num_rows:
-                self._score(draft, logits[row : row + one.num_rows], start)
+            if draft.wants_prompt_logprobs and one.segment.logits_from is not None:
+                self._score(draft, logits[row : row + one.num_rows], one.segment.logits_from)
             row += one.num_rows
             if sequence.num_uncomputed:
                 continue
@@ -280,6 +288,13 @@ class EngineCore:
         return events
 
     # -- between two steps -----------------------------------------------------
+
+    def retract(self) -> int:
+        """Send all that run back to the queue; they go on later from what the cache still has."""
+        running = list(self.running)
+        for sequence in reversed(running):  # each goes to the front: the first admitted is last
+            self._preempt(sequence)
+        return len(running)
 
     def apply(self, config: EngineConfig) -> None:
         """Take new live settings; waiting sequences keep their order."""
@@ -321,6 +336,7 @@ class EngineCore:
     def _sequence(
         self, request: GenerateRequest, limit: int, adapter: int, namespace: Namespace
     ) -> Sequence:
+        wants, first = request.sampling.prompt_logprobs, request.sampling.prompt_logprobs_from
         return Sequence(
             next(self._ids),
             len(request.prompt),
@@ -328,7 +344,8 @@ class EngineCore:
             limit,
             namespace,
             is_private=not self.settings.config.prefix_cache,
-            reads_cache=not request.sampling.prompt_logprobs,
+            reads_cache=not wants or first > 0,
+            most_cached=first if wants else sys.maxsize,
             tenant=request.tenant,
             priority=request.priority,
             adapter=adapter,
@@ -346,6 +363,7 @@ class EngineCore:
         stream = TextStream(
             self._texts,
             sampling.stop,
+            compile_regexes(sampling.stop_regex),
             include_stop=sampling.include_stop,
             skip_special_tokens=sampling.skip_special_tokens,
         )
@@ -365,8 +383,9 @@ class EngineCore:
         draft = self._drafts[sequence]
         start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
         logits_from: int | None = None
-        if draft.lacks_prompt_logprobs and start < sequence.prompt_len:
-            logits_from = start
+        first = draft.request.sampling.prompt_logprobs_from
+        if draft.lacks_prompt_logprobs and first < end and start < sequence.prompt_len:
+            logits_from = max(start, first)
         elif end == sequence.num_tokens and sequence.max_new_tokens:
             logits_from = end - 1
         segment = Segment(
@@ -376,15 +395,22 @@ class EngineCore:
 
     def _score(self, draft: Draft, logits: Float32, start: int) -> None:
         """Log-probabilities of the prompt tokens that follow each row; `start` is the first's."""
-        prompt, told = draft.request.prompt, draft.prompt_logprobs
-        if not told:
-            told.append(None)
-        first = len(told) - 1  # the row that predicts the next token to be told
+        prompt, sampling = draft.request.prompt, draft.request.sampling
+        if not draft.prompt_logprobs:
+            draft.tell_prompt(None, (), ())
+        # the row that predicts the next token to be told
+        first = sampling.prompt_logprobs_from + len(draft.prompt_logprobs) - 1
         targets = prompt[first + 1 : start + len(logits) + 1]
-        if targets:
-            rows = logits[first - start : first - start + len(targets)]
-            temperature = score_temperature(draft.request.sampling)
-            told += self._sampler.score(rows, targets, temperature)
+        if not targets:
+            return
+        rows = logits[first - start : first - start + len(targets)]
+        temperature = score_temperature(sampling)
+        scores = self._sampler.score(rows, targets, temperature)
+        for row, token, score in zip(rows, targets, scores, strict=True):
+            total = normalizer_of(row, token, score, temperature)
+            top = top_logprobs(row, sampling.prompt_top_logprobs, temperature, total)
+            ids = id_logprobs(row, sampling.logprob_token_ids, temperature, total)
+            draft.tell_prompt(score, top, ids)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.preemptions += 1

@@ -4,7 +4,8 @@
     engine.generate(prompts, sampling, adapter=None) -> list[Output]
     await engine.agenerate(request); async for delta in engine.stream(request)
     engine.load_adapter(name, weights), unload_adapter, load_weights
-    engine.pause(), resume(), abort(id), flush_cache(), stats(), close()
+    engine.pause(), resume(), retract(), abort(id), abort_all(), flush_cache(), close()
+    engine.heartbeat, stats(), read_weight(name)
 
 A thread, not a process: the native step runs without the interpreter's lock, new weights are
 handed over as a pointer, and a caller in the same process pays no serialisation. Calls from
@@ -17,6 +18,7 @@ import asyncio
 import dataclasses
 import numbers
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -62,6 +64,17 @@ class EngineStats:
     tenants: tuple[Share, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """`busy_s` is the time since the last completed step while there is work, else 0."""
+
+    is_alive: bool
+    is_paused: bool
+    busy_s: float
+    steps: int
+    output_tokens: int
+
+
 class Engine:
     """A `Backend` on one model. Use it as a context manager, or call `close`."""
 
@@ -79,6 +92,8 @@ class Engine:
             raise TypeError("give either config or single settings, not both")
         loaded = load_model(model) if isinstance(model, str) else model
         self.tokenizer, self.model_name = loaded.tokenizer, loaded.name
+        self.model_path = model if isinstance(model, str) else loaded.name
+        self.model_config = loaded.config
         self._core = build_core(loaded, config, cores=num_cores())
         self._adapters = AdapterTable(self._core, loaded.config, loaded.weights)
         self._loop = EngineLoop(self._core, self._adapters.resolve, tracer or Tracer(None))
@@ -87,6 +102,14 @@ class Engine:
     def is_alive(self) -> bool:
         """False once the engine's thread has ended."""
         return self._loop.is_alive
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """How the engine's thread is doing, without asking it: true also when it hangs."""
+        loop, since = self._loop, self._loop.busy_since
+        busy_s = 0.0 if since is None else max(0.0, time.monotonic() - since)
+        counts = self._core.counts
+        return Heartbeat(loop.is_alive, loop.is_paused, busy_s, counts.steps, counts.output_tokens)
 
     @property
     def config(self) -> EngineConfig:
@@ -169,6 +192,10 @@ class Engine:
         """Stop a request; unknown and finished ones are ignored."""
         self._loop.submit(lambda: self._loop.abort_request(request_id))
 
+    def abort_all(self) -> int:
+        """Stop everything in flight; returns how many outputs that were."""
+        return self._loop.call(self._loop.abort_all)
+
     def load_adapter(
         self, name: str, weights: LoraWeights | str | Path, *, version: int | None = None
     ) -> AdapterInfo:
@@ -206,6 +233,10 @@ class Engine:
     def resume(self) -> None:
         self._loop.call(lambda: setattr(self._loop, "is_paused", False))
 
+    def retract(self) -> int:
+        """Send what runs back to the queue, its pages to the cache; returns how many that were."""
+        return self._loop.call(self._core.retract)
+
     def flush_cache(self) -> None:
         """Empty the prefix cache; what is in use goes when it is done."""
         self._loop.call(self._core.flush)
@@ -222,6 +253,13 @@ class Engine:
                 f"{', '.join(sorted(LIVE_SETTINGS))} can. Start an engine with the new settings."
             )
         return self._loop.call(lambda: self._apply(changes))
+
+    def read_weight(self, name: str, count: int) -> list[float] | list[list[float]]:
+        """The first `count` rows of a base weight, as the engine computes with them.
+
+        Raises RequestError for a name that the model does not have.
+        """
+        return self._loop.call(lambda: self._adapters.read_weight(name, count))
 
     def stats(self) -> EngineStats:
         return self._loop.call(self._stats)

@@ -4,6 +4,7 @@
     call(command)                 the same, and wait for the result
     add(request, listener), abort_request(id), abort(drafts)      from within commands
     pause, resume, close
+    busy_since     when a step was last completed: a heartbeat that needs no command
 
     while open:   commands (waits for one when idle or paused) -> one step -> listeners
 
@@ -44,6 +45,9 @@ class EngineLoop:
     def __init__(self, core: EngineCore, resolve: Resolve, tracer: Tracer) -> None:
         self.core, self._tracer = core, tracer
         self.is_paused = self._should_close = False
+        # time.monotonic of the last completed step, or of the command that woke the thread; None:
+        # there is nothing to do
+        self.busy_since: float | None = None
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
@@ -109,6 +113,12 @@ class EngineLoop:
         """Unknown and finished ones are ignored."""
         self.abort(self._by_request.get(request_id, []))
 
+    def abort_all(self) -> int:
+        """End everything in flight; returns how many outputs that were."""
+        drafts = list(self._listeners)
+        self.abort(drafts)
+        return len(drafts)
+
     def abort(self, drafts: Iterable[Draft]) -> None:
         self._tell(self.core.abort(drafts))
 
@@ -131,7 +141,11 @@ class EngineLoop:
 
     def _run_commands(self, *, wait: bool) -> None:
         try:
-            self._carry_out(*self._commands.get(block=wait))
+            if wait:
+                self.busy_since = None
+                first = self._commands.get()
+                self.busy_since = time.monotonic()
+                self._carry_out(*first)
             while True:
                 self._carry_out(*self._commands.get_nowait())
         except queue.Empty:
@@ -148,6 +162,7 @@ class EngineLoop:
     def _step(self) -> None:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens
         waited_for = describe(self.core.blocked)
+        steps = self.core.counts.steps
         try:
             events = self.core.step()
         except Exception as error:  # planning failed: those that run are lost, the engine goes on
@@ -157,6 +172,8 @@ class EngineLoop:
         for draft in self.core.admitted:
             self.history.admitted(draft, now, waited_for)
         self._tell(events)
+        if events or self.core.counts.steps > steps:
+            self.busy_since = time.monotonic()
         refresh(self.core)
         if self._tracer.is_enabled:
             tokens = self.core.counts.computed_tokens - before

@@ -38,7 +38,10 @@ class Draft:
     texts: list[str] = field(default_factory=list)  # what was shown so far, in pieces
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[tuple[TopLogprob, ...]] = field(default_factory=list)
+    id_logprobs: list[tuple[float, ...]] = field(default_factory=list)
     prompt_logprobs: list[float | None] = field(default_factory=list)
+    prompt_top_logprobs: list[tuple[TopLogprob, ...]] = field(default_factory=list)
+    prompt_id_logprobs: list[tuple[float, ...]] = field(default_factory=list)
     versions: list[list[int]] = field(default_factory=list)  # [version, tokens], as they came
     matched_stop: str | int | None = None
     error: str | None = None
@@ -51,7 +54,18 @@ class Draft:
     @property
     def lacks_prompt_logprobs(self) -> bool:
         """They are wanted, and some are not known yet."""
-        return self.wants_prompt_logprobs and len(self.prompt_logprobs) < len(self.request.prompt)
+        wanted = len(self.request.prompt) - self.request.sampling.prompt_logprobs_from
+        return self.wants_prompt_logprobs and len(self.prompt_logprobs) < wanted
+
+    def tell_prompt(
+        self, logprob: float | None, top: tuple[TopLogprob, ...], ids: tuple[float, ...]
+    ) -> None:
+        """Add what is known of the next prompt token."""
+        self.prompt_logprobs.append(logprob)
+        if self.request.sampling.prompt_top_logprobs:
+            self.prompt_top_logprobs.append(top)
+        if self.request.sampling.logprob_token_ids:
+            self.prompt_id_logprobs.append(ids)
 
     def row(self) -> Row:
         """What the choice of the next token depends on."""
@@ -76,17 +90,32 @@ class Draft:
         if self.matcher:
             self.matcher.accept(token)
         ends = token in self.stop_token_ids
-        text = "" if ends else self.text_stream.push(token)
+        is_shown = not ends or self.request.sampling.include_stop
+        text = self.text_stream.push(token) if is_shown else ""
         if text:
             self.texts.append(text)
         top: tuple[tuple[TopLogprob, ...], ...] = ()
         if self.request.sampling.top_logprobs:
             top = (chosen.top,)
             self.top_logprobs.append(chosen.top)
+        ids: tuple[tuple[float, ...], ...] = ()
+        if self.request.sampling.logprob_token_ids:
+            ids = (chosen.ids,)
+            self.id_logprobs.append(chosen.ids)
         reason = self._reason(token, ends)
         if reason:
             text += self.finish(reason).text
-        return Delta(self.index, text, (token,), (chosen.logprob,), top, self.output)
+        return Delta(
+            self.index,
+            text,
+            (token,),
+            (chosen.logprob,),
+            top,
+            self.output,
+            id_logprobs=ids,
+            cached_tokens=self.sequence.num_cached or 0,
+            weight_version=version,
+        )
 
     def finish(self, reason: FinishReason, error: str | None = None) -> Delta:
         """Close the output as it is. Returns what is new: text that was held back."""
@@ -103,14 +132,20 @@ class Draft:
             prompt_tokens=sequence.prompt_len,
             weight_versions=tuple(VersionSegment(*one) for one in self.versions),
             top_logprobs=tuple(self.top_logprobs),
+            id_logprobs=tuple(self.id_logprobs),
             prompt_logprobs=tuple(self.prompt_logprobs),
+            prompt_top_logprobs=tuple(self.prompt_top_logprobs),
+            prompt_id_logprobs=tuple(self.prompt_id_logprobs),
             matched_stop=self.matched_stop,
             index=self.index,
             request_id=self.request.id,
             error=error or self.error,
             num_preemptions=sequence.num_preemptions,
         )
-        return Delta(self.index, rest, (), (), (), self.output)
+        cached, version = self.output.cached_tokens, self.output.weight_version
+        return Delta(
+            self.index, rest, (), (), (), self.output, cached_tokens=cached, weight_version=version
+        )
 
     def _mask(self) -> NDArray[np.uint32] | None:
         if self.matcher is None:

@@ -5,8 +5,8 @@
     TextStream.finish()       -> what was held back, when nothing more will come
 
 Two things are held back: bytes that are not yet a whole UTF-8 character, and text that may be
-the beginning of a stop string. The stop string that is complete first ends the stream; it and
-what follows it are not shown (unless `include_stop`).
+the beginning of a stop string or of a stop regex's match. The stop that is complete first ends
+the stream; it and what follows it are not shown (it is with `include_stop`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from evolute.engine.stop_regex import StopRegexes
 from evolute.types import Tokenizer
 
 
@@ -44,12 +45,15 @@ class TextStream:
         self,
         texts: TokenTexts,
         stop: Sequence[str] = (),
+        regexes: StopRegexes | None = None,
         *,
         include_stop: bool = False,
         skip_special_tokens: bool = True,
     ) -> None:
         self._texts = texts
         self._stop = tuple(stop)
+        self._scan = regexes.start() if regexes else None
+        self._num_shown = 0  # characters released so far
         self._include_stop = include_stop
         self._skip_special = skip_special_tokens
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -66,7 +70,7 @@ class TextStream:
                 return ""
             shown = self._texts.bytes_of(token_id)
         new = self._utf8.decode(shown)
-        return self._release(new) if self._stop else new
+        return self._release(new) if self._stop or self._scan else new
 
     def finish(self) -> str:
         """Give back what was held; an unfinished character becomes U+FFFD."""
@@ -78,13 +82,20 @@ class TextStream:
 
     def _release(self, new: str) -> str:
         text = self._held + new
-        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
-            at, stop = min(found, key=lambda pair: (pair[0] + len(pair[1]), pair[0]))
-            self.matched_stop, self._held = stop, ""
-            return text[: at + len(stop) if self._include_stop else at]
+        found = [(at, at + len(stop), stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        if self._scan:
+            match = self._scan.push(new)
+            if match:
+                shown = self._num_shown
+                found.append((match.start - shown, match.end - shown, match.pattern))
+            keep = max(keep, self._num_shown + len(text) - self._scan.safe)
+        if found:
+            start, end, stop = min(found, key=lambda one: (one[1], one[0]))
+            self.matched_stop, self._held = stop, ""
+            return text[: end if self._include_stop else start]
         self._held = text[len(text) - keep :]
+        self._num_shown += len(text) - keep
         return text[: len(text) - keep]
 
 

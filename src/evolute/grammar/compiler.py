@@ -22,10 +22,12 @@ from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from evolute.grammar.matcher import Matcher
 from evolute.grammar.vocabulary import vocabulary
 from evolute.types import BadGrammar, SamplingParams, Tokenizer
+from evolute.types.sampling import GRAMMARS
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class GrammarCompiler:
 
         Blocks for the time of the compilation (the interpreter lock is released meanwhile).
         """
-        for kind in ("json_schema", "regex", "lark"):
+        for kind in GRAMMARS:
             text: str | None = getattr(sampling, kind)
             if text:
                 return self._get(kind, text)
@@ -170,9 +172,19 @@ def _source(kind: str, text: str) -> str:
             return str(LLMatcher.grammar_from_json_schema(text, defaults if is_object else None))
         if kind == "regex":
             return str(LLMatcher.grammar_from_regex(text))
+        if kind == "ebnf":
+            return str(LLMatcher.grammar_from_lark(_lark(text)))
         return str(LLMatcher.grammar_from_lark(text))
     except (ValueError, RecursionError) as error:
         raise BadGrammar(f"{kind} cannot be compiled: {_reason(str(error))}") from None
+
+
+def _lark(text: str) -> str:
+    """GBNF as Lark, whose start rule has another name. Raises ValueError."""
+    try:
+        return str(gbnf_to_lark(text))
+    except Exception as error:  # the converter raises plain ones
+        raise ValueError(f"{error}; the dialect is GBNF, with a rule `root ::= ...`") from None
 
 
 def _reason(text: str) -> str:

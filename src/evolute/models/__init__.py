@@ -12,6 +12,7 @@ from evolute.models.decoder import (
 )
 from evolute.models.export import export_model
 from evolute.models.files.peft_dir import load_peft, save_peft
+from evolute.models.files.safetensors_dir import parse_weights
 from evolute.models.loading import SHORT_NAMES, LoadedModel, load_model
 from evolute.models.lora import LoraConfig, LoraWeights, merge
 from evolute.models.packed_lora import PackedLora, pack
@@ -40,6 +41,7 @@ __all__ = [
     "load_peft",
     "merge",
     "pack",
+    "parse_weights",
     "rotary_table",
     "save_peft",
 ]

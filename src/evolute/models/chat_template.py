@@ -2,6 +2,7 @@
 
 ChatTemplate(source, bos=, eos=).render(messages)   the conversation
                                  .open(messages)    the same, its last turn left open
+                                 .variables         names that the template reads
 
 The names that a template may use are those of transformers: loop controls, `tojson`,
 `raise_exception`, `strftime_now`, and the mark `{% generation %}`, which changes nothing here.
@@ -10,12 +11,12 @@ The names that a template may use are those of transformers: loop controls, `toj
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -36,30 +37,47 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        environment = _environment()
         try:
-            self._compiled = _environment().from_string(source)
+            self._compiled = environment.from_string(source)
+            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
         except (jinja2.TemplateError, TypeError) as error:
             raise ModelError(
                 f"the model's chat template cannot be compiled: {error}. Fetch the model again, or "
                 "correct its chat_template."
             ) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """Raises RequestError when the template refuses the messages."""
+        values = {
+            **(variables or {}),
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": tools,
+            "documents": None,
+            **self._tokens,
+        }
         try:
-            return self._compiled.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._tokens,
-            )
+            return self._compiled.render(values)
         except Exception as error:  # a template is a program of strangers
             raise RequestError(
                 f"the model's chat template refuses these messages: {error}"
             ) from error
 
-    def open(self, messages: Sequence[Message]) -> str:
+    def open(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """Up to the last character of the last message, be it empty or end in white space.
 
         A mark behind the content shows where the template put it. Raises RequestError when there
@@ -72,7 +90,7 @@ class ChatTemplate:
             mark += "-"
         last: Any = {**messages[-1], "content": messages[-1]["content"] + mark}
         before, found, _ = self.render(
-            [*messages[:-1], last], add_generation_prompt=False
+            [*messages[:-1], last], add_generation_prompt=False, tools=tools, variables=variables
         ).rpartition(mark)
         if not found:
             raise RequestError(

@@ -109,13 +109,35 @@ class ChatTokenizer:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's turn, or within the last one."""
+        """Token ids of a conversation, ready for the assistant's turn, or within the last one.
+
+        `tools` and `variables` are for templates that read them: see `template_variables`.
+        """
         if continue_final_message:
-            return self.encode(self.template.open(messages))
+            return self.encode(self.template.open(messages, tools=tools, variables=variables))
         return self.encode(
-            self.template.render(messages, add_generation_prompt=add_generation_prompt)
+            self.template.render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=tools,
+                variables=variables,
+            )
         )
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """Names that the chat template reads."""
+        return self.template.variables
+
+    @cached_property
+    def max_token_bytes(self) -> int | None:
+        """The most bytes of text that one token stands for; None when text is rewritten first."""
+        if self.tokenizers.normalizer is not None:
+            return None
+        return max(map(len, self._bytes.values()))
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:

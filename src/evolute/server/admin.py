@@ -41,6 +41,11 @@ def is_alive(engine: Backend) -> bool:
     return bool(alive() if callable(alive) else alive)
 
 
+def busy_s(engine: Backend) -> float:
+    """How long the engine has had work and completed no step; 0 when it waits or does not say."""
+    return float(getattr(getattr(engine, "heartbeat", None), "busy_s", 0.0))
+
+
 def stats(engine: Backend) -> dict[str, Any]:
     """The engine's own figures as plain values; empty when it has none."""
     found = engine.stats() if isinstance(engine, HasStats) else {}

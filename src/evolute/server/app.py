@@ -8,22 +8,26 @@ Other rooms mount their pages with `extra_routers`; the same key check guards th
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evolute.server import admin, errors
-from evolute.server.chat import converse
-from evolute.server.completions import complete
+from evolute.server import admin, errors, health, native, openapi
+from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
 from evolute.server.errors import FieldError
 from evolute.server.explain import explain_router
+from evolute.server.health import Health
+from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
+from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
+from evolute.server.tenants import Tenants, gate
+from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
 
@@ -33,7 +37,10 @@ REFUSED = {
     "/v1/images/{rest:path}": "no vision model is served here",
     "/v1/audio/{rest:path}": "no audio model is served here",
 }
-COUNTED = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+COUNTED = {
+    *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models"),
+    *("/generate", "/health", "/metrics"),
+}
 REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status"))
 SECONDS = histogram(
     "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
@@ -46,62 +53,76 @@ def create_app(
     *,
     served_names: Sequence[str],
     api_keys: Sequence[str] | None = None,
+    tenants: Tenants | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+    stall_s: float = health.STALL_S,
     extra_routers: Sequence[APIRouter] = (),
+    tool_format: ToolFormat | None = None,
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
-    With `api_keys`, every path but /health needs `Authorization: Bearer KEY`.
+    With `api_keys` or `tenants` that have keys, every path but /health needs one. `limits` are
+    those of each tenant that has none of its own. `tool_format` is how the model writes tool
+    calls; None: as its chat template shows.
     """
     names = ModelNames(engine, served_names)
+    tenants = tenants or Tenants.of(api_keys)
+    traffic = Traffic(Limiter(limits, tenants.limits(limits)))
     app = FastAPI(
         title="Evolute",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(_gate(api_keys))] if api_keys else [],
+        dependencies=[Depends(gate(tenants))],
     )
     app.add_middleware(_Counted)
+    app.add_middleware(Guard, traffic=traffic)
     errors.install(app)
-    app.state.engine, app.state.names = engine, names
-    own = (_openai(engine, names), _status(engine), explain_router(engine), _refusals())
-    for router in (*own, *extra_routers):
+    app.add_exception_handler(ClientLeft, _left)
+    app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
+    calls = tool_format or format_of(engine.tokenizer)
+    ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
+    own = (*ours, _status(engine), explain_router(engine), _refusals())
+    native_paths = native.router(engine, names)
+    status = health.router(Health(engine, traffic, stall_s))
+    for router in (*own, native_paths, status, openapi.router(app), *extra_routers):
         app.include_router(router)
     return app
 
 
-def _openai(engine: Backend, names: ModelNames) -> APIRouter:
+def _openai(engine: Backend, names: ModelNames, tool_format: ToolFormat) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     def post(path: str, serve: Serve) -> None:
         async def handle(request: Request) -> Response:
-            try:
-                return await serve(request, engine, names)
-            except ClientLeft:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            return await serve(request, engine, names)
 
         router.post(path, response_model=None)(handle)
 
     post("/completions", complete)
-    post("/chat/completions", converse)
+    post("/chat/completions", partial(converse, tool_format=tool_format))
 
     @router.get("/models")
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": await names.listing()})
+    async def models(request: Request) -> JSONResponse:
+        cards = await names.listing()
+        if is_anthropic(request):
+            return JSONResponse(model_page(cards))
+        return JSONResponse({"object": "list", "data": cards})
 
     @router.get("/models/{name:path}")
-    async def model(name: str) -> JSONResponse:
-        return JSONResponse(await names.card(name))
+    async def model(request: Request, name: str) -> JSONResponse:
+        card = await names.card(name)
+        return JSONResponse(model_info(card) if is_anthropic(request) else card)
 
     return router
 
 
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
 def _status(engine: Backend) -> APIRouter:
     router = APIRouter()
-
-    @router.get("/health")
-    async def health() -> JSONResponse:
-        alive = admin.is_alive(engine)
-        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
 
     @router.get("/stats")
     async def stats() -> JSONResponse:
@@ -117,28 +138,19 @@ def _status(engine: Backend) -> APIRouter:
 def _refusals() -> APIRouter:
     router = APIRouter()
     for path, reason in REFUSED.items():
-
-        async def refuse(request: Request, reason: str = reason) -> Response:
-            text = f"{request.url.path} is not supported: {reason}."
-            raise FieldError(text, code="not_supported", status=501)
-
-        router.add_api_route(path, refuse, methods=["GET", "POST"], response_model=None)
+        refuse = _refusal(reason)
+        router.add_api_route(
+            path, refuse, methods=["GET", "POST"], response_model=None, include_in_schema=False
+        )
     return router
 
 
-def _gate(api_keys: Sequence[str]) -> Callable[[Request], None]:
-    keys = [f"bearer {key}".encode() for key in api_keys]
+def _refusal(reason: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def refuse(request: Request) -> Response:
+        text = f"{request.url.path} is not supported: {reason}."
+        raise FieldError(text, code="not_supported", status=501)
 
-    def check(request: Request) -> None:
-        if request.url.path == "/health":
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = f"{scheme.lower()} {key.strip()}".encode()
-        if not any([secrets.compare_digest(given, known) for known in keys]):
-            text = "no valid API key; send the header 'Authorization: Bearer KEY'."
-            raise FieldError(text, code="invalid_api_key", status=401)
-
-    return check
+    return refuse
 
 
 class _Counted:

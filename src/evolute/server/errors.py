@@ -1,7 +1,9 @@
-"""Every failure as one JSON shape, the one OpenAI's clients read.
+"""Every failure in the one JSON shape that the API's clients read.
 
-envelope(error) -> {"error": {"message", "type", "param", "code"}}
-install(app)       handlers for our errors, unknown paths and what nobody foresaw
+envelope(error)             OpenAI's: {"error": {"message", "type", "param", "code"}}
+anthropic_envelope(error)   Anthropic's: {"type": "error", "error": {"type", "message"}}
+response(error, path)       the answer to a request of that path
+install(app)                handlers for our errors, unknown paths and what nobody foresaw
 """
 
 from __future__ import annotations
@@ -27,6 +29,15 @@ from evolute.types import (
 logger = logging.getLogger(__name__)
 
 TYPE_BY_STATUS = {401: "authentication_error", 429: "rate_limit_error"}
+ANTHROPIC_TYPE_BY_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+ANTHROPIC_PATH = "/v1/messages"
 
 
 class FieldError(RequestError):
@@ -58,15 +69,21 @@ def envelope(error: Exception) -> dict[str, Any]:
     kind = TYPE_BY_STATUS.get(status)
     if kind is None:
         kind = "invalid_request_error" if status < 500 or status == 501 else "server_error"
-    message = str(error) if isinstance(error, EvoluteError) else "internal error; see the log."
     return {
         "error": {
-            "message": message,
+            "message": _shown(error),
             "type": kind,
             "param": getattr(error, "param", None),
             "code": getattr(error, "code", None) or _code(error),
         }
     }
+
+
+def anthropic_envelope(error: Exception) -> dict[str, Any]:
+    status = status_of(error)
+    other = "invalid_request_error" if status < 500 or status == 501 else "api_error"
+    kind = ANTHROPIC_TYPE_BY_STATUS.get(status, other)
+    return {"type": "error", "error": {"type": kind, "message": _shown(error)}}
 
 
 def raise_if_failed(output: Output) -> None:
@@ -75,30 +92,38 @@ def raise_if_failed(output: Output) -> None:
         raise EvoluteError(output.error or "the engine failed on this request; see its log.")
 
 
-def response(error: Exception) -> JSONResponse:
+def response(error: Exception, path: str = "") -> JSONResponse:
     headers = {}
     if isinstance(error, OutOfCapacity):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if status_of(error) == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(envelope(error), status_of(error), headers)
+    shape = anthropic_envelope if path.startswith(ANTHROPIC_PATH) else envelope
+    return JSONResponse(shape(error), status_of(error), headers)
 
 
 def install(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
-        return response(error)
+        return response(error, request.url.path)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         text = f"{request.method} {request.url.path}: {error.detail}."
-        return response(FieldError(text, code="http_error", status=error.status_code))
+        refusal = FieldError(text, code="http_error", status=error.status_code)
+        return response(refusal, request.url.path)
 
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        return response(error)  # starlette logs and re-raises it after this
+        answer = response(error, request.url.path)
+        answer.headers["Connection"] = "close"  # starlette re-raises, then uvicorn hangs up
+        return answer
 
     app.add_exception_handler(EvoluteError, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def _shown(error: Exception) -> str:
+    return str(error) if isinstance(error, EvoluteError) else "internal error; see the log."
 
 
 def _code(error: Exception) -> str:

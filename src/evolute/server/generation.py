@@ -3,6 +3,7 @@
     call = Call.of(...)                 the requests, with their place among the choices
     await call.outputs(engine)          one list of outputs per prompt
     await call.deltas(engine)           (choice, delta) as they come, the first of each prompt made
+    usage(outputs), room_left(...)      what was used, and what may be
 
 Choices are numbered prompt-major, sample-minor. Leaving either early aborts every request.
 """
@@ -17,8 +18,16 @@ from typing import Any
 
 from evolute.server.errors import raise_if_failed
 from evolute.server.sse import Primed
-from evolute.types import Backend, Delta, GenerateRequest, Output, SamplingParams
+from evolute.types import (
+    Backend,
+    Delta,
+    GenerateRequest,
+    Output,
+    PromptTooLong,
+    SamplingParams,
+)
 
+FALLBACK_MAX_TOKENS = 512  # when neither the client nor the engine names a limit
 ChoiceDelta = tuple[int, Delta]  # number of the choice, what was added to it
 
 
@@ -116,6 +125,18 @@ def usage(outputs: Sequence[Sequence[Output]]) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
+
+
+def room_left(num_prompt: int, context: int | None) -> int:
+    """Tokens that an answer may have when the client sets no limit: all that the context has."""
+    if context is None:
+        return FALLBACK_MAX_TOKENS
+    if num_prompt >= context:
+        raise PromptTooLong(
+            f"the conversation has {num_prompt} tokens, but the model holds {context} with its "
+            "answer. Drop earlier turns."
+        )
+    return context - num_prompt
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:

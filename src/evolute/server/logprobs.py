@@ -110,10 +110,16 @@ def _entry(tokenizer: Tokenizer, token_id: int, logprob: float | None) -> dict[s
 
 def _top_dicts(
     top: Sequence[Sequence[TopLogprob]], tokenizer: Tokenizer
-) -> list[dict[str, float | None]]:
-    """Two ids can show the same text: the better one is kept, as they come best first."""
-    dicts = []
+) -> list[dict[str, float | None] | None]:
+    """None where nothing was predicted: at the first token of a prompt.
+
+    Two ids can show the same text: the better one is kept, as they come best first.
+    """
+    dicts: list[dict[str, float | None] | None] = []
     for ranked in top:
+        if not ranked:
+            dicts.append(None)
+            continue
         by_text: dict[str, float | None] = {}
         for t in ranked:
             by_text.setdefault(token_text(tokenizer, t.token_id), _plain(t.logprob))

@@ -1,27 +1,38 @@
 """Putting an application on a port, in front or in a thread.
 
-    serve(app, host, port, on_ready)        until Ctrl-C or SIGTERM
+    serve(app, host, port, on_ready)        until Ctrl-C, or SIGTERM and `drain_s`
     serve_in_thread(app, host, port)        a RunningServer with url and stop()
 
 The port is taken before anything else, so one in use is a ConfigError and not a traceback;
-port 0 takes a free one. Stopping waits briefly for answers in progress, then cancels them.
+port 0 takes a free one. At SIGTERM the server drains: new requests are answered 503, those in
+progress have `drain_s` to end. A second signal, and Ctrl-C, stop at once; what is still in progress
+then has GRACE_S before it is cancelled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from evolute.server.connections import MAX_CONNECTIONS, connection_class, make_room
+from evolute.server.limits import Traffic
 from evolute.types import ConfigError
 
+logger = logging.getLogger(__name__)
+
 GRACE_S = 2  # for answers in progress when the server stops
+DRAIN_S = 30.0
 START_S = 30.0
 REASONS = {
     errno.EADDRINUSE: "it is in use; choose another --port, or 0 for any free one",
@@ -51,9 +62,16 @@ class RunningServer:
 
 
 class _Server(uvicorn.Server):
-    """Says when requests are accepted."""
+    """Says when requests are accepted, and drains at SIGTERM."""
 
-    def __init__(self, app: FastAPI, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        on_ready: Callable[[], None],
+        *,
+        drain_s: float = DRAIN_S,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -62,14 +80,35 @@ class _Server(uvicorn.Server):
                 lifespan="on",
                 timeout_graceful_shutdown=GRACE_S,
                 backlog=2048,
+                http=connection_class(make_room(max_connections)),
             )
         )
-        self._on_ready = on_ready
+        self._on_ready, self._drain_s = on_ready, drain_s
+        self._traffic: Traffic = getattr(app.state, "traffic", None) or Traffic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first SIGTERM begins a drain; anything after it, and Ctrl-C, stops."""
+        traffic = self._traffic
+        if sig != signal.SIGTERM or traffic.is_draining or not self._drain_s:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        traffic.drain_ends_s = time.monotonic() + self._drain_s
+        traffic.is_draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        traffic = self._traffic
+        if traffic.is_draining and not self.should_exit:
+            is_late = time.monotonic() >= traffic.drain_ends_s
+            self.should_exit = is_late or not traffic.in_flight
+            if is_late and traffic.in_flight:
+                logger.warning("%d requests did not end within the drain", traffic.in_flight)
+        return await super().on_tick(counter)
 
 
 def serve(
@@ -77,21 +116,35 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on_ready: Callable[[str], None] | None = None,
+    *,
+    drain_s: float = DRAIN_S,
+    max_connections: int = MAX_CONNECTIONS,
 ) -> None:
     """Serve until interrupted. Calls `on_ready(url)` once requests are accepted."""
     with contextlib.closing(_listen(host, port)) as listener:
-        server = _Server(app, lambda: on_ready(_url(listener)) if on_ready else None)
+        server = _Server(
+            app,
+            lambda: on_ready(_url(listener)) if on_ready else None,
+            drain_s=drain_s,
+            max_connections=max_connections,
+        )
         with contextlib.suppress(KeyboardInterrupt):  # a clean stop: uvicorn raises it again
             server.run(sockets=[listener])
         if not server.started:
             raise ConfigError("the server could not start; its log says why.")
 
 
-def serve_in_thread(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> RunningServer:
+def serve_in_thread(
+    app: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    max_connections: int = MAX_CONNECTIONS,
+) -> RunningServer:
     """Returns once requests are accepted."""
     listener = _listen(host, port)
     ready = threading.Event()
-    server = _Server(app, ready.set)
+    server = _Server(app, ready.set, max_connections=max_connections)
 
     def run() -> None:
         try:

@@ -2,6 +2,7 @@
 
     event(value) -> bytes             "data: {...}" and an empty line
     EventStream(source, render)       the response; ends with [DONE], errors included
+    Wire(...)                         the same for an API that names its events
     await while_connected(request, coroutine)    cancelled when the client goes
     Primed(stream)                    its first item is made early: early errors are HTTP errors
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request, Response
@@ -35,6 +37,20 @@ class ClientLeft(Exception):
 def event(value: Any) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return f"data: {text}\n\n".encode()
+
+
+def named_event(value: Mapping[str, Any]) -> bytes:
+    """The same under the name that is its `type`."""
+    return f"event: {value['type']}\n".encode() + event(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How one API writes its streams."""
+
+    event: Callable[[Any], bytes] = event
+    error: Callable[[Exception], Any] = envelope  # what is sent when a stream breaks
+    end: bytes = DONE
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -71,17 +87,21 @@ class Primed(Generic[T]):
 
 
 class EventStream(Response):
-    """Sends what `render` makes of `source` as events, then [DONE]; an error is one event."""
+    """Sends what `render` makes of `source` as events, then the end; an error is one event."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, source: Primed[T], render: Callable[[AsyncIterator[T]], AsyncIterator[Any]]
+        self,
+        source: Primed[T],
+        render: Callable[[AsyncIterator[T]], AsyncIterator[Any]],
+        wire: Wire | None = None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._source: Primed[Any] = source
         self._render = render
+        self._wire = wire or Wire()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -96,13 +116,12 @@ class EventStream(Response):
         await send(start)
         try:
             async for chunk in self._render(self._source):
-                await send(_body(event(chunk), more=True))
+                await send(_body(self._wire.event(chunk), more=True))
         except Exception as error:
             if status_of(error) >= 500:
                 logger.error("a stream failed", exc_info=error)
-            await send(_body(event(envelope(error)), more=True))
-        await send(_body(DONE, more=True))
-        await send(_body(b"", more=False))
+            await send(_body(self._wire.event(self._wire.error(error)), more=True))
+        await send(_body(self._wire.end, more=False))
 
 
 def _body(data: bytes, *, more: bool) -> Message:

@@ -185,9 +185,7 @@ class ScriptedBackend:
         return text
 
     def _alternatives(self, request: GenerateRequest, token_id: int) -> tuple[TopLogprob, ...]:
-        others = [(token_id + k) % 256 for k in range(request.sampling.top_logprobs)]
-        ranked = [TopLogprob(id, _logprob(token_id) - k) for k, id in enumerate(others)]
-        return tuple(ranked)
+        return _ranked(token_id, request.sampling.top_logprobs)
 
     def _output(
         self,
@@ -200,6 +198,7 @@ class ScriptedBackend:
     ) -> Output:
         sampling = request.sampling
         prompt_logprobs = (None, *(_logprob(id) for id in request.prompt[1:]))
+        later = tuple(_ranked(id, sampling.prompt_top_logprobs) for id in request.prompt[1:])
         wants_top = bool(sampling.top_logprobs)
         return Output(
             text=text,
@@ -212,6 +211,7 @@ class ScriptedBackend:
             weight_versions=(VersionSegment(self.weight_version, len(sent)),) if sent else (),
             top_logprobs=tuple(self._alternatives(request, id) for id in sent if wants_top),
             prompt_logprobs=prompt_logprobs if sampling.prompt_logprobs else (),
+            prompt_top_logprobs=((), *later) if sampling.prompt_top_logprobs else (),
             matched_stop=matched,
             index=index,
             request_id=request.id,
@@ -220,3 +220,8 @@ class ScriptedBackend:
 
 def _logprob(token_id: int) -> float:
     return -(token_id % 10) / 10
+
+
+def _ranked(token_id: int, count: int) -> tuple[TopLogprob, ...]:
+    others = [(token_id + k) % 256 for k in range(count)]
+    return tuple(TopLogprob(id, _logprob(token_id) - k) for k, id in enumerate(others))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from evolute.types.sampling import SamplingParams
 
@@ -13,10 +13,16 @@ _ids = itertools.count()
 
 
 class Message(TypedDict):
-    """One turn of a chat."""
+    """One turn of a chat. `tool_calls` are an assistant's, the other two fields a tool's.
+
+    A call is {"id", "type": "function", "function": {"name", "arguments": {...}}}.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
 class FinishReason(StrEnum):
@@ -51,7 +57,8 @@ class Output:
 
     Invariants: len(logprobs) == len(token_ids); the `num_tokens` of `weight_versions` sum to
     len(token_ids). The end-of-sequence token, when sampled, is the last of `token_ids` and is
-    not in `text`.
+    not in `text`. What is told of the prompt begins at `prompt_logprobs_from`; its first entry is
+    None or empty, as nothing predicts it.
     """
 
     text: str
@@ -63,7 +70,10 @@ class Output:
     prompt_tokens: int = 0
     weight_versions: tuple[VersionSegment, ...] = ()
     top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()  # per output token, when asked for
+    id_logprobs: tuple[tuple[float, ...], ...] = ()  # of `logprob_token_ids`, per output token
     prompt_logprobs: tuple[float | None, ...] = ()  # per prompt token, first None
+    prompt_top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()  # per prompt token
+    prompt_id_logprobs: tuple[tuple[float, ...], ...] = ()  # of `logprob_token_ids`, likewise
     matched_stop: str | int | None = None  # stop string or token id that ended it
     index: int = 0  # which of the n
     request_id: str = ""
@@ -89,3 +99,6 @@ class Delta:
     logprobs: tuple[float, ...]
     top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()
     output: Output | None = None
+    id_logprobs: tuple[tuple[float, ...], ...] = ()
+    cached_tokens: int = 0
+    weight_version: int = 0  # of the tokens

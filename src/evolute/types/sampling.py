@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from evolute.types.errors import RequestError
 
 MAX_STOPS = 32
+MAX_STOP_CHARS = 1024
+MAX_STOP_REGEX_CHARS = 256
+MAX_LOGPROB_IDS = 4096
+MAX_INT32 = 2**31 - 1
 MAX_TOP_LOGPROBS = 128
+GRAMMARS = ("json_schema", "regex", "lark", "ebnf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +22,7 @@ class SamplingParams:
 
     Log-probabilities are those of the model at this temperature (1.0 when greedy), before
     penalties, `logit_bias`, grammar masks and top-k / top-p / min-p truncation. At most one of
-    `json_schema`, `regex`, `lark` may be set.
+    `json_schema`, `regex`, `lark`, `ebnf` may be set.
     """
 
     max_new_tokens: int = 128
@@ -33,20 +38,26 @@ class SamplingParams:
     seed: int | None = None  # None: drawn by the engine, and returned by no one
     n: int = 1
     stop: tuple[str, ...] = ()
+    stop_regex: tuple[str, ...] = ()  # the match that is complete first ends the text
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
-    include_stop: bool = False  # keep the matched stop string in the text
+    include_stop: bool = False  # keep what was matched (string, regex, token) in the text
     skip_special_tokens: bool = True
     top_logprobs: int = 0  # alternatives reported per output token
+    logprob_token_ids: tuple[int, ...] = ()  # ids whose log-probability is told at each position
     prompt_logprobs: bool = False  # log-probability of each prompt token but the first
+    prompt_logprobs_from: int = 0  # place of that first one; what lies before may be cached
+    prompt_top_logprobs: int = 0  # alternatives reported per prompt token
     json_schema: str | None = None
     regex: str | None = None
     lark: str | None = None
+    ebnf: str | None = None  # in the dialect of GBNF
 
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 0)
         _at_least("min_new_tokens", self.min_new_tokens, 0)
-        _at_least("top_k", self.top_k, 0)
+        _within("top_k", self.top_k, 0, MAX_INT32)
+        _at_least("prompt_logprobs_from", self.prompt_logprobs_from, 0)
         _at_least("n", self.n, 1)
         _within("temperature", self.temperature, 0.0, 100.0)
         _within("top_p", self.top_p, 0.0, 1.0, low_open=True)
@@ -55,11 +66,11 @@ class SamplingParams:
         _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _within("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
-        if len(self.stop) > MAX_STOPS:
-            raise RequestError(f"{len(self.stop)} stop strings; at most {MAX_STOPS} are allowed.")
-        if any(not stop for stop in self.stop):
-            raise RequestError("an empty stop string would stop at once; remove it from `stop`.")
-        grammars = [name for name in ("json_schema", "regex", "lark") if getattr(self, name)]
+        _within("prompt_top_logprobs", self.prompt_top_logprobs, 0, MAX_TOP_LOGPROBS)
+        _texts("stop", self.stop, MAX_STOP_CHARS)
+        _texts("stop_regex", self.stop_regex, MAX_STOP_REGEX_CHARS)
+        _within("the number of logprob_token_ids", len(self.logprob_token_ids), 0, MAX_LOGPROB_IDS)
+        grammars = [name for name in GRAMMARS if getattr(self, name)]
         if len(grammars) > 1:
             raise RequestError(f"{' and '.join(grammars)} exclude one another; keep one of them.")
 
@@ -69,7 +80,19 @@ class SamplingParams:
 
     @property
     def is_constrained(self) -> bool:
-        return bool(self.json_schema or self.regex or self.lark)
+        return any(getattr(self, name) for name in GRAMMARS)
+
+
+def _texts(name: str, texts: tuple[str, ...], max_chars: int) -> None:
+    if len(texts) > MAX_STOPS:
+        raise RequestError(
+            f"{name} holds {len(texts)} stop strings; at most {MAX_STOPS} are allowed."
+        )
+    if any(not text for text in texts):
+        raise RequestError(f"an empty stop would end the text at once; remove it from `{name}`.")
+    longest = max(map(len, texts), default=0)
+    if longest > max_chars:
+        raise RequestError(f"{name} holds {longest} characters; at most {max_chars} are allowed.")
 
 
 def _at_least(name: str, value: int, low: int) -> None:

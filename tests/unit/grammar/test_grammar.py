@@ -240,3 +240,19 @@ def test_eos_ids_outside_the_vocabulary_are_a_configuration_error() -> None:
         GrammarCompiler(TOKENIZER, [999])
     with pytest.raises(ConfigError):
         GrammarCompiler(TOKENIZER, [])
+
+
+def test_gbnf_is_a_grammar_too_and_what_it_gets_wrong_is_named(compiler: GrammarCompiler) -> None:
+    matcher = begin(compiler, ebnf='root ::= item ("," item)*\nitem ::= [0-9]+ | "x"\n')
+    push(matcher, "12,x")
+    assert allowed(matcher) == {ord(",")} | EOS
+    for text, reason in [
+        ('root ::= "a" other', "'other' not found"),
+        ('start ::= "a"', "No 'root' rule"),
+        ('root ::= "a', "Unexpected end"),
+        ("root = x", "Expected ::="),
+        ("(" * 5000, "Expected name"),
+        ("root ::= " + "(" * 5000, "ebnf cannot be compiled"),
+    ]:
+        with pytest.raises(BadGrammar, match=reason):
+            compiler.compile(SamplingParams(ebnf=text))

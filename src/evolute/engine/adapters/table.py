@@ -100,6 +100,15 @@ class AdapterTable:
         )
         return weights.fingerprint()
 
+    def read_weight(self, name: str, count: int) -> list[float] | list[list[float]]:
+        """The first `count` rows of a base weight. Raises RequestError for an unknown name."""
+        name = name.removeprefix("model.")
+        if name not in self._shapes:
+            raise RequestError(f"the model has no weight {name!r}. {nearest(name, self._shapes)}")
+        found: list[float] | list[list[float]]
+        found = self._core.executor.read_weight(name, count).tolist()
+        return found
+
     def fingerprint(self, name: str) -> str:
         """Digest of the host's copy, from which pages are filled."""
         return self._core.loader.store[self._info(name).index].unpack().fingerprint()

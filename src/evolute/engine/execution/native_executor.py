@@ -9,6 +9,7 @@ operations and more memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ LINEARS = {
 }
 NORMS = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}
 QK_NORMS = {"q": "self_attn.q_norm", "k": "self_attn.k_norm"}
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 BLOCK = 32
 MAX_GROUP = 3  # of 32 activations: wider ones cost more accuracy than operations
 
@@ -92,28 +94,40 @@ class NativeExecutor:
         self.decoder.drop_adapter(index)
 
     def set_weights(self, weights: ModelWeights) -> None:
-        """Pack every matrix anew."""
+        """Pack every matrix anew, then hand all over: what can fail comes first."""
+        packed: dict[str, PackedLinear | Float32] = {}
+        for name in weights:
+            values = weights[name]
+            if len(values.shape) != 2:
+                packed[name] = _vector(weights, name)
+            elif name == EMBEDDING:
+                packed[name] = self._packed_blocks(weights, name)
+            else:
+                packed[name] = self._packed(weights, name)
+        if self._config.tie_embeddings and self._precision == "int8":
+            packed[HEAD] = self._packed(weights, EMBEDDING)
+        self._hand_over(packed)
+        self._packed_weights = packed
+
+    def read_weight(self, name: str, count: int) -> Float32:
+        packed = self._packed_weights[name]
+        if isinstance(packed, PackedLinear):
+            return packed.rows(np.arange(min(count, packed.shape[0])))
+        return packed[:count]
+
+    def _hand_over(self, packed: dict[str, Any]) -> None:
+        """The decoder shares the packed matrices; nothing is copied but vectors."""
         for layer in range(self._config.num_layers):
             for short, name in LINEARS.items():
                 full = f"layers.{layer}.{name}"
-                bias = f"{full}.bias"
-                self.decoder.set_linear(
-                    layer,
-                    short,
-                    self._packed(weights, f"{full}.weight"),
-                    weights.dense(bias).numpy() if bias in weights else None,
-                )
+                bias = packed.get(f"{full}.bias")
+                self.decoder.set_linear(layer, short, packed[f"{full}.weight"], bias)
             norms = NORMS | QK_NORMS if self._config.qk_norm else NORMS
             for short, name in norms.items():
-                values = weights.dense(f"layers.{layer}.{name}.weight").numpy()
-                self.decoder.set_norm(layer, short, values)
-        self.decoder.set_final_norm(weights.dense("norm.weight").numpy())
-        name = "embed_tokens.weight"
-        embedding = self._packed_blocks(weights, name)
-        if not self._config.tie_embeddings:
-            name = "lm_head.weight"
-        is_shared = self._config.tie_embeddings and self._precision != "int8"
-        head = embedding if is_shared else self._packed(weights, name)
+                self.decoder.set_norm(layer, short, packed[f"layers.{layer}.{name}.weight"])
+        self.decoder.set_final_norm(packed["norm.weight"])
+        embedding = packed[EMBEDDING]
+        head = packed.get(HEAD, embedding)
         self.decoder.set_vocabulary(embedding, head)
 
     def set_num_threads(self, num_threads: int) -> None:
@@ -137,6 +151,11 @@ class NativeExecutor:
 def _group(width: int) -> int:
     """Blocks of activations with one scale: the most that divide, up to MAX_GROUP."""
     return next(g for g in range(MAX_GROUP, 0, -1) if width % (g * BLOCK) == 0)
+
+
+def _vector(weights: ModelWeights, name: str) -> Float32:
+    values: Float32 = weights.dense(name).detach().numpy().copy()
+    return values
 
 
 def _shape(config: ModelConfig) -> DecoderShape:

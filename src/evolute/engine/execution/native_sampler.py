@@ -19,6 +19,7 @@ from evolute.engine.execution.sampler import (
     Float32,
     Row,
     adjust,
+    id_logprobs,
     needs_adjusting,
     score_temperature,
     top_logprobs,
@@ -81,8 +82,9 @@ class NativeSampler:
 def _chosen(token: int, score: float, logits: Float32, row: Row) -> Chosen | None:
     if not np.isfinite(score):
         return None
-    top = top_logprobs(logits, row.sampling) if row.sampling.top_logprobs else ()
-    return Chosen(token, score, top)
+    sampling, temperature = row.sampling, score_temperature(row.sampling)
+    top = top_logprobs(logits, sampling.top_logprobs, temperature)
+    return Chosen(token, score, top, id_logprobs(logits, sampling.logprob_token_ids, temperature))
 
 
 def _adjusted(logits: Float32, row: Row) -> Float32:

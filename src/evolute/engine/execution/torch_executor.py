@@ -66,7 +66,12 @@ class TorchExecutor:
         self._adapters.pop(index, None)
 
     def set_weights(self, weights: ModelWeights) -> None:
-        self.decoder.load(weights)
+        dense = {name: weights.dense(name) for name in weights}  # what can fail comes first
+        self.decoder.load(ModelWeights(dense))
+
+    def read_weight(self, name: str, count: int) -> Float32:
+        values: Float32 = dict(self.decoder.named_parameters())[name].detach()[:count].numpy()
+        return values
 
     def set_num_threads(self, num_threads: int) -> None:
         torch.set_num_threads(num_threads)

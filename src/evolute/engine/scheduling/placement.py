@@ -207,6 +207,7 @@ class Placement:
         match = self._matches.get(sequence)
         if match is None:
             # the last token is never matched: its logits are needed
-            match = self.cache.match(sequence.namespace, sequence.tokens[:-1])
+            most = min(sequence.num_tokens - 1, sequence.most_cached)
+            match = self.cache.match(sequence.namespace, sequence.tokens[:most])
             self._matches[sequence] = match
         return match

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from evolute.engine.memory import NO_ADAPTER, AdapterId
@@ -24,6 +25,7 @@ class Sequence:
     namespace: Namespace = (None, 0, "")
     is_private: bool = False  # neither looks into the prefix cache nor fills it
     reads_cache: bool = True  # False: every prompt token's logits are wanted
+    most_cached: int = sys.maxsize  # tokens it may take from the cache; later logits are wanted
     tenant: str = "default"
     priority: int = 0  # of the policy `priority`; higher goes first
     adapter: AdapterId = NO_ADAPTER

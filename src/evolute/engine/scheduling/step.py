@@ -220,6 +220,7 @@ def _fills(filler: Sequence, sequence: Sequence, start: int, page_size: int) -> 
         and sequence.reads_cache
         and filler.namespace == sequence.namespace
         and end < sequence.num_tokens  # the last token is never matched
+        and end <= sequence.most_cached
         and end <= filler.num_tokens
         and filler.tokens[start:end] == sequence.tokens[start:end]  # most differ here already
         and filler.tokens[:start] == sequence.tokens[:start]

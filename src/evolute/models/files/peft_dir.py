@@ -37,6 +37,7 @@ HARMLESS = {  # they say where the tensors are, or how they were trained
     *("layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size"),
     *("init_lora_weights", "eva_config"),
 }
+PICKLES = (".bin", ".pt", ".pth", ".pkl")
 Key = tuple[int, str]
 
 
@@ -46,6 +47,7 @@ def load_peft(directory: str | Path) -> LoraWeights:
     values = read_json(directory / CONFIG_FILE)
     _refuse(values, directory)
     read = Fields(values, str(directory / CONFIG_FILE))
+    _refuse_pickles(directory)
     halves = _halves(read_tensors(directory / TENSOR_FILE))
     config = LoraConfig(
         rank=read.whole("r"),
@@ -100,6 +102,17 @@ def _refuse(values: Mapping[str, Any], directory: Path) -> None:
             f"{directory}: the adapter sets {found}; only plain LoRA is supported. Merge it into "
             "its base model with peft, and load that."
         )
+
+
+def _refuse_pickles(directory: Path) -> None:
+    """Loading a pickle runs the code that is in it."""
+    if not (directory / TENSOR_FILE).exists():
+        pickles = [p.name for end in PICKLES for p in sorted(directory.glob(f"*{end}"))]
+        if pickles:
+            raise ModelError(
+                f"{directory} holds {pickles[0]}, a pickle, which can run any code when it is "
+                f"loaded; only {TENSOR_FILE} is read. Save the adapter as safetensors."
+            )
 
 
 def _halves(flat: Mapping[str, Tensor]) -> dict[Key, dict[str, Tensor]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from evolute.models.weights import ModelWeights, Weight
@@ -52,20 +53,51 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_weights(directory: Path, *, is_tied: bool) -> ModelWeights:
     """All tensors, sharded or not, under names without "model."; a tied output only once."""
-    tensors: dict[str, Weight] = {}
+    tensors: dict[str, Tensor] = {}
     for file in _files(directory):
-        for name, tensor in read_tensors(file).items():
-            if not name.endswith(DERIVED):
-                tensors[name.removeprefix("model.")] = tensor
-    head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
+        tensors |= read_tensors(file)
+    return named_weights(tensors, is_tied=is_tied, source=str(directory))
+
+
+def parse_weights(parts: Iterable[bytes], *, is_tied: bool) -> ModelWeights:
+    """Weights out of safetensors bytes, in one part or several. Raises ModelError."""
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        is_header = part[8:9] == b"{"  # after its length, whose first byte may be a pickle's
+        if not is_header and (part[:1] == b"\x80" or part[:2] == b"PK"):
+            raise ModelError(
+                "the weights are a pickle, which can run any code when it is loaded; send "
+                "safetensors bytes."
+            )
+        try:
+            found: dict[str, Tensor] = load(part)
+        except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
+            raise ModelError(
+                f"the weights are no safetensors bytes: {error}. Send those of "
+                "safetensors.torch.save."
+            ) from error
+        if twice := tensors.keys() & found.keys():
+            raise ModelError(f"{min(twice)!r} comes in two parts; send each tensor once.")
+        tensors |= found
+    return named_weights(tensors, is_tied=is_tied, source="the upload")
+
+
+def named_weights(tensors: Mapping[str, Tensor], *, is_tied: bool, source: str) -> ModelWeights:
+    """Under names without "model.", a tied output only once."""
+    named: dict[str, Weight] = {
+        name.removeprefix("model."): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(DERIVED)
+    }
+    head, embedding = named.get("lm_head.weight"), named.get("embed_tokens.weight")
     if is_tied and isinstance(head, Tensor) and isinstance(embedding, Tensor):
         if head.shape != embedding.shape or not head.equal(embedding):
             raise ModelError(
-                f"{directory} says tie_word_embeddings, but lm_head.weight is not the embedding. "
+                f"{source} says tie_word_embeddings, but lm_head.weight is not the embedding. "
                 "Set tie_word_embeddings to false in config.json."
             )
-        del tensors["lm_head.weight"]
-    return ModelWeights(tensors)
+        del named["lm_head.weight"]
+    return ModelWeights(named)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -57,6 +57,8 @@ OURS = {
     "json_schema": "json_schema",
     "regex": "regex",
     "lark": "lark",
+    "ebnf": "ebnf",
+    "stop_regex": "stop_regex",
 }
 PLAIN = SamplingParams()
 
@@ -75,17 +77,23 @@ def payload(request: GenerateRequest, model: str, dialect: Dialect) -> dict[str,
     body["logit_bias"] = {str(id): v for id, v in body["logit_bias"].items()} or None
     body |= {"model": model, "prompt": list(request.prompt)}
     if dialect is Dialect.EVOLUTE:
+        lost = sorted(changed.keys() - STANDARD.keys() - OURS.keys())
+        if lost:
+            raise NotSupported(
+                f"/v1/completions has no field for {', '.join(lost)}; unset it, or call /generate."
+            )
         own = {OURS[name]: v for name, v in changed.items() if name in OURS}
         body |= {field: list(v) if isinstance(v, tuple) else v for field, v in own.items()}
         body |= {"return_token_ids": True, "user": request.tenant}
         if request.cache_salt:
             body["cache_salt"] = request.cache_salt
+        if request.priority:
+            body["priority"] = request.priority
         if request.adapter:
             body["model"] = f"{model.partition(':')[0]}:{request.adapter}"
         return body
-    foreign = sorted(name for name in changed if name in OURS or name == "top_logprobs")
-    if request.cache_salt:
-        foreign.append("cache_salt")
+    foreign = sorted(name for name in changed if name not in STANDARD or name == "top_logprobs")
+    foreign += [name for name in ("cache_salt", "priority") if getattr(request, name)]
     if foreign:
         raise NotSupported(f"an OpenAI endpoint has no field for {', '.join(foreign)}; unset it.")
     body["model"] = request.adapter or model

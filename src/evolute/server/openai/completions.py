@@ -19,12 +19,15 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from evolute.server import logprobs
-from evolute.server.bodies import MAX_CHOICES, CompletionBody, check_token_ids, read, sampling
+from evolute.server.bodies import MAX_CHOICES, check_text, check_token_ids, read
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
+from evolute.server.openai.bodies import CompletionBody, sampling
+from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
+from evolute.server.tenants import enter
 from evolute.types import Backend, Output, Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
@@ -34,7 +37,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
     body = await read(request, CompletionBody)
     adapter = await names.resolve(body.model)
     _refuse(body)
-    prompts = _prompts(body, engine.tokenizer)
+    prompts = _prompts(body, engine)
     call = Call.of(
         "cmpl",
         prompts,
@@ -43,10 +46,12 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
             max_new_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
             top_logprobs=body.logprobs or 0,
             prompt_logprobs=_wants_prompt_logprobs(body),
+            prompt_top_logprobs=(body.logprobs or 0) if body.echo else 0,
         ),
         adapter=adapter,
-        tenant=body.user or "default",
+        tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
+        priority=body.priority or 0,
     )
     answer = _Answer(body, engine.tokenizer, call, names.shown(body.model), int(time.time()))
     if body.stream:
@@ -64,21 +69,21 @@ def _refuse(body: CompletionBody) -> None:
     """Fields that parse but cannot be honoured together."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise not_supported("best_of", "all samples are returned; use n.")
-    if body.echo and body.logprobs:
-        raise not_supported("logprobs", "no alternatives for prompt tokens; with echo use 0.")
     if body.stream and _wants_prompt_logprobs(body):
         field = "prompt_logprobs" if body.prompt_logprobs else "echo"
         raise not_supported(field, "log-probabilities of the prompt are not streamed.")
 
 
-def _prompts(body: CompletionBody, tokenizer: Tokenizer) -> list[list[int]]:
+def _prompts(body: CompletionBody, engine: Backend) -> list[list[int]]:
     """Token ids of each prompt. Raises FieldError when one is empty or there are too many."""
+    tokenizer = engine.tokenizer
     prompt: Any = body.prompt
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         prompt = [prompt]
     token_lists = []
     for item in prompt:
         if isinstance(item, str):
+            check_text(item, engine)
             item = tokenizer.encode(item, add_special_tokens=True)
         else:
             check_token_ids(item, tokenizer.vocab_size, "prompt")
@@ -109,22 +114,22 @@ class _Answer:
 
     async def chunks(self, source: AsyncIterator[ChoiceDelta]) -> AsyncIterator[dict[str, Any]]:
         """Text as it comes; a chunk with the finish reason per choice; usage when asked."""
-        options = self.body.stream_options
-        tail: dict[str, Any] = {"usage": None} if options and options.include_usage else {}
+        counts = RunningUsage(self.call, self.body.stream_options)
         held: dict[int, Held] = defaultdict(Held)
-        outputs: dict[int, Output] = {}
         async for index, delta in source:
+            counts.add(index, delta)
             echo = "" if index in held else self._echo(index)
             offset = held[index].num_chars + len(self._echo(index))
             piece = held[index].push(delta)
             if echo or delta.text or self._tells(piece):
-                yield self._frame([self._part(index, echo + delta.text, piece, offset)]) | tail
+                yield (
+                    self._frame([self._part(index, echo + delta.text, piece, offset)])
+                    | counts.tail()
+                )
             if delta.output is not None:
-                outputs[index] = delta.output
-                yield self._frame([self._end(index, delta.output)]) | tail
-        if tail:
-            groups = _by_prompt(outputs, self.call.num_samples)
-            yield self._frame([]) | {"usage": usage(groups)}
+                yield self._frame([self._end(index, delta.output)]) | counts.tail()
+        if counts.is_wanted:
+            yield self._frame([]) | {"usage": counts.total()}
 
     def _tells(self, piece: Piece | None) -> bool:
         """True when tokens without text are still news to this client."""
@@ -151,7 +156,7 @@ class _Answer:
         if echo:
             prompt = self.call.requests[index // self.call.num_samples].prompt
             if output.prompt_logprobs:
-                piece = Piece(prompt, output.prompt_logprobs) + piece
+                piece = Piece(prompt, output.prompt_logprobs, output.prompt_top_logprobs) + piece
             else:
                 offset = len(echo)
         choice = self._part(index, echo + output.text, piece, offset) | self._ending(output)
@@ -185,8 +190,3 @@ class _Answer:
 
     def _ending(self, output: Output) -> dict[str, Any]:
         return {"finish_reason": str(output.finish_reason), "matched_stop": output.matched_stop}
-
-
-def _by_prompt(outputs: dict[int, Output], num_samples: int) -> list[list[Output]]:
-    ordered = [outputs[index] for index in sorted(outputs)]
-    return [ordered[i : i + num_samples] for i in range(0, len(ordered), num_samples)]

@@ -1,0 +1,96 @@
+"""Texts to token ids and back.
+
+    tokenize      {"prompt" | "messages"} -> {"tokens", "count", "max_model_len"}
+    detokenize    {"tokens"} -> {"text"}
+
+A list of prompts, or of token lists, is answered by lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from evolute.server import admin
+from evolute.server.bodies import Strict, check_token_ids
+from evolute.server.errors import FieldError
+from evolute.server.native.bodies import read
+from evolute.server.native.operations import Operations
+from evolute.types import Message
+
+MAX_SIZE = 1_000_000  # characters or ids of one call: longer ones would hold up everybody
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class TokenizeBody(Strict):
+    model: str = "default"
+    prompt: str | list[str] | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None  # those that the tokenizer adds by itself; default true
+    add_generation_prompt: bool | None = None
+
+
+class DetokenizeBody(Strict):
+    model: str = "default"
+    tokens: list[int] | list[list[int]]
+    skip_special_tokens: bool | None = None
+
+
+async def tokenize(request: Request, operations: Operations) -> Response:
+    body = await read(request, TokenizeBody)
+    await operations.names.resolve(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise FieldError("send either prompt or messages.", param="prompt")
+    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
+    _check_size("prompt", sum(map(len, texts)))
+    tokens: Any = await asyncio.to_thread(_tokens, body, operations)
+    count = [len(ids) for ids in tokens] if isinstance(body.prompt, list) else len(tokens)
+    most = admin.context_of(operations.engine)
+    return JSONResponse({"tokens": tokens, "count": count, "max_model_len": most})
+
+
+async def detokenize(request: Request, operations: Operations) -> Response:
+    body = await read(request, DetokenizeBody)
+    await operations.names.resolve(body.model)
+    tokenizer, tokens = operations.engine.tokenizer, body.tokens
+    is_batch = bool(tokens) and isinstance(tokens[0], list)
+    lists: list[Any] = list(tokens) if is_batch else [tokens]
+    _check_size("tokens", sum(map(len, lists)))
+    for ids in lists:
+        check_token_ids(ids, tokenizer.vocab_size, "tokens")
+    skip = body.skip_special_tokens is not False
+    texts = [tokenizer.decode(ids, skip_special_tokens=skip) for ids in lists]
+    return JSONResponse({"text": texts if is_batch else texts[0]})
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _check_size(field: str, size: int) -> None:
+    if size > MAX_SIZE:
+        text = f"{field} has {size} entries or characters; send at most {MAX_SIZE} at once."
+        raise FieldError(text, param=field)
+
+
+def _tokens(body: TokenizeBody, operations: Operations) -> list[int] | list[list[int]]:
+    tokenizer = operations.engine.tokenizer
+    if body.messages is not None:
+        messages = [_message(message, i) for i, message in enumerate(body.messages)]
+        add = body.add_generation_prompt is not False
+        return tokenizer.chat(messages, add_generation_prompt=add)
+    special = body.add_special_tokens is not False
+    if isinstance(body.prompt, list):
+        return [tokenizer.encode(text, add_special_tokens=special) for text in body.prompt]
+    return tokenizer.encode(body.prompt or "", add_special_tokens=special)
+
+
+def _message(message: dict[str, Any], position: int) -> Message:
+    where = f"messages[{position}]"
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES or not isinstance(content, str) or len(message) > 2:
+        text = f"{where} must be an object of role ({', '.join(ROLES)}) and content, a text."
+        raise FieldError(text, param=where)
+    return Message(role=role, content=content)

@@ -1,0 +1,105 @@
+"""How a model is told of a conversation and of its tools.
+
+    token_ids(conversation, tokenizer, format)
+
+A template that reads `tools` gets them. For any other, tools and calls are written into the
+text of the messages in the Hermes form: the tools at the end of the system message, calls as
+<tool_call> in the assistant's turn, results as <tool_response> in a user's turn.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evolute.server.errors import FieldError, not_supported
+from evolute.server.tools.parsers import CLOSE, OPEN
+from evolute.server.tools.toolset import Toolset
+from evolute.types import Message, Tokenizer
+from evolute.types.settings import nearest
+
+RESERVED = {"messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token"}
+TOLD = (
+    "You may call functions. Each line between <tools> and </tools> is one, as JSON:\n"
+    "<tools>\n{tools}\n</tools>\n"
+    "To call one, write its name and its arguments as one JSON object between tags:\n"
+    f'{OPEN}\n{{{{"name": NAME, "arguments": {{{{...}}}}}}}}\n{CLOSE}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    messages: Sequence[Message]
+    toolset: Toolset = field(default_factory=Toolset)
+    add_generation_prompt: bool = True
+    is_open: bool = False  # the last message is not finished
+    variables: Mapping[str, Any] = field(default_factory=dict)  # for the template
+
+
+def token_ids(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
+    """Raises FieldError for what this model's template cannot do."""
+    reads: frozenset[str] = getattr(tokenizer, "template_variables", frozenset())
+    messages, tools = conversation.messages, conversation.toolset.offered
+    options: dict[str, Any] = {}
+    if "tools" not in reads:
+        messages = _in_text(messages, conversation.toolset)
+    elif tools:
+        options["tools"] = [tool.as_json() for tool in tools]
+    if conversation.variables:
+        options["variables"] = _variables(conversation.variables, reads)
+    if conversation.is_open:
+        _refuse_unless_open(tokenizer)
+        options["continue_final_message"] = True
+    else:
+        options["add_generation_prompt"] = conversation.add_generation_prompt
+    return tokenizer.chat(messages, **options)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _refuse_unless_open(tokenizer: Tokenizer) -> None:
+    chat: Any = tokenizer.chat  # not every tokenizer can leave a turn open
+    if "continue_final_message" not in inspect.signature(chat).parameters:
+        raise not_supported("continue_final_message", "this model's template cannot do it.")
+
+
+def _variables(given: Mapping[str, Any], reads: frozenset[str]) -> Mapping[str, Any]:
+    for name in given:
+        if name in RESERVED or name not in reads:
+            known = sorted(reads - RESERVED)
+            text = f"the model's chat template takes no {name!r}. "
+            text += nearest(name, known) if known else "It takes none at all."
+            raise FieldError(text, param="chat_template_kwargs")
+    return given
+
+
+def _in_text(messages: Sequence[Message], toolset: Toolset) -> list[Message]:
+    told = [_plain(message) for message in messages]
+    if not toolset.offered:
+        return told
+    lines = "\n".join(json.dumps(tool.as_json(), ensure_ascii=False) for tool in toolset.offered)
+    text = TOLD.format(tools=lines)
+    if told and told[0]["role"] == "system":
+        first = Message(role="system", content=f"{told[0]['content']}\n\n{text}")
+        return [first, *told[1:]]
+    return [Message(role="system", content=text), *told]
+
+
+def _plain(message: Message) -> Message:
+    """A message whose calls and results stand in its text."""
+    content = message["content"]
+    if message["role"] == "tool":
+        return Message(role="user", content=f"<tool_response>\n{content}\n</tool_response>")
+    calls = [_call(call["function"]) for call in message.get("tool_calls", [])]
+    return Message(
+        role=message["role"], content="\n".join([*([content] if content else []), *calls])
+    )
+
+
+def _call(function: Mapping[str, Any]) -> str:
+    written = {"name": function["name"], "arguments": function["arguments"]}
+    return f"{OPEN}\n{json.dumps(written, ensure_ascii=False)}\n{CLOSE}"
