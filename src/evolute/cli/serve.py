@@ -48,23 +48,15 @@ def serve(
     from evolute.engine import Engine, EngineConfig
     from evolute.server import Limits, Tenants, create_app
     from evolute.server import serve as run_server
-    from evolute.server.tools import ToolFormat
-    from evolute.types import ConfigError
 
-    if tool_format not in (None, *ToolFormat):
-        raise ConfigError(f"--tool-format {tool_format!r} is not known; use hermes or json.")
-    calls = None if tool_format is None else ToolFormat(tool_format)
+    calls = _tool_format(tool_format)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = settings(EngineConfig, [], set_, print_config=print_config)
     known = Tenants.of(api_key, file=tenants, admin_key=admin_key)
     limits = Limits(max_in_flight, requests_per_minute)
     port = free_port(host, port)
     with Engine(model, config) as engine:
-        for item in adapter or []:
-            name, separator, directory = item.partition("=")
-            if not separator:
-                raise ConfigError(f"--adapter {item!r} has no '='; write NAME=DIRECTORY.")
-            engine.load_adapter(name, directory)
+        _load_adapters(engine, adapter or [])
         _set_weights(engine, known.weights)
         app = create_app(
             engine,
@@ -82,6 +74,25 @@ def serve(
             drain_s=drain_s,
             max_connections=max_connections,
         )
+
+
+def _tool_format(name: str | None) -> Any:
+    from evolute.server.tools import ToolFormat
+    from evolute.types import ConfigError
+
+    if name not in (None, *ToolFormat):
+        raise ConfigError(f"--tool-format {name!r} is not known; use hermes or json.")
+    return None if name is None else ToolFormat(name)
+
+
+def _load_adapters(engine: Any, items: list[str]) -> None:
+    from evolute.types import ConfigError
+
+    for item in items:
+        name, separator, directory = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--adapter {item!r} has no '='; write NAME=DIRECTORY.")
+        engine.load_adapter(name, directory)
 
 
 def _set_weights(engine: Any, weights: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evolute.server import admin, errors, health, native
+from evolute.server import admin, errors, health, native, openapi
 from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
 from evolute.server.errors import FieldError
 from evolute.server.health import Health
@@ -82,7 +82,8 @@ def create_app(
     calls = tool_format or format_of(engine.tokenizer)
     ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
     own = (*ours, _status(engine), _refusals(), native.router(engine, names))
-    for router in (*own, health.router(Health(engine, traffic, stall_s)), *extra_routers):
+    status = health.router(Health(engine, traffic, stall_s))
+    for router in (*own, status, openapi.router(app), *extra_routers):
         app.include_router(router)
     return app
 
@@ -135,13 +136,19 @@ def _status(engine: Backend) -> APIRouter:
 def _refusals() -> APIRouter:
     router = APIRouter()
     for path, reason in REFUSED.items():
-
-        async def refuse(request: Request, reason: str = reason) -> Response:
-            text = f"{request.url.path} is not supported: {reason}."
-            raise FieldError(text, code="not_supported", status=501)
-
-        router.add_api_route(path, refuse, methods=["GET", "POST"], response_model=None)
+        refuse = _refusal(reason)
+        router.add_api_route(
+            path, refuse, methods=["GET", "POST"], response_model=None, include_in_schema=False
+        )
     return router
+
+
+def _refusal(reason: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def refuse(request: Request) -> Response:
+        text = f"{request.url.path} is not supported: {reason}."
+        raise FieldError(text, code="not_supported", status=501)
+
+    return refuse
 
 
 class _Counted:

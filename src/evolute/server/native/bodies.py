@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from evolute.server.bodies import read_json
+from evolute.server.bodies import Strict, read_json
 from evolute.server.errors import FieldError, not_supported
 from evolute.types import SamplingParams
 from evolute.types.settings import nearest
@@ -65,10 +65,6 @@ HARMLESS = {  # they ask for what is so in any case
     "torch_empty_cache": (True,),
     "beam_width": (1,),
 }
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SamplingBody(Strict):

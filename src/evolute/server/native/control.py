@@ -16,8 +16,9 @@ from typing import Any, Literal
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from evolute.server.bodies import Strict
 from evolute.server.errors import FieldError
-from evolute.server.native.bodies import Strict, read
+from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
 from evolute.server.sse import while_connected
 from evolute.server.tenants import is_admin

@@ -1,6 +1,7 @@
 """Which native path is served by what.
 
 router(engine, names)     all of them on one engine
+BODIES, SAMPLING          what they take, for the OpenAPI document
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from evolute.server.names import ModelNames
 from evolute.server.native import control, generate, info, tokenizing, weights
+from evolute.server.native.bodies import GenerateBody, SamplingBody
 from evolute.server.native.operations import Operations
 from evolute.server.sse import ClientLeft
 from evolute.types import Backend
@@ -40,17 +43,44 @@ PATHS: dict[str, tuple[tuple[str, ...], Serve]] = {
     "/get_weights_by_name": (BOTH, weights.get_by_name),
 }
 
+BODIES: dict[str, type[BaseModel]] = {
+    "/generate": GenerateBody,
+    "/tokenize": tokenizing.TokenizeBody,
+    "/v1/tokenize": tokenizing.TokenizeBody,
+    "/detokenize": tokenizing.DetokenizeBody,
+    "/v1/detokenize": tokenizing.DetokenizeBody,
+    "/abort_request": control.AbortBody,
+    "/pause_generation": control.PauseBody,
+    "/continue_generation": control.ContinueBody,
+    "/load_lora_adapter": weights.LoadBody,
+    "/unload_lora_adapter": weights.UnloadBody,
+    "/update_weights_from_disk": weights.DiskBody,
+    "/update_weights_from_tensor": weights.TensorBody,
+    "/get_weights_by_name": weights.NameBody,
+}
+SAMPLING: dict[type[BaseModel], type[BaseModel]] = {GenerateBody: SamplingBody}
+
 
 def router(engine: Backend, names: ModelNames) -> APIRouter:
     operations = Operations(engine, names)
     router = APIRouter()
     for path, (methods, serve) in PATHS.items():
-
-        async def handle(request: Request, serve: Serve = serve) -> Response:
-            try:
-                return await serve(request, operations)
-            except ClientLeft:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-        router.add_api_route(path, handle, methods=list(methods), response_model=None)
+        handle = _handler(serve, operations)
+        for method in methods:  # one by one: each is an operation of its own in the document
+            router.add_api_route(path, handle, methods=[method], response_model=None)
     return router
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _handler(
+    serve: Serve, operations: Operations
+) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def handle(request: Request) -> Response:
+        try:
+            return await serve(request, operations)
+        except ClientLeft:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    return handle

@@ -15,9 +15,9 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from evolute.server import admin
-from evolute.server.bodies import check_token_ids
+from evolute.server.bodies import Strict, check_token_ids
 from evolute.server.errors import FieldError
-from evolute.server.native.bodies import Strict, read
+from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
 from evolute.types import Message
 

@@ -21,10 +21,12 @@ from typing import Any, Literal
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 from evolute.models import ModelConfig, ModelWeights, load_model, parse_weights
-from evolute.server.errors import FieldError, not_supported
-from evolute.server.native.bodies import Strict, check, read, read_object
+from evolute.server.bodies import Strict
+from evolute.server.errors import FieldError
+from evolute.server.native.bodies import check, read, read_object
 from evolute.server.native.operations import Operations
 from evolute.types import EvoluteError, ModelError, RequestError
 
@@ -46,7 +48,7 @@ class UpdateBody(Strict):
     load_format: Literal["auto", "safetensors"] | None = None
     abort_all_requests: bool | None = None
     weight_version: str | None = None
-    flush_cache: bool | None = None
+    flush_cache: bool | None = Field(None, json_schema_extra={"enum": [True, None]})
     keep_pause: bool | None = None
 
 
@@ -147,7 +149,8 @@ async def _update(
     operations: Operations, body: UpdateBody, read_weights: Callable[[], ModelWeights]
 ) -> JSONResponse:
     if body.flush_cache is False:
-        raise not_supported("flush_cache", "pages of other weights never match again.")
+        text = "flush_cache=false cannot be had: pages of other weights never match again."
+        raise FieldError(text, param="flush_cache")
     operations.ability("load_weights")
     async with operations.updating:
         try:
