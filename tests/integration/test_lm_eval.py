@@ -88,14 +88,16 @@ def test_its_scores_are_the_engines(tmp_path: Path) -> None:
             run_lm_eval(server.url, tmp_path)
         finally:
             server.stop()
-        scored = SamplingParams(max_new_tokens=0, prompt_logprobs=True)
+        scored = SamplingParams(max_new_tokens=0, prompt_logprobs=True, prompt_top_logprobs=1)
         greedy = SamplingParams(max_new_tokens=6, temperature=0, stop=("\n",))
         chosen = samples(tmp_path, "own_choices")
         for question, sample in zip(QUESTIONS, chosen, strict=True):
             for choice, told in zip(question["choices"], sample["filtered_resps"], strict=True):  # type: ignore[call-overload]
                 (local,) = engine.generate(f"{question['question']}{choice}", scored)
                 own = [value or 0.0 for value in local.prompt_logprobs[-len(choice) :]]
+                best = [top[0].logprob for top in local.prompt_top_logprobs[-len(choice) :]]
                 assert float(told[0]) == pytest.approx(sum(own), abs=1e-3)
+                assert told[1] == str(own == best)
         for question, sample in zip(QUESTIONS, samples(tmp_path, "own_answers"), strict=True):
             (local,) = engine.generate(str(question["question"]), greedy)
             assert sample["resps"][0][0].strip() == local.text.strip()

@@ -24,7 +24,7 @@ from evolute.server.errors import FieldError
 from evolute.server.generation import Call, ChoiceDelta, room_left, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
-from evolute.server.openai.bodies import ChatBody, sampling
+from evolute.server.openai.bodies import ChatBody, answer_schema, sampling
 from evolute.server.openai.messages import read_messages, read_toolset
 from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
@@ -80,32 +80,32 @@ async def converse(
 def _sampling(
     body: ChatBody, toolset: Toolset, tool_format: ToolFormat, num_prompt: int, engine: Backend
 ) -> SamplingParams:
-    grammar = constraint(toolset, tool_format)
     if body.top_logprobs is not None and not body.logprobs:
         raise FieldError("top_logprobs needs logprobs=true.", param="top_logprobs")
+    has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
     if toolset.offered:
-        _refuse_other_grammars(body, is_forced=toolset.is_forced)
-        if body.skip_special_tokens is None and hides_tags(engine.tokenizer, tool_format):
-            body.skip_special_tokens = False
+        _refuse_other_grammars(body)
+    if has_special_tags and body.skip_special_tokens is None:
+        body.skip_special_tokens = False
     return sampling(
         body,
         max_new_tokens=_max_new_tokens(body, num_prompt, admin.context_of(engine)),
         top_logprobs=body.top_logprobs or 0,
-        grammar=grammar,
+        grammar=constraint(
+            toolset,
+            tool_format,
+            schema=answer_schema(body),
+            field="response_format" if body.response_format else "json_schema",
+            has_special_tags=has_special_tags,
+        ),
     )
 
 
-def _refuse_other_grammars(body: ChatBody, *, is_forced: bool) -> None:
-    """One answer cannot keep to a format and be a call, nor choose between the two yet."""
-    has_format = body.response_format is not None and body.response_format.type != "text"
-    grammars = {"json_schema": body.json_schema, "regex": body.regex, "lark": body.lark}
-    grammars["ebnf"] = body.ebnf
-    for name, is_set in [("response_format", has_format), *grammars.items()]:
-        if is_set:
-            why = "demands a call" if is_forced else "leaves the form of the answer to the model"
-            text = (
-                f"{name} excludes tools here: tool_choice {why}. Choose none, or leave out {name}."
-            )
+def _refuse_other_grammars(body: ChatBody) -> None:
+    """An answer of a JSON schema and calls go together; of another grammar we cannot tell."""
+    for name, value in (("regex", body.regex), ("lark", body.lark), ("ebnf", body.ebnf)):
+        if value:
+            text = f"{name} excludes tools. Leave it out, or choose tool_choice none."
             raise FieldError(text, param=name)
 
 
