@@ -139,6 +139,15 @@ def test_a_call_that_is_cut_off_ends_by_length(start: Start) -> None:
     assert text == ""
 
 
+def test_a_stop_string_within_a_call_is_a_stop(start: Start) -> None:
+    _, client = start([f"<tool_call>{CALL}</tool_call>"])
+    call: dict[str, Any] = {**ASK, "tools": [WEATHER], "max_tokens": 400}
+    for stop, reason in ((", ", "stop"), ("at", "stop"), ("</tool", "tool_calls")):
+        whole = client.chat.completions.create(**call, stop=stop).choices[0]
+        _, _, reasons = streamed(client.chat.completions.create(**call, stop=stop, stream=True))
+        assert [whole.finish_reason] == reasons == [reason], stop
+
+
 def test_without_tools_a_call_is_text(start: Start) -> None:
     _, client = start([f"<tool_call>{CALL}</tool_call>"])
     for more in ({}, {"tools": [WEATHER], "tool_choice": "none"}):

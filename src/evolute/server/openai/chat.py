@@ -9,6 +9,7 @@ first chunk of a call has its id and name, later ones only pieces of its argumen
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -153,7 +154,7 @@ class _Choice:
     def __init__(self, reader: Parser) -> None:
         self._reader = reader
         self.held = Held()
-        self.num_calls = 0
+        self.arguments: list[str] | None = None  # of the last call
 
     def deltas(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
         """The deltas that these characters make."""
@@ -167,11 +168,12 @@ class _Choice:
             return {"content": event.text}
         call: dict[str, Any] = {"index": event.index}
         if isinstance(event, CallStarted):
-            self.num_calls += 1
+            self.arguments = []
             call |= {"id": new_call_id(), "type": "function"}
             call["function"] = {"name": event.name, "arguments": ""}
         else:
-            assert isinstance(event, Arguments)
+            assert isinstance(event, Arguments) and self.arguments is not None
+            self.arguments.append(event.text)
             call["function"] = {"arguments": event.text}
         return {"tool_calls": [call]}
 
@@ -200,7 +202,8 @@ class _Answer:
                 message["content"] = found.text or None
                 message["tool_calls"] = _calls(found)
             choice: dict[str, Any] = {"index": output.index, "message": message}
-            choice |= self._tokens(Piece.of(output)) | _ending(output, len(found.calls))
+            last = found.calls[-1].arguments if found.calls else None
+            choice |= self._tokens(Piece.of(output)) | _ending(output, last)
             choices.append(choice)
         return self._frame("chat.completion", choices) | {"usage": usage(outputs)}
 
@@ -222,7 +225,8 @@ class _Answer:
                 yield self._chunk(index, part, piece or Piece()) | counts.tail()
                 piece = None
             if output is not None:
-                ending = _ending(output, choice.num_calls)
+                arguments = choice.arguments
+                ending = _ending(output, None if arguments is None else "".join(arguments))
                 yield self._chunk(index, {}, ending=ending) | counts.tail()
         if counts.is_wanted:
             yield self._frame("chat.completion.chunk", []) | {"usage": counts.total()}
@@ -269,8 +273,17 @@ def _calls(found: Collected) -> list[dict[str, Any]]:
     ]
 
 
-def _ending(output: Output, num_calls: int) -> dict[str, Any]:
-    """A turn that was cut off stays so, also within a call."""
-    is_call = num_calls > 0 and output.finish_reason is FinishReason.STOP
-    reason = "tool_calls" if is_call else str(output.finish_reason)
+def _ending(output: Output, arguments: str | None) -> dict[str, Any]:
+    """A turn that was cut off stays so, also by a stop string within its last call."""
+    reason = str(output.finish_reason)
+    if output.finish_reason is FinishReason.STOP and arguments is not None and _is_json(arguments):
+        reason = "tool_calls"
     return {"finish_reason": reason, "matched_stop": output.matched_stop}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except ValueError:
+        return False
+    return True
