@@ -173,6 +173,21 @@ def test_a_prompt_over_the_context_says_both_numbers(client: httpx.Client) -> No
         assert "5000 tokens" in answer.text and "4096" in answer.text
 
 
+def test_a_very_long_text_is_refused_and_holds_nobody_up(client: httpx.Client, url: str) -> None:
+    box: list[httpx.Response] = []
+    body = {"text": "lorem ipsum " * 500_000}
+    thread = threading.Thread(
+        target=lambda: box.append(httpx.post(f"{url}/generate", json=body, timeout=60))
+    )
+    thread.start()
+    while not box:
+        began = time.monotonic()
+        assert client.post("/generate", json=SHORT).status_code == 200
+        assert time.monotonic() - began < 3
+    thread.join()
+    assert box[0].status_code == 400 and "tokens, but the model holds 4096" in box[0].text
+
+
 # -- patterns that blow up -----------------------------------------------------------
 
 BOMBS: list[dict[str, Any]] = [

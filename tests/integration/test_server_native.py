@@ -214,6 +214,26 @@ def test_logprobs_have_the_shape_and_the_values(client: httpx.Client, engine: En
     )
 
 
+def test_what_is_told_can_differ_between_the_prompts_of_a_batch(client: httpx.Client) -> None:
+    one, two, three = generate(
+        client,
+        text=["abc", "defg", "hi"],
+        sampling_params={"max_new_tokens": 1},
+        return_logprob=[True, True, False],
+        logprob_start_len=[0, -1, -1],
+        top_logprobs_num=[2, 0, 0],
+        token_ids_logprob=[None, [9, 8], None],
+    )
+    assert len(one["meta_info"]["input_top_logprobs"]) == 3
+    assert "output_token_ids_logprobs" not in one["meta_info"]
+    assert two["meta_info"]["input_token_logprobs"] == []
+    assert [e[1] for e in two["meta_info"]["output_token_ids_logprobs"][0]] == [9, 8]
+    assert "output_top_logprobs" not in two["meta_info"]
+    assert "output_token_logprobs" not in three["meta_info"]
+    both = generate(client, text=["a", "b"], return_logprob=True, token_ids_logprob=[5])
+    assert all("output_token_ids_logprobs" in a["meta_info"] for a in both)
+
+
 def test_decoding_and_prefill_tell_the_same(client: httpx.Client) -> None:
     """Generate with log-probabilities, then score prompt and output by prefill alone."""
     made = generate(
@@ -487,6 +507,27 @@ def test_a_client_that_leaves_frees_the_engine_within_a_step(
     assert engine.stats().counts.steps - left < 300  # of 3500, on a machine that may be slow
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_more_than_the_step_in_progress_is_computed_for_one_who_left(
+    client: httpx.Client, engine: Engine, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engine._core.executor.forward
+
+    def slow(batch: Any) -> Any:
+        time.sleep(0.1)
+        return forward(batch)
+
+    monkeypatch.setattr(engine._core.executor, "forward", slow)
+    body = {"text": "x", "stream": stream, "sampling_params": ENDLESS}
+    connection = http.client.HTTPConnection(urlsplit(str(client.base_url)).netloc, timeout=20)
+    connection.request("POST", "/generate", json.dumps(body), {"Content-Type": "application/json"})
+    until(lambda: engine.heartbeat.steps > 0 and engine.stats().running == 1)
+    connection.close()
+    before = engine.heartbeat.steps
+    until(lambda: engine.stats().running == 0)
+    assert engine.heartbeat.steps - before <= 2  # the one in progress, and one that had begun
+
+
 # -- information ---------------------------------------------------------------------
 
 
@@ -711,5 +752,7 @@ def test_the_openapi_document_has_every_path_and_its_fields(client: httpx.Client
     assert {"stop_regex", "sampling_seed", "ebnf"} <= one["properties"].keys()
     for path, operations in paths.items():
         for method, operation in operations.items():
-            no_body = method == "get" or path == "/flush_cache" or path.endswith("/cancel")
+            no_body = (
+                method in ("get", "delete") or path == "/flush_cache" or path.endswith("/cancel")
+            )
             assert no_body or "requestBody" in operation, path

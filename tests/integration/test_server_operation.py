@@ -132,6 +132,30 @@ def test_a_tenants_limits_are_its_own(engine: Engine, tmp_path: Path) -> None:
             assert httpx.post(url, json=bad, headers=bearer("ka")).status_code == 400
 
 
+def test_equal_ids_of_two_tenants_are_two_requests(engine: Engine) -> None:
+    with serving(engine, tenants=Tenants.of(["a=ka", "b=kb"])) as url:
+        box: dict[str, Any] = {}
+
+        def run(key: str) -> None:
+            body = LONG | {"rid": "job"}
+            answer = httpx.post(f"{url}/generate", json=body, headers=bearer(key), timeout=60)
+            box[key] = answer.json()["meta_info"]
+
+        threads = [threading.Thread(target=run, args=(key,)) for key in ("ka", "kb")]
+        for thread in threads:
+            thread.start()
+        until(lambda: engine.stats().running == 2)
+        httpx.post(f"{url}/abort_request", json={"rid": "job"}, headers=bearer("ka"))
+        until(lambda: engine.stats().running == 1)
+        threads[0].join(timeout=20)
+        assert (box["ka"]["id"], box["ka"]["finish_reason"]["type"]) == ("job", "abort")
+        assert "kb" not in box
+        again = httpx.post(f"{url}/generate", json=SHORT | {"rid": "job"}, headers=bearer("kb"))
+        assert again.status_code == 400 and "in flight" in again.text
+        engine.abort_all()
+        threads[1].join(timeout=20)
+
+
 # -- connections ---------------------------------------------------------------------
 
 
@@ -220,6 +244,19 @@ def test_a_reader_who_takes_nothing_is_dropped_and_its_request_ended(
         assert httpx.post(f"{url}/generate", json=SHORT).status_code == 200
         one.close()
     engine.check()
+
+
+def test_the_limit_of_open_files_is_raised_or_the_connections_are_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits_of, told = {"now": (256, 5000)}, []
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: limits_of["now"])
+    monkeypatch.setattr(connections.resource, "setrlimit", lambda _, pair: told.append(pair))
+    assert connections.make_room(4096) == 4096 and told == [(4352, 5000)]
+    limits_of["now"] = (256, 1024)
+    assert connections.make_room(4096) == 512 and told[1:] == [(1024, 1024)]
+    limits_of["now"] = (8192, 8192)
+    assert connections.make_room(4096) == 4096 and len(told) == 2
 
 
 # -- draining ------------------------------------------------------------------------

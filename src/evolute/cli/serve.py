@@ -35,7 +35,7 @@ def serve(
     max_connections: Annotated[int, typer.Option(help="open at once")] = 4096,
     drain_s: Annotated[float, typer.Option(help="for requests in flight after SIGTERM")] = 30.0,
     stall_s: Annotated[
-        float, typer.Option(help="a turn of the engine longer than this is unhealthy")
+        float, typer.Option(help="an engine with work and no step for so long is unhealthy")
     ] = 60.0,
     tool_format: Annotated[
         str | None, typer.Option(help="how the model writes tool calls: hermes or json")

@@ -31,6 +31,7 @@ from evolute.engine.execution.sampler import (
     Float32,
     Sampler,
     id_logprobs,
+    normalizer_of,
     score_temperature,
     top_logprobs,
 )
@@ -375,9 +376,10 @@ class EngineCore:
         rows = logits[first - start : first - start + len(targets)]
         temperature = score_temperature(sampling)
         scores = self._sampler.score(rows, targets, temperature)
-        for row, score in zip(rows, scores, strict=True):
-            top = top_logprobs(row, sampling.prompt_top_logprobs, temperature)
-            ids = id_logprobs(row, sampling.logprob_token_ids, temperature)
+        for row, token, score in zip(rows, targets, scores, strict=True):
+            total = normalizer_of(row, token, score, temperature)
+            top = top_logprobs(row, sampling.prompt_top_logprobs, temperature, total)
+            ids = id_logprobs(row, sampling.logprob_token_ids, temperature, total)
             draft.tell_prompt(score, top, ids)
 
     def _preempt(self, sequence: Sequence) -> None:

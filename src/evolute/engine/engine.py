@@ -55,7 +55,7 @@ class EngineStats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`busy_s` is how long the turn in progress has taken: one step and the commands before it."""
+    """`busy_s` is the time since the last completed step while there is work, else 0."""
 
     is_alive: bool
     is_paused: bool

@@ -4,7 +4,7 @@
     call(command)                 the same, and wait for the result
     add(request, listener), abort_request(id), abort(drafts)      from within commands
     pause, resume, close
-    busy_since     when the turn in progress began: a heartbeat that needs no command
+    busy_since     when a step was last completed: a heartbeat that needs no command
 
     while open:   commands (waits for one when idle or paused) -> one step -> listeners
 
@@ -44,7 +44,9 @@ class EngineLoop:
     def __init__(self, core: EngineCore, resolve: Resolve, tracer: Tracer) -> None:
         self.core, self._tracer = core, tracer
         self.is_paused = self._should_close = False
-        self.busy_since: float | None = None  # time.monotonic of this turn; None: it waits
+        # time.monotonic of the last completed step, or of the command that woke the thread; None:
+        # there is nothing to do
+        self.busy_since: float | None = None
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
@@ -135,7 +137,6 @@ class EngineLoop:
                 first = self._commands.get()
                 self.busy_since = time.monotonic()
                 self._carry_out(*first)
-            self.busy_since = time.monotonic()
             while True:
                 self._carry_out(*self._commands.get_nowait())
         except queue.Empty:
@@ -151,12 +152,15 @@ class EngineLoop:
 
     def _step(self) -> None:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens
+        steps = self.core.counts.steps
         try:
             events = self.core.step()
         except Exception as error:  # planning failed: those that run are lost, the engine goes on
             logger.exception("a step failed; its requests end with an error")
             events = self.core.fail_running(f"{type(error).__name__}: {error}")
         self._tell(events)
+        if events or self.core.counts.steps > steps:
+            self.busy_since = time.monotonic()
         refresh(self.core)
         if self._tracer.is_enabled:
             tokens = self.core.counts.computed_tokens - before

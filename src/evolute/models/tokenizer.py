@@ -133,6 +133,13 @@ class ChatTokenizer:
         return self.template.variables
 
     @cached_property
+    def max_token_bytes(self) -> int | None:
+        """The most bytes of text that one token stands for; None when text is rewritten first."""
+        if self.tokenizers.normalizer is not None:
+            return None
+        return max(map(len, self._bytes.values()))
+
+    @cached_property
     def _bytes(self) -> dict[int, bytes]:
         return token_bytes(self.tokenizers)
 

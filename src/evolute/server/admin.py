@@ -42,7 +42,7 @@ def is_alive(engine: Backend) -> bool:
 
 
 def busy_s(engine: Backend) -> float:
-    """How long the engine's turn in progress takes already; 0 when it waits or does not say."""
+    """How long the engine has had work and completed no step; 0 when it waits or does not say."""
     return float(getattr(getattr(engine, "heartbeat", None), "busy_s", 0.0))
 
 

@@ -3,6 +3,7 @@
     await read(request, kind)     a body of that kind, or FieldError naming the field
     await read_json(request)      any JSON object
     check_token_ids(ids, ...)     ids of the vocabulary
+    check_text(text, engine)      no text that is surely longer than the context
 
 Types are strict: "0.5" is no number. A field we do not know is refused with the nearest name
 we do. A field of the API that we cannot honour is accepted only at the values that ask for
@@ -18,7 +19,9 @@ from typing import Any, ClassVar, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from evolute.server.admin import context_of
 from evolute.server.errors import FieldError, not_supported
+from evolute.types import Backend, PromptTooLong
 from evolute.types.settings import nearest
 
 MAX_CHOICES = 1024  # prompts x n of one call
@@ -78,6 +81,21 @@ def check_token_ids(token_ids: list[int], vocab_size: int, field: str) -> None:
     if bad is not None:
         text = f"token id {bad} in {field} is out-of-vocabulary; ids are 0 to {vocab_size - 1}."
         raise FieldError(text, param=field)
+
+
+def check_text(text: str, engine: Backend) -> None:
+    """Raises PromptTooLong for a text that no tokenization could make short enough.
+
+    Cutting a text of megabytes into tokens takes seconds, in which nobody else is answered.
+    """
+    context, most = context_of(engine), getattr(engine.tokenizer, "max_token_bytes", None)
+    if context is None or most is None or len(text) <= context:
+        return
+    least = -(-len(text.encode()) // most)
+    if least > context:
+        raise PromptTooLong(
+            f"the text has at least {least} tokens, but the model holds {context}. Shorten it."
+        )
 
 
 # -- internals ---------------------------------------------------------------

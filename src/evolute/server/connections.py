@@ -1,6 +1,7 @@
 """Connections that cost us something and bring nothing: too many, or silent ones.
 
     connection_class(max_connections) -> a protocol class for uvicorn
+    make_room(max_connections) -> how many the operating system lets us have
 
 A connection that has no request in progress and has not completed the next one's head within
 HEAD_S is closed, so half-open connections and heads that trickle in do not pile up. One more than
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import resource
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,7 +22,10 @@ from evolute.server.errors import envelope
 from evolute.telemetry import counter
 from evolute.types import OutOfCapacity
 
+logger = logging.getLogger(__name__)
+
 MAX_CONNECTIONS = 4096
+SPARE_FILES = 256  # for models, logs and what libraries open
 HEAD_S = 20.0
 CLOSED = counter("server/connections_closed", "connections closed by the server", ("reason",))
 
@@ -65,6 +71,21 @@ class Connection(H11Protocol):
             self.transport.close()
             return
         self._watch = self.loop.call_later(self.head_s, self._look)
+
+
+def make_room(max_connections: int) -> int:
+    """Raise this process's limit of open files as far as it may; what does not fit is told."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return max_connections
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if most > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        logger.warning("%d connections at most: only %d files may be open", most // 2, most)
+        return most // 2
+    return max_connections
 
 
 def connection_class(

@@ -3,9 +3,9 @@
     Health(engine, traffic, stall_s).status() -> Status("ok" | "draining" | "stalled" | "stopped")
     router(health)                               GET /health, /health_generate
 
-An engine whose thread is busy with one turn for longer than `stall_s` is stalled, whatever it
-still answers; one that waits for work is well. Long prompts do not count against it, as each of
-their chunks is a turn of its own.
+An engine that has work and completes no step for `stall_s` is stalled, whether its thread hangs or
+turns without progress; one that waits for work is well. Long prompts do not count against it, as
+each of their chunks is a step of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Health:
             return Status("stopped", "the engine's thread has ended; restart the server")
         busy_s = admin.busy_s(self._engine)
         if busy_s > self._stall_s:
-            text = f"the engine has not come to the end of a turn for {busy_s:.0f} s"
+            text = f"the engine has work but has completed no step for {busy_s:.0f} s"
             return Status("stalled", text)
         if self._traffic.is_draining:
             return Status("draining", "the server is shutting down")

@@ -25,7 +25,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from evolute.server.connections import MAX_CONNECTIONS, connection_class
+from evolute.server.connections import MAX_CONNECTIONS, connection_class, make_room
 from evolute.server.limits import Traffic
 from evolute.types import ConfigError
 
@@ -80,7 +80,7 @@ class _Server(uvicorn.Server):
                 lifespan="on",
                 timeout_graceful_shutdown=GRACE_S,
                 backlog=2048,
-                http=connection_class(max_connections),
+                http=connection_class(make_room(max_connections)),
             )
         )
         self._on_ready, self._drain_s = on_ready, drain_s

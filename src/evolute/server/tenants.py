@@ -3,6 +3,7 @@
     Tenants.of(["KEY", "alice=KEY"], file=..., admin_key=...)
     gate(tenants)                           a dependency: 401 without a valid key
     enter(request, user=..., adapter=...)   the request's tenant, its place taken; 429 when full
+    request_id(request, rid)                a client's id as the engine knows it
 
 The tenant of a request is its key's, else the body's `user`, else the adapter, else "default". The
 file is TOML, a section for each tenant:
@@ -156,6 +157,12 @@ def enter(request: Request, *, user: str | None, adapter: str | None) -> str:
 def tenant_of(request: Request, *, user: str | None, adapter: str | None) -> str:
     """The name alone, with no place taken."""
     return getattr(request.state, "tenant", None) or user or adapter or "default"
+
+
+def request_id(request: Request, rid: str) -> str:
+    """The engine's id for a client's: what two tenants name alike are two requests."""
+    owner = getattr(request.state, "tenant", None)
+    return f"{owner}/{rid}" if owner else rid
 
 
 # -- internals ---------------------------------------------------------------

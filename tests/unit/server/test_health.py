@@ -25,8 +25,32 @@ def test_an_engine_that_hangs_in_a_turn_is_stalled_until_it_goes_on():
 
         engine._core.executor.forward = hangs
         engine.generate("x", SamplingParams(max_new_tokens=1))
-        assert seen[0].name == "stalled" and "end of a turn" in seen[0].reason
+        assert seen[0].name == "stalled" and "completed no step" in seen[0].reason
         time.sleep(0.05)
+        assert health.status().name == "ok"
+
+
+def test_an_engine_that_turns_without_progress_is_stalled():
+    with Engine("tiny", num_threads=1) as engine:
+        health = Health(engine, Traffic(), stall_s=0.2)
+        step, turns = engine._core.step, []
+
+        def idles():
+            turns.append(time.sleep(0.01))
+            return []
+
+        engine._core.step = idles
+        job = engine._start(_long(), None)
+        time.sleep(0.1)
+        assert health.status().name == "ok"
+        time.sleep(0.4)
+        assert health.status().name == "stalled" and len(turns) > 5
+        engine._core.step = step
+        time.sleep(0.1)
+        assert health.status().name == "ok"
+        engine.abort_all()
+        job.outputs.result(timeout=20)
+        time.sleep(0.3)
         assert health.status().name == "ok"
 
 

@@ -149,25 +149,41 @@ def adjust(logits: Float32, row: Row) -> Float32:
     return out
 
 
-def top_logprobs(logits: Float32, count: int, temperature: float) -> tuple[TopLogprob, ...]:
+def top_logprobs(
+    logits: Float32, count: int, temperature: float, normalizer: float | None = None
+) -> tuple[TopLogprob, ...]:
     """The `count` most probable tokens of `logits` [V], the best first."""
     if not count:
         return ()
     count = min(count, len(logits))
-    scaled = logits.astype(np.float64) / temperature
-    normalizer = _log_sum_exp(scaled)
-    best = np.argpartition(-scaled, count - 1)[:count]
-    best = best[np.argsort(-scaled[best], kind="stable")]
-    return tuple(TopLogprob(int(i), float(scaled[i] - normalizer)) for i in best)
+    best = np.argpartition(-logits, count - 1)[:count]
+    values = id_logprobs(logits, best, temperature, normalizer)
+    ranked = sorted(zip(values, best), key=lambda pair: (-pair[0], pair[1]))
+    return tuple(TopLogprob(int(i), value) for value, i in ranked)
 
 
-def id_logprobs(logits: Float32, ids: Sequence[int], temperature: float) -> tuple[float, ...]:
-    """Log-probabilities of chosen tokens under `logits` [V], in the order of `ids`."""
-    if not ids:
+def id_logprobs(
+    logits: Float32,
+    ids: Sequence[int] | NDArray[np.int64],
+    temperature: float,
+    normalizer: float | None = None,
+) -> tuple[float, ...]:
+    """Log-probabilities of chosen tokens under `logits` [V], in the order of `ids`.
+
+    `normalizer` spares the sum over the vocabulary where it is known.
+    """
+    if not len(ids):
         return ()
-    scaled = logits.astype(np.float64) / temperature
-    values = scaled[list(ids)] - _log_sum_exp(scaled)
+    if normalizer is None:
+        normalizer = _log_sum_exp(logits.astype(np.float64) / temperature)
+    values = logits[np.asarray(ids)].astype(np.float64) / temperature - normalizer
     return tuple(float(value) for value in values)
+
+
+def normalizer_of(logits: Float32, token: int, logprob: float, temperature: float) -> float | None:
+    """What a token's known log-probability says of its row; None when that is nothing finite."""
+    value = float(logits[token]) / temperature - logprob
+    return value if np.isfinite(value) else None
 
 
 # -- internals ---------------------------------------------------------------

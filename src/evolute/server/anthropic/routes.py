@@ -27,7 +27,7 @@ from evolute.server.generation import Call, ChoiceDelta
 from evolute.server.names import ModelNames
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
 from evolute.server.tenants import enter
-from evolute.server.tools import ToolFormat, constraint, hides_tags, parser, token_ids
+from evolute.server.tools import ToolFormat, constraint, hides_tags, parser, prompt_of
 from evolute.types import Backend
 
 WIRE = Wire(event=named_event, error=anthropic_envelope, end=b"")
@@ -53,7 +53,7 @@ def messages_router(engine: Backend, names: ModelNames, tool_format: ToolFormat)
         body = await read(request, CountBody)
         await names.resolve(body.model)
         answer_schema(body)  # takes no tokens of the prompt
-        prompt = token_ids(conversation_of(body, toolset_of(body)), engine.tokenizer)
+        prompt = await prompt_of(conversation_of(body, toolset_of(body)), engine)
         return JSONResponse({"input_tokens": len(prompt)})
 
     return router
@@ -71,7 +71,7 @@ async def _turn(
 ) -> tuple[Call, Answer]:
     adapter = await names.resolve(body.model)
     toolset = toolset_of(body)
-    prompt = token_ids(conversation_of(body, toolset), engine.tokenizer)
+    prompt = await prompt_of(conversation_of(body, toolset), engine)
     has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
     grammar = constraint(
         toolset,

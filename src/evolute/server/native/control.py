@@ -21,7 +21,7 @@ from evolute.server.errors import FieldError
 from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
 from evolute.server.sse import while_connected
-from evolute.server.tenants import is_admin
+from evolute.server.tenants import is_admin, request_id
 
 MAX_FLUSH_WAIT_S = 600.0
 POLL_S = 0.01
@@ -56,7 +56,7 @@ async def abort_request(request: Request, operations: Operations) -> Response:
             raise FieldError("abort_all needs the admin key.", param="abort_all", status=401)
         await operations.call("abort_all")
     elif body.rid is not None:
-        await operations.call("abort", body.rid)
+        await operations.call("abort", request_id(request, body.rid))
     else:
         raise FieldError("send rid, or abort_all=true.", param="rid")
     return Response(status_code=200)

@@ -9,6 +9,7 @@ last one.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,30 +24,40 @@ from evolute.server.native.bodies import GenerateBody, read
 from evolute.server.native.operations import Operations
 from evolute.server.native.prompts import Item, is_batch, items
 from evolute.server.sse import EventStream, while_connected
-from evolute.server.tenants import enter, tenant_of
+from evolute.server.tenants import enter, request_id, tenant_of
 from evolute.types import Backend, Delta, GenerateRequest, Output, Tokenizer
+
+INLINE_CHARS = 20_000  # of text that is worth no thread
 
 
 async def generate(request: Request, operations: Operations) -> Response:
     began_s = time.perf_counter()
     engine = operations.engine
     body = await read(request, GenerateBody)
-    prompts = items(body, engine.tokenizer)
+    prompts = await _items(body, engine)
     enter(request, user=body.user, adapter=prompts[0].request.adapter)
     asked = [_billed(request, body, item) for item in prompts]
     call = Call(asked[0].id, tuple(asked))
     timed = _Timed(engine)
-    calls = _Answers(body, prompts, operations, timed, began_s, call.num_samples)
+    answers = _Answers(body, prompts, operations, timed, began_s, call)
     if body.stream:
         source = await while_connected(request, call.deltas(timed))
-        return EventStream(source, calls.events)
+        return EventStream(source, answers.events)
     outputs = await while_connected(request, call.outputs(timed))
-    return JSONResponse(calls.whole(outputs))
+    return JSONResponse(answers.whole(outputs))
+
+
+async def _items(body: GenerateBody, engine: Backend) -> list[Item]:
+    """A long text is cut into tokens beside the event loop: others are not to wait for it."""
+    texts = [body.text] if isinstance(body.text, str) else body.text or []
+    if sum(map(len, texts)) > INLINE_CHARS:
+        return await asyncio.to_thread(items, body, engine)
+    return items(body, engine)
 
 
 def _billed(request: Request, body: GenerateBody, item: Item) -> GenerateRequest:
     tenant = tenant_of(request, user=body.user, adapter=item.request.adapter)
-    return replace(item.request, tenant=tenant)
+    return replace(item.request, tenant=tenant, id=request_id(request, item.request.id))
 
 
 @dataclass(slots=True)
@@ -82,7 +93,11 @@ class _Answers:
     operations: Operations
     timed: _Timed
     began_s: float
-    num_samples: int
+    call: Call
+
+    @property
+    def num_samples(self) -> int:
+        return self.call.num_samples
 
     @property
     def is_list(self) -> bool:
@@ -90,8 +105,8 @@ class _Answers:
 
     def whole(self, outputs: Sequence[Sequence[Output]]) -> Any:
         found: list[dict[str, Any]] = []
-        for item, group in zip(self.items, outputs):
-            done_s = self.timed.done_s.get(item.request.id, time.perf_counter())
+        for item, asked, group in zip(self.items, self.call.requests, outputs):
+            done_s = self.timed.done_s[asked.id]
             for output in group:
                 found.append(self._answer(item, output, len(found), done_s))
         return found if self.is_list else found[0]

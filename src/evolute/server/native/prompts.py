@@ -1,6 +1,6 @@
 """The prompts of one /generate body, each with all that belongs to it.
 
-items(body, tokenizer) -> [Item]     per-prompt lists taken apart; raises FieldError
+items(body, engine) -> [Item]     per-prompt lists taken apart; raises FieldError
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from evolute.server.bodies import MAX_CHOICES, check_token_ids
+from evolute.server.bodies import MAX_CHOICES, check_text, check_token_ids
 from evolute.server.errors import FieldError
 from evolute.server.native.bodies import GenerateBody, Told, sampling
-from evolute.types import GenerateRequest, SamplingParams, Tokenizer
+from evolute.types import Backend, GenerateRequest, SamplingParams
 
 MAX_ID_CHARS = 256
 
@@ -32,9 +32,9 @@ def is_batch(body: GenerateBody) -> bool:
     return isinstance(body.text, list) or bool(ids and isinstance(ids[0], list))
 
 
-def items(body: GenerateBody, tokenizer: Tokenizer) -> list[Item]:
+def items(body: GenerateBody, engine: Backend) -> list[Item]:
     """`tenant` is left at its default. Raises FieldError and RequestError."""
-    prompts = _prompts(body, tokenizer)
+    prompts = _prompts(body, engine)
     split = _Split(len(prompts), is_batch(body))
     ids = _request_ids(body.rid, len(prompts), split)
     found = []
@@ -84,18 +84,20 @@ class _Split:
         return tuple(value or ())
 
 
-def _prompts(body: GenerateBody, tokenizer: Tokenizer) -> list[list[int]]:
+def _prompts(body: GenerateBody, engine: Backend) -> list[list[int]]:
     if (body.text is None) == (body.input_ids is None):
         raise FieldError("send either text or input_ids.", param="text")
     prompts: Any = body.input_ids if body.text is None else body.text
     if not is_batch(body):
         prompts = [prompts]
     field, found = "input_ids" if body.text is None else "text", []
+    tokenizer = engine.tokenizer
     if len(prompts) > MAX_CHOICES:
         text = f"{field} holds {len(prompts)} prompts; at most {MAX_CHOICES} are allowed."
         raise FieldError(text, param=field)
     for prompt in prompts:
         if isinstance(prompt, str):
+            check_text(prompt, engine)
             prompt = tokenizer.encode(prompt, add_special_tokens=True)
         else:
             check_token_ids(prompt, tokenizer.vocab_size, field)

@@ -44,7 +44,7 @@ from evolute.server.tools import (
     constraint,
     hides_tags,
     parser,
-    token_ids,
+    prompt_of,
 )
 from evolute.types import Backend, FinishReason, Output, SamplingParams, Tokenizer
 
@@ -55,7 +55,7 @@ async def converse(
     body = await read(request, ChatBody)
     adapter = await names.resolve(body.model)
     toolset = read_toolset(body.tools, body.tool_choice, body.parallel_tool_calls)
-    prompt = token_ids(_conversation(body, toolset), engine.tokenizer)
+    prompt = await prompt_of(_conversation(body, toolset), engine)
     call = Call.of(
         "chatcmpl",
         [prompt],

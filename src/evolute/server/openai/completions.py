@@ -19,7 +19,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from evolute.server import logprobs
-from evolute.server.bodies import MAX_CHOICES, check_token_ids, read
+from evolute.server.bodies import MAX_CHOICES, check_text, check_token_ids, read
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
@@ -37,7 +37,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
     body = await read(request, CompletionBody)
     adapter = await names.resolve(body.model)
     _refuse(body)
-    prompts = _prompts(body, engine.tokenizer)
+    prompts = _prompts(body, engine)
     schema = answer_schema(body)
     call = Call.of(
         "cmpl",
@@ -76,14 +76,16 @@ def _refuse(body: CompletionBody) -> None:
         raise not_supported(field, "log-probabilities of the prompt are not streamed.")
 
 
-def _prompts(body: CompletionBody, tokenizer: Tokenizer) -> list[list[int]]:
+def _prompts(body: CompletionBody, engine: Backend) -> list[list[int]]:
     """Token ids of each prompt. Raises FieldError when one is empty or there are too many."""
+    tokenizer = engine.tokenizer
     prompt: Any = body.prompt
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         prompt = [prompt]
     token_lists = []
     for item in prompt:
         if isinstance(item, str):
+            check_text(item, engine)
             item = tokenizer.encode(item, add_special_tokens=True)
         else:
             check_token_ids(item, tokenizer.vocab_size, "prompt")

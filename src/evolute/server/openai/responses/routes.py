@@ -41,7 +41,7 @@ from evolute.server.tools import (
     constraint,
     hides_tags,
     parser,
-    token_ids,
+    prompt_of,
 )
 from evolute.types import Backend, Message
 
@@ -172,7 +172,7 @@ async def _turn(
         earlier = store.get(owner, body.previous_response_id, "previous_response_id").messages
     messages = read_input(body.input, earlier)
     conversation = Conversation(with_instructions(body.instructions, messages), toolset)
-    prompt = token_ids(conversation, engine.tokenizer)
+    prompt = await prompt_of(conversation, engine)
     has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
     grammar = constraint(
         toolset,
