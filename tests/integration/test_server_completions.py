@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -204,3 +205,15 @@ def test_errors_are_the_clients_own(served: Served) -> None:
         assert [model.id for model in known.models.list()] == ["tiny"]
     finally:
         server.stop()
+
+
+def test_a_conversation_that_can_never_fit_is_refused_at_once(served: Served) -> None:
+    _, client = served
+    huge: Any = [{"role": "user", "content": "a b " * 1_000_000}]
+    began = time.monotonic()
+    with pytest.raises(openai.BadRequestError, match="at least") as caught:
+        client.chat.completions.create(model="tiny", messages=huge)
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="at least"):
+        client.responses.create(model="tiny", input=huge[0]["content"])
+    assert time.monotonic() - began < 10  # cut into tokens, it takes many times as long

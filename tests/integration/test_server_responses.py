@@ -238,6 +238,13 @@ def test_the_store_forgets_the_old_and_the_many() -> None:
 # -- failures ------------------------------------------------------------------------
 
 
+def test_parts_of_kept_responses_are_refused_by_name(start: Start) -> None:
+    _, client = start()
+    made = client.responses.create(model="base", input="x")
+    with pytest.raises(openai.InternalServerError, match="input_items"):
+        client.responses.input_items.list(made.id)
+
+
 def test_a_failure_before_the_first_token_is_an_http_error(start: Start) -> None:
     _, client = start([PromptTooLong("too long; shorten it")])
     with pytest.raises(openai.BadRequestError) as caught:
@@ -261,6 +268,7 @@ def test_a_failure_inside_a_stream_is_a_failed_response(start: Start) -> None:
 
 ITEM = {"type": "function_call_output", "call_id": "c", "output": "x"}
 PICTURE = {"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}
+FORMED = {"text": {"format": {"type": "json_object"}}}
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"input": []}, 400, "input", "empty"),
     ({"input": 3}, 400, "input", "a text or a list of items"),
@@ -280,7 +288,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"tool_choice": "required"}, 400, "tool_choice", "needs tools"),
     ({"previous_response_id": "resp_0"}, 404, "previous_response_id", "is not here"),
     ({"text": {"format": {"type": "json_schema"}}}, 400, "text.format", "schema"),
-    ({"text": {"format": {"type": "json_object"}}, "tools": [TOOL]}, 400, "text", "excludes"),
+    ({**FORMED, "tools": [TOOL], "tool_choice": "required"}, 400, "text.format", "demands"),
     ({"text": {"verbosity": "high"}}, 400, "text", "medium"),
     ({"metadata": {str(i): "" for i in range(17)}}, 400, "metadata", "at most 16"),
     ({"max_output_tokens": 0}, 400, "max_output_tokens", "greater"),

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tokenizers import AddedToken
 
 from evolute.engine import Engine
 from evolute.models.chat_template import CHATML
@@ -45,9 +46,11 @@ def start() -> Iterator[Start]:
     running: list[tuple[RunningServer, openai.OpenAI]] = []
 
     def begin(
-        script: Any, template: str = CHATML, **settings: Any
+        script: Any, template: str = CHATML, tokenizer: Any = None, **settings: Any
     ) -> tuple[ScriptedBackend, openai.OpenAI]:
-        tokenizer = ChatTokenizer(tiny_tokenizer().tokenizers, eos_token_id=258, template=template)
+        tokenizer = tokenizer or ChatTokenizer(
+            tiny_tokenizer().tokenizers, eos_token_id=258, template=template
+        )
         backend = ScriptedBackend(script, tokenizer=tokenizer)
         server = serve_in_thread(create_app(backend, served_names=["base"], **settings))
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
@@ -134,6 +137,15 @@ def test_a_call_that_is_cut_off_ends_by_length(start: Start) -> None:
     found: Any = choice.message.tool_calls
     assert [p["arguments"] for p in parts] == [found[0].function.arguments] == ['{"city']
     assert text == ""
+
+
+def test_a_stop_string_within_a_call_is_a_stop(start: Start) -> None:
+    _, client = start([f"<tool_call>{CALL}</tool_call>"])
+    call: dict[str, Any] = {**ASK, "tools": [WEATHER], "max_tokens": 400}
+    for stop, reason in ((", ", "stop"), ("at", "stop"), ("</tool", "tool_calls")):
+        whole = client.chat.completions.create(**call, stop=stop).choices[0]
+        _, _, reasons = streamed(client.chat.completions.create(**call, stop=stop, stream=True))
+        assert [whole.finish_reason] == reasons == [reason], stop
 
 
 def test_without_tools_a_call_is_text(start: Start) -> None:
@@ -258,6 +270,60 @@ def test_a_required_call_is_one_of_the_tools(tiny: openai.OpenAI, parallel: bool
                 assert arguments["at"] in ("now", "later") and len(arguments["city"]) <= 8
 
 
+def test_a_format_leaves_the_choice_between_an_answer_and_a_call(tiny: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
+    for bias, reason in (({"60": -100}, "stop"), ({"123": -100}, "tool_calls")):  # '<', '{'
+        choice = tiny.chat.completions.create(
+            **ASK,
+            tools=[{**WEATHER, "function": {**WEATHER["function"], "strict": True}}],  # type: ignore[dict-item]
+            response_format=form,
+            parallel_tool_calls=False,
+            max_tokens=600,
+            logit_bias=bias,
+            temperature=0,
+        ).choices[0]
+        assert choice.finish_reason == reason
+        if reason == "stop":
+            assert json.loads(choice.message.content or "")["at"] in ("now", "later")
+        else:
+            assert choice.message.content is None
+
+
+def test_tags_that_are_control_tokens_are_read(start: Start) -> None:
+    tokenizer = tiny_tokenizer().tokenizers
+    tags = [AddedToken("<tool_call>", special=True), AddedToken("</tool_call>", special=True)]
+    tokenizer.add_special_tokens(tags)
+    special = ChatTokenizer(tokenizer, eos_token_id=258, template=CHATML)
+    backend, client = start([f"<tool_call>{CALL}</tool_call>"], tokenizer=special)
+    choice = client.chat.completions.create(**ASK, tools=[WEATHER], max_tokens=400).choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None
+    assert not backend.requests[0].sampling.skip_special_tokens
+    client.chat.completions.create(**ASK, max_tokens=400)
+    assert backend.requests[1].sampling.skip_special_tokens
+
+
+def test_the_embedded_model_fills_in_the_arguments() -> None:
+    place = {**PLACE, "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}}}
+    place["required"] = ["city", "unit"]
+    function = {"name": "weather", "description": "Weather in a city", "parameters": place}
+    with Engine("smollm2-135m") as engine:
+        server = serve_in_thread(create_app(engine, served_names=["smollm2"]))
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0) as client:
+            answer = client.chat.completions.create(
+                model="smollm2",
+                messages=[{"role": "user", "content": "What is the weather in Paris in Celsius?"}],
+                tools=[{"type": "function", "function": function}, CLOCK],
+                tool_choice="required",
+                parallel_tool_calls=False,
+                temperature=0,
+                max_tokens=120,
+            )
+        server.stop()
+    (call,) = answer.choices[0].message.tool_calls  # type: ignore[misc]
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris", "unit": "C"}
+
+
 # -- refusals ------------------------------------------------------------------------
 
 
@@ -297,7 +363,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     (tool(parameters={"required": "a"}), 400, "tools[0].function.parameters", "list of names"),
     ({"tools": tool()["tools"] * 2}, 400, "tools[1].function.name", "twice"),
     ({**tool(), "tool_choice": "required", **JSON_OBJECT}, 400, "response_format", "demands"),
-    ({**tool(), **JSON_OBJECT}, 400, "response_format", "excludes tools"),
+    ({**tool(), "regex": "a"}, 400, "regex", "excludes tools"),
     ({**tool(), "tool_choice": "required", "regex": "a"}, 400, "regex", "excludes tools"),
     ({"chat_template_kwargs": {"x": 1}}, 400, "chat_template_kwargs", "none at all"),
     ({"chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs", "'messages'"),

@@ -55,7 +55,17 @@ fragments = st.one_of(
     calls().map(lambda call: f"<tool_call>\n{call}\n</tool_call>"),
     calls().map(lambda call: f"<tool_call>{call}"),
     st.lists(calls(), max_size=3).map(lambda c: "[" + ", ".join(c) + "]"),
-    st.sampled_from(["<tool_call>", "</tool_call>", "<tool_", "functools", "<|python_tag|>", ";"]),
+    st.sampled_from(
+        [
+            "<tool_call>",
+            "</tool_call>",
+            "<tool_",
+            "functools",
+            "<|python_tag|>",
+            "[TOOL_",
+            "[TOOL_CALLS]",
+        ]
+    ),
 )
 
 
@@ -108,6 +118,7 @@ def test_calls_come_back_as_written(
         ("[" + ",".join(each) + "]", ToolFormat.JSON),
         ("functools[" + ", ".join(each) + "]", ToolFormat.JSON),
         ("<|python_tag|>" + "; ".join(each), ToolFormat.JSON),
+        ("[TOOL_CALLS] [" + ", ".join(each) + "]", ToolFormat.JSON),
     ):
         found = collect(read([answer], Choice.AUTO, form, True))
         assert [(c.name, json.loads(c.arguments)) for c in found.calls] == written
@@ -155,6 +166,9 @@ JSON: list[Case] = [
     ("[]", "[]", []),
     ('functools [{"name":"f"}]', "", [("f", "{}")]),
     ("functional", "functional", []),
+    ('func{"name":"f"}', 'func{"name":"f"}', []),
+    ("[TOOL_CAL", "[TOOL_CAL", []),
+    ('[TOOL_CALLS]{"name":"f"}', "", [("f", "{}")]),
     ('[{"name":"nope"}]', '[{"name":"nope"}]', []),
     ('{"name":"f"} and more', "and more", [("f", "{}")]),
     ('[{"name": "ge', '[{"name": "ge', []),

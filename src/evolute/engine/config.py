@@ -59,8 +59,8 @@ class EngineConfig:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
         if self.tenant_weights and self.policy not in ("vtc", "dlpm"):
             raise ConfigError(
-                f"engine.tenant_weights is set, but engine.policy {self.policy!r} knows no tenants; "
-                "use dlpm or vtc."
+                f"engine.tenant_weights is set, but engine.policy {self.policy!r} knows no "
+                "tenants; use dlpm or vtc."
             )
         self.fairness()
 

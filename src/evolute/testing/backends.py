@@ -170,7 +170,7 @@ class ScriptedBackend:
         """Text that may be shown: no half character, nothing that may become the stop string."""
         sampling = request.sampling
         stops = self._tokenizer.stop_token_ids | set(sampling.stop_token_ids)
-        kept = [id for id in sent if id not in stops or not sampling.skip_special_tokens]
+        kept = [id for id in sent if id not in stops]
         text = self._tokenizer.decode(kept, skip_special_tokens=sampling.skip_special_tokens)
         if isinstance(matched, str) and matched in text:
             end = text.index(matched)

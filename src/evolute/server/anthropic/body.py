@@ -86,20 +86,20 @@ def toolset_of(body: CountBody) -> Toolset:
     )
 
 
+def answer_schema(body: CountBody) -> str | None:
+    """The JSON schema of the answer, as text. Raises FieldError (501) for an effort."""
+    config = body.output_config
+    if config is None:
+        return None
+    if config.effort is not None:
+        raise not_supported("output_config.effort", "this server cannot do it; leave it out.")
+    return None if config.format is None else json.dumps(config.format.schema_)
+
+
 def sampling_of(
-    body: MessagesBody,
-    toolset: Toolset,
-    grammar: Mapping[str, str],
-    *,
-    skip_special_tokens: bool,
+    body: MessagesBody, grammar: Mapping[str, str], *, skip_special_tokens: bool
 ) -> SamplingParams:
-    schema = _schema(body)
-    if schema is not None and toolset.offered:
-        text = "output_config.format excludes tools here. Choose tool_choice none, or leave it out."
-        raise FieldError(text, param="output_config")
     settings: dict[str, Any] = dict(grammar)
-    if schema is not None:
-        settings["json_schema"] = schema
     for name, value in (("temperature", body.temperature), ("top_p", body.top_p)):
         if value is not None:
             settings[name] = value
@@ -113,15 +113,6 @@ def sampling_of(
 
 
 # -- internals ---------------------------------------------------------------
-
-
-def _schema(body: CountBody) -> str | None:
-    config = body.output_config
-    if config is None:
-        return None
-    if config.effort is not None:
-        raise not_supported("output_config.effort", "this server cannot do it; leave it out.")
-    return None if config.format is None else json.dumps(config.format.schema_)
 
 
 def _tool(tool: Mapping[str, Any], where: str) -> Tool:

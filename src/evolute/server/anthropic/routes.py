@@ -14,14 +14,20 @@ from fastapi.responses import JSONResponse
 
 from evolute.server.anthropic.answer import Answer
 from evolute.server.anthropic.blocks import conversation_of
-from evolute.server.anthropic.body import CountBody, MessagesBody, sampling_of, toolset_of
+from evolute.server.anthropic.body import (
+    CountBody,
+    MessagesBody,
+    answer_schema,
+    sampling_of,
+    toolset_of,
+)
 from evolute.server.bodies import read
 from evolute.server.errors import anthropic_envelope
 from evolute.server.generation import Call, ChoiceDelta
 from evolute.server.names import ModelNames
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
 from evolute.server.tenants import enter
-from evolute.server.tools import ToolFormat, constraint, hides_tags, parser, token_ids
+from evolute.server.tools import ToolFormat, constraint, hides_tags, parser, prompt_of
 from evolute.types import Backend
 
 WIRE = Wire(event=named_event, error=anthropic_envelope, end=b"")
@@ -46,7 +52,8 @@ def messages_router(engine: Backend, names: ModelNames, tool_format: ToolFormat)
     async def count_tokens(request: Request) -> JSONResponse:
         body = await read(request, CountBody)
         await names.resolve(body.model)
-        prompt = token_ids(conversation_of(body, toolset_of(body)), engine.tokenizer)
+        answer_schema(body)  # takes no tokens of the prompt
+        prompt = await prompt_of(conversation_of(body, toolset_of(body)), engine)
         return JSONResponse({"input_tokens": len(prompt)})
 
     return router
@@ -64,13 +71,16 @@ async def _turn(
 ) -> tuple[Call, Answer]:
     adapter = await names.resolve(body.model)
     toolset = toolset_of(body)
-    prompt = token_ids(conversation_of(body, toolset), engine.tokenizer)
-    sampling = sampling_of(
-        body,
+    prompt = await prompt_of(conversation_of(body, toolset), engine)
+    has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
+    grammar = constraint(
         toolset,
-        constraint(toolset, tool_format),
-        skip_special_tokens=not (toolset.offered and hides_tags(engine.tokenizer, tool_format)),
+        tool_format,
+        schema=answer_schema(body),
+        field="output_config.format",
+        has_special_tags=has_special_tags,
     )
+    sampling = sampling_of(body, grammar, skip_special_tokens=not has_special_tags)
     user = body.metadata.user_id if body.metadata else None
     tenant = enter(request, user=user, adapter=adapter)
     call = Call.of("msg", [prompt], sampling, adapter=adapter, tenant=tenant)

@@ -141,9 +141,9 @@ def sampling(
     *,
     max_new_tokens: int,
     top_logprobs: int,
+    grammar: Mapping[str, str],  # what `answer_schema` and tools come to
     prompt_logprobs: bool = False,
     prompt_top_logprobs: int = 0,
-    grammar: Mapping[str, str] | None = None,  # from elsewhere; the body then has none
 ) -> SamplingParams:
     """Fields left out keep the defaults of OpenAI's API, which are those of SamplingParams."""
     options = body.stream_options
@@ -168,8 +168,7 @@ def sampling(
         "regex": body.regex,
         "lark": body.lark,
         "ebnf": body.ebnf,
-        "json_schema": _schema(body),
-        **(grammar or {}),
+        **grammar,
     }
     settings: dict[str, Any] = {name: v for name, v in chosen.items() if v is not None}
     return SamplingParams(
@@ -186,6 +185,19 @@ def sampling(
     )
 
 
+def answer_schema(body: GenerationBody) -> str | None:
+    """One JSON schema as text, from `response_format` or `json_schema`; both are refused."""
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        own = body.json_schema
+        return json.dumps(own) if isinstance(own, dict) else own or None
+    if body.json_schema or body.regex or body.lark or body.ebnf:
+        text = "response_format excludes json_schema, regex, lark and ebnf; keep one of them."
+        raise FieldError(text, param="response_format")
+    schema = None if wanted.json_schema is None else wanted.json_schema.schema_
+    return schema_of(wanted.type, schema, "response_format", "json_schema.schema")
+
+
 def schema_of(kind: str, schema: Mapping[str, Any] | None, field: str, place: str) -> str | None:
     """The schema of `kind` text, json_object or json_schema; None leaves the answer free."""
     if kind == "text":
@@ -198,19 +210,6 @@ def schema_of(kind: str, schema: Mapping[str, Any] | None, field: str, place: st
 
 
 # -- internals ---------------------------------------------------------------
-
-
-def _schema(body: GenerationBody) -> str | None:
-    """One JSON schema from `response_format` or `json_schema`; both at once are refused."""
-    wanted = body.response_format
-    if wanted is None or wanted.type == "text":
-        own = body.json_schema
-        return json.dumps(own) if isinstance(own, dict) else own or None
-    if body.json_schema or body.regex or body.lark or body.ebnf:
-        text = "response_format excludes json_schema, regex, lark and ebnf; keep one of them."
-        raise FieldError(text, param="response_format")
-    schema = None if wanted.json_schema is None else wanted.json_schema.schema_
-    return schema_of(wanted.type, schema, "response_format", "json_schema.schema")
 
 
 def _texts(value: str | list[str] | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ first chunk of a call has its id and name, later ones only pieces of its argumen
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from evolute.server.errors import FieldError
 from evolute.server.generation import Call, ChoiceDelta, room_left, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
-from evolute.server.openai.bodies import ChatBody, sampling
+from evolute.server.openai.bodies import ChatBody, answer_schema, sampling
 from evolute.server.openai.messages import read_messages, read_toolset
 from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
@@ -43,7 +44,7 @@ from evolute.server.tools import (
     constraint,
     hides_tags,
     parser,
-    token_ids,
+    prompt_of,
 )
 from evolute.types import Backend, FinishReason, Output, SamplingParams, Tokenizer
 
@@ -54,7 +55,7 @@ async def converse(
     body = await read(request, ChatBody)
     adapter = await names.resolve(body.model)
     toolset = read_toolset(body.tools, body.tool_choice, body.parallel_tool_calls)
-    prompt = token_ids(_conversation(body, toolset), engine.tokenizer)
+    prompt = await prompt_of(_conversation(body, toolset), engine)
     call = Call.of(
         "chatcmpl",
         [prompt],
@@ -80,32 +81,32 @@ async def converse(
 def _sampling(
     body: ChatBody, toolset: Toolset, tool_format: ToolFormat, num_prompt: int, engine: Backend
 ) -> SamplingParams:
-    grammar = constraint(toolset, tool_format)
     if body.top_logprobs is not None and not body.logprobs:
         raise FieldError("top_logprobs needs logprobs=true.", param="top_logprobs")
+    has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
     if toolset.offered:
-        _refuse_other_grammars(body, is_forced=toolset.is_forced)
-        if body.skip_special_tokens is None and hides_tags(engine.tokenizer, tool_format):
-            body.skip_special_tokens = False
+        _refuse_other_grammars(body)
+    if has_special_tags and body.skip_special_tokens is None:
+        body.skip_special_tokens = False
     return sampling(
         body,
         max_new_tokens=_max_new_tokens(body, num_prompt, admin.context_of(engine)),
         top_logprobs=body.top_logprobs or 0,
-        grammar=grammar,
+        grammar=constraint(
+            toolset,
+            tool_format,
+            schema=answer_schema(body),
+            field="response_format" if body.response_format else "json_schema",
+            has_special_tags=has_special_tags,
+        ),
     )
 
 
-def _refuse_other_grammars(body: ChatBody, *, is_forced: bool) -> None:
-    """One answer cannot keep to a format and be a call, nor choose between the two yet."""
-    has_format = body.response_format is not None and body.response_format.type != "text"
-    grammars = {"json_schema": body.json_schema, "regex": body.regex, "lark": body.lark}
-    grammars["ebnf"] = body.ebnf
-    for name, is_set in [("response_format", has_format), *grammars.items()]:
-        if is_set:
-            why = "demands a call" if is_forced else "leaves the form of the answer to the model"
-            text = (
-                f"{name} excludes tools here: tool_choice {why}. Choose none, or leave out {name}."
-            )
+def _refuse_other_grammars(body: ChatBody) -> None:
+    """An answer of a JSON schema and calls go together; of another grammar we cannot tell."""
+    for name, value in (("regex", body.regex), ("lark", body.lark), ("ebnf", body.ebnf)):
+        if value:
+            text = f"{name} excludes tools. Leave it out, or choose tool_choice none."
             raise FieldError(text, param=name)
 
 
@@ -153,7 +154,7 @@ class _Choice:
     def __init__(self, reader: Parser) -> None:
         self._reader = reader
         self.held = Held()
-        self.num_calls = 0
+        self.arguments: list[str] | None = None  # of the last call
 
     def deltas(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
         """The deltas that these characters make."""
@@ -167,11 +168,12 @@ class _Choice:
             return {"content": event.text}
         call: dict[str, Any] = {"index": event.index}
         if isinstance(event, CallStarted):
-            self.num_calls += 1
+            self.arguments = []
             call |= {"id": new_call_id(), "type": "function"}
             call["function"] = {"name": event.name, "arguments": ""}
         else:
-            assert isinstance(event, Arguments)
+            assert isinstance(event, Arguments) and self.arguments is not None
+            self.arguments.append(event.text)
             call["function"] = {"arguments": event.text}
         return {"tool_calls": [call]}
 
@@ -200,7 +202,8 @@ class _Answer:
                 message["content"] = found.text or None
                 message["tool_calls"] = _calls(found)
             choice: dict[str, Any] = {"index": output.index, "message": message}
-            choice |= self._tokens(Piece.of(output)) | _ending(output, len(found.calls))
+            last = found.calls[-1].arguments if found.calls else None
+            choice |= self._tokens(Piece.of(output)) | _ending(output, last)
             choices.append(choice)
         return self._frame("chat.completion", choices) | {"usage": usage(outputs)}
 
@@ -222,7 +225,8 @@ class _Answer:
                 yield self._chunk(index, part, piece or Piece()) | counts.tail()
                 piece = None
             if output is not None:
-                ending = _ending(output, choice.num_calls)
+                arguments = choice.arguments
+                ending = _ending(output, None if arguments is None else "".join(arguments))
                 yield self._chunk(index, {}, ending=ending) | counts.tail()
         if counts.is_wanted:
             yield self._frame("chat.completion.chunk", []) | {"usage": counts.total()}
@@ -269,8 +273,17 @@ def _calls(found: Collected) -> list[dict[str, Any]]:
     ]
 
 
-def _ending(output: Output, num_calls: int) -> dict[str, Any]:
-    """A turn that was cut off stays so, also within a call."""
-    is_call = num_calls > 0 and output.finish_reason is FinishReason.STOP
-    reason = "tool_calls" if is_call else str(output.finish_reason)
+def _ending(output: Output, arguments: str | None) -> dict[str, Any]:
+    """A turn that was cut off stays so, also by a stop string within its last call."""
+    reason = str(output.finish_reason)
+    if output.finish_reason is FinishReason.STOP and arguments is not None and _is_json(arguments):
+        reason = "tool_calls"
     return {"finish_reason": reason, "matched_stop": output.matched_stop}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except ValueError:
+        return False
+    return True

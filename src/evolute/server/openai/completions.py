@@ -24,7 +24,7 @@ from evolute.server.errors import FieldError, not_supported
 from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
-from evolute.server.openai.bodies import CompletionBody, sampling
+from evolute.server.openai.bodies import CompletionBody, answer_schema, sampling
 from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
 from evolute.server.tenants import enter
@@ -38,6 +38,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
     adapter = await names.resolve(body.model)
     _refuse(body)
     prompts = _prompts(body, engine)
+    schema = answer_schema(body)
     call = Call.of(
         "cmpl",
         prompts,
@@ -45,6 +46,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
             body,
             max_new_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
             top_logprobs=body.logprobs or 0,
+            grammar={} if schema is None else {"json_schema": schema},
             prompt_logprobs=_wants_prompt_logprobs(body),
             prompt_top_logprobs=(body.logprobs or 0) if body.echo else 0,
         ),

@@ -12,7 +12,7 @@ from evolute.server.tools.events import (
 )
 from evolute.server.tools.grammar import constraint
 from evolute.server.tools.parsers import ToolFormat, format_of, hides_tags, parser
-from evolute.server.tools.prompt import Conversation, token_ids
+from evolute.server.tools.prompt import Conversation, prompt_of
 from evolute.server.tools.toolset import Choice, Tool, Toolset, parse_arguments
 
 __all__ = [
@@ -34,5 +34,5 @@ __all__ = [
     "hides_tags",
     "parse_arguments",
     "parser",
-    "token_ids",
+    "prompt_of",
 ]

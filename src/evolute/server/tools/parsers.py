@@ -6,7 +6,7 @@
 
     HERMES    text <tool_call>{"name": ..., "arguments": {...}}</tool_call> text ...
     JSON      [{"name": ..., "parameters": {...}}, ...], one object, or several after one another;
-              perhaps behind `functools` or `<|python_tag|>`
+              perhaps behind one of MARKERS
 
 Each character is looked at once and alone, so how a text was cut cannot matter. What turns out
 to be no call of a tool that was offered is text, to the letter. White space beside a call is
@@ -24,7 +24,7 @@ from evolute.server.tools.toolset import Choice, Toolset
 from evolute.types import Tokenizer
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-MARKERS = ("functools", "<|python_tag|>")
+MARKERS = ("functools", "<|python_tag|>", "[TOOL_CALLS]")
 
 
 class ToolFormat(StrEnum):
@@ -202,14 +202,14 @@ class JsonCalls:
             return self._text.push(char)
         if self._scanner is not None:
             return self._call(self._scanner, char)
-        if char == "{":
+        if char == "{" and (self._num_calls or _is_whole(self._head.strip(SPACE))):
             self._scanner, self._raw = CallScanner(self._num_calls, self._names), []
             return self._call(self._scanner, char)
         if self._num_calls:
             return [] if char in SPACE or char in "[],;" else self._is_text_now(char)
         self._head += char
         head = self._head.strip(SPACE)
-        if not head or any(_begins(head, marker) for marker in ("", *MARKERS)):
+        if _is_whole(head) or any(marker.startswith(head) for marker in MARKERS):
             return []
         head, self._head = self._head, ""
         return self._is_text_now(head)
@@ -265,7 +265,7 @@ class _Prose:
         return [Text(rest)] if rest else []
 
 
-def _begins(head: str, marker: str) -> bool:
-    """`head` is a beginning of the marker, perhaps with the bracket that opens a list."""
-    rest = head.removeprefix(marker) if head.startswith(marker) else None
-    return marker.startswith(head) or (rest is not None and rest.strip(SPACE) in ("", "["))
+def _is_whole(head: str) -> bool:
+    """Nothing, or one marker, and perhaps the bracket that opens a list."""
+    rests = [head.removeprefix(marker) for marker in MARKERS if head.startswith(marker)]
+    return any(rest.strip(SPACE) in ("", "[") for rest in (head, *rests))

@@ -1,6 +1,7 @@
 """How a model is told of a conversation and of its tools.
 
-    token_ids(conversation, tokenizer, format)
+    await prompt_of(conversation, engine)      its token ids, a long text's beside the event loop
+    token_ids(conversation, tokenizer)
 
 A template that reads `tools` gets them. For any other, tools and calls are written into the
 text of the messages in the Hermes form: the tools at the end of the system message, calls as
@@ -9,18 +10,21 @@ text of the messages in the Hermes form: the tools at the end of the system mess
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evolute.server.bodies import check_text
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.tools.parsers import CLOSE, OPEN
 from evolute.server.tools.toolset import Toolset
-from evolute.types import Message, Tokenizer
+from evolute.types import Backend, Message, Tokenizer
 from evolute.types.settings import nearest
 
+INLINE_CHARS = 20_000  # of text that is worth no thread
 RESERVED = {"messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token"}
 TOLD = (
     "You may call functions. Each line between <tools> and </tools> is one, as JSON:\n"
@@ -37,6 +41,16 @@ class Conversation:
     add_generation_prompt: bool = True
     is_open: bool = False  # the last message is not finished
     variables: Mapping[str, Any] = field(default_factory=dict)  # for the template
+
+
+async def prompt_of(conversation: Conversation, engine: Backend) -> list[int]:
+    """Raises FieldError for what the template cannot do, PromptTooLong for what is never short."""
+    texts = [message["content"] for message in conversation.messages]
+    for text in texts:
+        check_text(text, engine)
+    if sum(map(len, texts)) > INLINE_CHARS:
+        return await asyncio.to_thread(token_ids, conversation, engine.tokenizer)
+    return token_ids(conversation, engine.tokenizer)
 
 
 def token_ids(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:

@@ -117,22 +117,18 @@ def toolset_of(body: ResponseBody) -> Toolset:
     )
 
 
+def answer_schema(body: ResponseBody) -> str | None:
+    return schema_of(body.format.type, body.format.schema_, "text.format", "a schema")
+
+
 def sampling_of(
     body: ResponseBody,
-    toolset: Toolset,
     grammar: Mapping[str, str],
     *,
     max_new_tokens: int,
     skip_special_tokens: bool,
 ) -> SamplingParams:
-    form = body.format
-    schema = schema_of(form.type, form.schema_, "text.format", "a schema")
-    if schema is not None and toolset.offered:
-        text = "text.format excludes tools here. Choose tool_choice none, or format text."
-        raise FieldError(text, param="text")
     settings: dict[str, Any] = dict(grammar)
-    if schema is not None:
-        settings["json_schema"] = schema
     for name, value in (("temperature", body.temperature), ("top_p", body.top_p)):
         if value is not None:
             settings[name] = value

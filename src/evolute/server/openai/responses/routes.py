@@ -24,7 +24,13 @@ from evolute.server.generation import Call, ChoiceDelta, room_left
 from evolute.server.logprobs import Held, Piece
 from evolute.server.names import ModelNames
 from evolute.server.openai.responses.answer import Answer
-from evolute.server.openai.responses.body import ResponseBody, check, sampling_of, toolset_of
+from evolute.server.openai.responses.body import (
+    ResponseBody,
+    answer_schema,
+    check,
+    sampling_of,
+    toolset_of,
+)
 from evolute.server.openai.responses.items import read_input, with_instructions
 from evolute.server.openai.responses.store import ResponseStore
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
@@ -35,7 +41,7 @@ from evolute.server.tools import (
     constraint,
     hides_tags,
     parser,
-    token_ids,
+    prompt_of,
 )
 from evolute.types import Backend, Message
 
@@ -78,6 +84,10 @@ def responses_router(
         kept.get(_owner(request), id)
         text = f"response {id!r} was not made with background=true, which alone can be cancelled."
         raise FieldError(text, param="response_id", code="not_cancellable")
+
+    @router.get("/{id}/{rest:path}")
+    async def other(id: str, rest: str) -> JSONResponse:
+        raise not_supported(rest, "items are kept as a conversation, not one by one.")
 
     return router
 
@@ -162,13 +172,20 @@ async def _turn(
         earlier = store.get(owner, body.previous_response_id, "previous_response_id").messages
     messages = read_input(body.input, earlier)
     conversation = Conversation(with_instructions(body.instructions, messages), toolset)
-    prompt = token_ids(conversation, engine.tokenizer)
+    prompt = await prompt_of(conversation, engine)
+    has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
+    grammar = constraint(
+        toolset,
+        tool_format,
+        schema=answer_schema(body),
+        field="text.format",
+        has_special_tags=has_special_tags,
+    )
     sampling = sampling_of(
         body,
-        toolset,
-        constraint(toolset, tool_format),
+        grammar,
         max_new_tokens=body.max_output_tokens or room_left(len(prompt), admin.context_of(engine)),
-        skip_special_tokens=not (toolset.offered and hides_tags(engine.tokenizer, tool_format)),
+        skip_special_tokens=not has_special_tags,
     )
     tenant = enter(request, user=body.user, adapter=adapter)
     call = Call.of("resp", [prompt], sampling, adapter=adapter, tenant=tenant)
