@@ -239,7 +239,7 @@ def _prefetch(setting: Setting, n: int) -> list[Figures]:
         rounds.append(
             {
                 "loads": float(counts.loads - before.loads),
-                "hidden_frac": 1 - waited / copied if copied else 1.0,
+                "hidden_frac": max(1 - waited / copied, 0.0) if copied else 1.0,
                 "waited_ms_per_request": 1e3 * waited / len(work),
                 "first_token_over_resident": short.first_token_s / long.first_token_s,
             }

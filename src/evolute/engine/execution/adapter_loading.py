@@ -37,7 +37,7 @@ class LoadCounts:
 
     @property
     def hidden_frac(self) -> float:
-        return 1 - self.waited_s / self.copy_s if self.copy_s else 0.0
+        return max(1 - self.waited_s / self.copy_s, 0.0) if self.copy_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)
