@@ -5,8 +5,8 @@
 
 One request for each adapter, float32 on all sides, ranks 8 to 64 on q, k, v, o. `switch` is PEFT as
 it is mostly used: set_adapter, then generate; `mixed` gives it batches of 16 with adapter_names.
-Every measurement is a process of its own, and the sides take turns. The answers are compared: all sides
-must make the same tokens but for a few where two logits lie close.
+Every measurement is a process of its own, and the sides take turns. The answers are compared: all
+sides must make the same tokens but for a few where two logits lie close.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ class Size:
     batch: int = 16
     adapters: int = 32
     many: int = 1000
-    requests: int = 48
+    requests: int = 32
     prompt: int = 32
-    output: int = 32
-    steps: int = 24
+    output: int = 24
+    steps: int = 20
 
 
 QUICK = Size(batch=4, adapters=6, many=24, requests=8, prompt=12, output=6, steps=4)
@@ -150,14 +150,14 @@ def _pools(setting: Setting, n: int) -> list[Figures]:
     static split is the same for both."""
     size = setting.size
     ranks = [(8, 16, 32)[i % 3] for i in range(size.adapters)]
-    longest = setting.pages_of(32) + -(-(size.prompt + 3 * size.output) // setting.config.page_size)
+    longest = setting.pages_of(32) + -(-(size.prompt + 2 * size.output) // setting.config.page_size)
     num_pages = max(3 * longest, 4)
     memory_mb = -(-int(num_pages * setting.page_mb() * 1000) // 1000) + 1
     one, split = (setting.tenants(ranks, memory_mb=memory_mb, policy="fcfs") for _ in range(2))
     total = split.core.placement.pool.num_pages
     split.core.placement = StaticPlacement(split.core.placement, int(total * STATIC_FRAC))
     mixes = {
-        "few": setting.work([i % 2 for i in range(size.requests // 2)], output=size.output * 3),
+        "few": setting.work([i % 2 for i in range(size.requests // 2)], output=size.output * 2),
         "many": setting.work([i % size.adapters for i in range(size.requests)]),
     }
     rounds = []
@@ -218,7 +218,7 @@ def _prefetch(setting: Setting, n: int) -> list[Figures]:
     """Adapters of which half fit beside the keys of a full batch, which uses half of those."""
     size, dice = setting.size, random.Random(0)
     most = size.batch // 2  # that run at once: as many again of the adapters fit
-    keys = most * (-(-(size.prompt + size.output) // setting.config.page_size) + 1)
+    keys = most * (-(-(size.prompt + 2 * size.output) // setting.config.page_size) + 1)
     adapters = [8] * size.adapters
     fits = sum(setting.pages_of(rank) for rank in adapters) // 2
     tight_mb = int((keys + fits) * setting.page_mb()) + 1
@@ -228,8 +228,12 @@ def _prefetch(setting: Setting, n: int) -> list[Figures]:
         for memory_mb in (tight_mb, ample_mb)
     )
     whose: list[int | None] = [dice.randrange(size.adapters) for _ in range(size.requests)]
-    work = setting.work(whose)
-    ample.run(work, size.batch)  # all are resident from now on
+    work = [  # of ragged lengths: equal ones would end and begin all at once
+        dataclasses.replace(one, max_new_tokens=size.output // 2 + dice.randrange(size.output))
+        for one in setting.work(whose)
+    ]
+    for tenants in (tight, ample):  # there all are resident from now on
+        tenants.run(work, size.batch)
     rounds = []
     for _ in range(n):
         before = dataclasses.replace(tight.core.loader.counts)
