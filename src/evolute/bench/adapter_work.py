@@ -11,7 +11,7 @@ import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from evolute.engine import EngineConfig
 from evolute.engine.adapters import AdapterTable
 from evolute.engine.build import build_core
 from evolute.engine.engine import num_cores
+from evolute.engine.execution.batch import Segment, build_batch
 from evolute.engine.memory import PageId
 from evolute.engine.output import Draft
 from evolute.engine.scheduling import Candidate, Placement
@@ -92,30 +93,27 @@ class Tenants:
         outputs = tuple(tuple(draft.token_ids) for draft in done)
         return Done(seconds, made, statistics.mean(firsts.values()), outputs)
 
-    def decode_s(self, work: Sequence[Work], steps: int) -> float:
-        """Median seconds of a step in which each request decodes one token."""
-        self.core.flush()
-        drafts = [self._send(one) for one in work]
-        while any(not draft.token_ids for draft in drafts):
+    def alternate(
+        self, groups: Mapping[str, Sequence[Work]], repeats: int, *, prompts: bool = False
+    ) -> dict[str, list[float]]:
+        """Seconds of one forward pass of each group, in turn, so that all meet the same machine:
+        a token of each request, or (`prompts`) all of its prompt."""
+        drafts = {name: [self._send(one) for one in work] for name, work in groups.items()}
+        every = [draft for group in drafts.values() for draft in group]
+        while any(not draft.token_ids for draft in every):
             self.core.step()
-        took = []
-        for _ in range(steps):
-            started = time.perf_counter()
-            self.core.step()
-            took.append(time.perf_counter() - started)
-        self.core.abort(drafts)
-        return statistics.median(took)
-
-    def prefill_s(self, work: Sequence[Work]) -> float:
-        """Seconds to compute all prompts, in steps of the token budget."""
-        self.core.flush()
-        drafts = [self._send(one) for one in work]
-        started = time.perf_counter()
-        while any(not draft.token_ids for draft in drafts):
-            self.core.step()
-        seconds = time.perf_counter() - started
-        self.core.abort(drafts)
-        return seconds
+        batches = {
+            name: build_batch([_segment(draft, prompts) for draft in group])
+            for name, group in drafts.items()
+        }
+        took: dict[str, list[float]] = {name: [] for name in groups}
+        for _ in range(repeats + 1):
+            for name, batch in batches.items():
+                started = time.perf_counter()
+                self.core.executor.forward(batch)
+                took[name].append(time.perf_counter() - started)
+        self.core.abort(every)
+        return {name: seconds[1:] for name, seconds in took.items()}  # the first warms
 
     def close(self) -> None:
         self.core.loader.close()
@@ -211,6 +209,15 @@ def make_work(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _segment(draft: Draft, prompts: bool) -> Segment:
+    sequence = draft.sequence
+    start = 0 if prompts else sequence.num_tokens - 1
+    end = sequence.prompt_len if prompts else sequence.num_tokens
+    return Segment(
+        sequence.tokens[start:end], start, list(sequence.pages), sequence.adapter, end - 1
+    )
 
 
 def _adapters(

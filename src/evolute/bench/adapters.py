@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from evolute.bench.adapter_work import (
     ATTENTION,
@@ -42,10 +44,10 @@ class Size:
     batch: int = 16
     adapters: int = 32
     many: int = 1000
-    requests: int = 48
+    requests: int = 32
     prompt: int = 32
-    output: int = 32
-    steps: int = 24
+    output: int = 24
+    steps: int = 20
 
 
 QUICK = Size(batch=4, adapters=6, many=24, requests=8, prompt=12, output=6, steps=4)
@@ -64,8 +66,8 @@ class Setting:
         return make_work(adapters, prompt or size.prompt, output or size.output, vocab)
 
     def tenants(self, ranks: list[int], **changes: object) -> Tenants:
-        config = dataclasses.replace(self.config, max_running=self.size.batch, **changes)  # type: ignore[arg-type]
-        return Tenants(self.model, config, ranks)
+        given: dict[str, Any] = {"max_running": self.size.batch} | changes
+        return Tenants(self.model, dataclasses.replace(self.config, **given), ranks)
 
     def page_mb(self) -> float:
         model, bytes_ = self.model.config, 2 if self.config.kv_dtype == "float16" else 4
@@ -106,7 +108,7 @@ def _switching(setting: Setting, n: int) -> list[Figures]:
     which is a base request each, switching for nothing."""
     size = setting.size
     tenants = setting.tenants([MIXED[i % 4] for i in range(size.adapters)])
-    work = setting.work(list(range(size.adapters)), output=size.output * 3 // 4)
+    work = setting.work(list(range(size.adapters)), output=size.output // 2)
     plain = [dataclasses.replace(one, adapter=None) for one in work]
     rounds = []
     for _ in range(n):
@@ -130,13 +132,13 @@ def _padded(setting: Setting, n: int) -> list[Figures]:
     size, dice = setting.size, random.Random(0)
     ranks = [MIXED[i % 4] for i in range(size.batch)]
     lengths = [dice.randrange(size.prompt // 4, size.prompt * 4) for _ in ranks]
-    tenants = setting.tenants(ranks)
+    tenants = setting.tenants(ranks, prefix_cache=False, max_running=2 * size.batch)
     work = [setting.work([i], prompt=length)[0] for i, length in enumerate(lengths)]
-    plain = [dataclasses.replace(one, adapter=None) for one in work]
+    groups = {"with": work, "base": [dataclasses.replace(one, adapter=None) for one in work]}
     rounds = []
     for _ in range(n):
-        pairs = [(tenants.prefill_s(work), tenants.prefill_s(plain)) for _ in range(3)]
-        ours = min(a for a, _ in pairs) - min(b for _, b in pairs)
+        took = tenants.alternate(groups, 5, prompts=True)
+        ours = statistics.median(a - b for a, b in zip(took["with"], took["base"]))
         theirs = padded_s(setting.model, ranks, lengths, ATTENTION)
         rounds.append({"ours_s": ours, "bmm_s": theirs, "over_bmm": theirs / max(ours, 1e-4)})
     tenants.close()
@@ -148,14 +150,14 @@ def _pools(setting: Setting, n: int) -> list[Figures]:
     static split is the same for both."""
     size = setting.size
     ranks = [(8, 16, 32)[i % 3] for i in range(size.adapters)]
-    longest = setting.pages_of(32) + -(-(size.prompt + 3 * size.output) // setting.config.page_size)
+    longest = setting.pages_of(32) + -(-(size.prompt + 2 * size.output) // setting.config.page_size)
     num_pages = max(3 * longest, 4)
     memory_mb = -(-int(num_pages * setting.page_mb() * 1000) // 1000) + 1
     one, split = (setting.tenants(ranks, memory_mb=memory_mb, policy="fcfs") for _ in range(2))
     total = split.core.placement.pool.num_pages
     split.core.placement = StaticPlacement(split.core.placement, int(total * STATIC_FRAC))
     mixes = {
-        "few": setting.work([i % 2 for i in range(size.requests // 2)], output=size.output * 3),
+        "few": setting.work([i % 2 for i in range(size.requests // 2)], output=size.output * 2),
         "many": setting.work([i % size.adapters for i in range(size.requests)]),
     }
     rounds = []
@@ -174,26 +176,21 @@ def _pools(setting: Setting, n: int) -> list[Figures]:
 
 def _overhead(setting: Setting, n: int) -> list[Figures]:
     size = setting.size
-    tenants = setting.tenants([8] * size.batch + [MIXED[i % 4] for i in range(size.batch)])
-    output = (n + 2) * (size.steps + size.prompt)
-    batches: dict[str, list[int | None]] = {
-        "base": [None] * size.batch,
-        "rank_8": list(range(size.batch)),
-        "mixed": list(range(size.batch, 2 * size.batch)),
+    ranks = [8] * size.batch + [MIXED[i % 4] for i in range(size.batch)]
+    tenants = setting.tenants(ranks, prefix_cache=False, max_running=3 * size.batch)
+    groups = {
+        "base": setting.work([None] * size.batch),
+        "rank_8": setting.work(list(range(size.batch))),
+        "mixed_8_to_64": setting.work(list(range(size.batch, 2 * size.batch))),
     }
     rounds = []
     for _ in range(n):
-        took = {
-            name: tenants.decode_s(setting.work(whose, output=output), size.steps)
-            for name, whose in batches.items()
-        }
-        rounds.append(
-            {
-                "base_step_s": took["base"],
-                "rank_8": took["rank_8"] / took["base"] - 1,
-                "mixed_8_to_64": took["mixed"] / took["base"] - 1,
-            }
-        )
+        took = tenants.alternate(groups, size.steps)
+        figures = {"base_step_s": statistics.median(took["base"])}
+        for name in ("rank_8", "mixed_8_to_64"):
+            ratio = statistics.median(a / b for a, b in zip(took[name], took["base"]))
+            figures[name] = ratio - 1
+        rounds.append(figures)
     tenants.close()
     return rounds
 
@@ -218,28 +215,35 @@ def _thousand(setting: Setting, n: int) -> list[Figures]:
 
 
 def _prefetch(setting: Setting, n: int) -> list[Figures]:
-    """Adapters of which half fit beside the keys of a full batch."""
+    """Adapters of which half fit beside the keys of a full batch, which uses half of those."""
     size, dice = setting.size, random.Random(0)
-    keys = size.batch * (-(-(size.prompt + size.output) // setting.config.page_size) + 1)
+    most = size.batch // 2  # that run at once: as many again of the adapters fit
+    keys = most * (-(-(size.prompt + 2 * size.output) // setting.config.page_size) + 1)
     adapters = [8] * size.adapters
     fits = sum(setting.pages_of(rank) for rank in adapters) // 2
     tight_mb = int((keys + fits) * setting.page_mb()) + 1
-    ample_mb = int((keys + 2 * fits) * setting.page_mb()) + size.batch
-    tight = setting.tenants(adapters, memory_mb=tight_mb, prefix_cache=False)
-    ample = setting.tenants(adapters, memory_mb=2 * ample_mb, prefix_cache=False)
+    ample_mb = int((keys + 3 * fits) * setting.page_mb()) + 1
+    tight, ample = (
+        setting.tenants(adapters, memory_mb=memory_mb, prefix_cache=False, max_running=most)
+        for memory_mb in (tight_mb, ample_mb)
+    )
     whose: list[int | None] = [dice.randrange(size.adapters) for _ in range(size.requests)]
-    work = setting.work(whose)
-    ample.run(work, size.batch)  # all are resident from now on
+    work = [  # of ragged lengths: equal ones would end and begin all at once
+        dataclasses.replace(one, max_new_tokens=size.output // 2 + dice.randrange(size.output))
+        for one in setting.work(whose)
+    ]
+    for tenants in (tight, ample):  # there all are resident from now on
+        tenants.run(work, size.batch)
     rounds = []
     for _ in range(n):
         before = dataclasses.replace(tight.core.loader.counts)
-        short, long = (t.run(work, size.batch * 3 // 2) for t in (tight, ample))
+        short, long = (t.run(work, size.batch) for t in (tight, ample))
         counts = tight.core.loader.counts
         copied, waited = counts.copy_s - before.copy_s, counts.waited_s - before.waited_s
         rounds.append(
             {
                 "loads": float(counts.loads - before.loads),
-                "hidden_frac": 1 - waited / copied if copied else 1.0,
+                "hidden_frac": max(1 - waited / copied, 0.0) if copied else 1.0,
                 "waited_ms_per_request": 1e3 * waited / len(work),
                 "first_token_over_resident": short.first_token_s / long.first_token_s,
             }

@@ -53,7 +53,7 @@ class PagedFloats:
 
     def blocks(self) -> tuple[UInt64, int]:
         """Addresses of the blocks, and how many floats each holds."""
-        addresses = np.empty(2 * self.pool.num_layers * len(self.pages), np.uint64)
+        addresses = np.empty(2 * len(self.pages), np.uint64)
         self.pool.native.blocks(self.pages, addresses)
         return addresses, self.pool.native.block_floats
 
@@ -71,7 +71,6 @@ class KvPool:
         dtype: Literal["float32", "float16"],
     ) -> None:
         sizes = (num_layers, num_pages, page_size, num_kv_heads, head_width)
-        self.num_layers = num_layers
         self.native = _native.Pages(*sizes, dtype == "float16")
 
     @property

@@ -58,7 +58,7 @@ def test_pages_change_nothing(isa, page_size, dtype, shape):
     pool = kernels.KvPool(2, 8 * -(-160 // page_size), page_size, 2, 16, dtype)
     decoder, at = model.native(), 0
     plain = step.run(decoder, pool)
-    page_floats = pool.native.block_floats * 2 * shape.num_layers
+    page_floats = pool.native.block_floats * 2
     for index, (weights, scale) in adapters.items():
         need = -(-len(packed(weights, scale).flat) // page_floats)
         in_pages(decoder, pool, index, weights, scale, free[at : at + need])
@@ -101,7 +101,7 @@ def test_values_that_were_an_adapter_do_not_reach_attention(isa):
     decoder, step = model.native(), Step.of(SPANS, 16)
     pool, clean = (pool_of(SHAPE, 16, 4, "float16") for _ in range(2))
     every = np.arange(40, dtype=np.int32)
-    floats = 40 * 2 * SHAPE.num_layers * pool.native.block_floats
+    floats = 40 * 2 * pool.native.block_floats
     pool.write_floats(every, np.full(floats, np.nan, np.float32))
     assert np.array_equal(step.run(decoder, pool), step.run(decoder, clean))
 

@@ -35,10 +35,6 @@ class LoadCounts:
     copy_s: float = 0.0
     waited_s: float = 0.0
 
-    @property
-    def hidden_frac(self) -> float:
-        return 1 - self.waited_s / self.copy_s if self.copy_s else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Copy:

@@ -36,7 +36,7 @@ class Placement:
     """Invariant, asserted by `check`: a page is free, cached, own of one running sequence, or of
     one resident adapter; and the adapter of a running sequence is resident."""
 
-    prefetch_share = 8  # adapters expected soon take at most this part of the pool
+    prefetch_share = 4  # adapters expected soon take at most this part of the pool
 
     def __init__(self, num_pages: int, page_size: int, loader: Loader | None = None) -> None:
         self.page_size = page_size

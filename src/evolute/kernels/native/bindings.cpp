@@ -147,7 +147,7 @@ void set_linear(Serial& self, int layer, int module, std::shared_ptr<Packed> pac
 void write_floats(Pages& pages, In<int32_t, 1> to, In<float, 1> from) {
   for (size_t i = 0; i < to.shape(0); i++)
     require(to.data()[i] >= 0 && to.data()[i] < pages.num_pages, "no such page.");
-  const int64_t room = (int64_t)to.shape(0) * pages.blocks_per_page() * pages.block_floats();
+  const int64_t room = (int64_t)to.shape(0) * 2 * pages.block_floats();
   require((int64_t)from.shape(0) <= room, "the pages do not hold that many floats.");
   nb::gil_scoped_release release;
   pages.write_floats(to.data(), to.shape(0), from.data(), from.shape(0));
@@ -155,12 +155,11 @@ void write_floats(Pages& pages, In<int32_t, 1> to, In<float, 1> from) {
 
 // Addresses of the pages' blocks, in the order in which write_floats fills them.
 void blocks_of(const Pages& pages, In<int32_t, 1> of, Out<uint64_t, 1> addresses) {
-  const int64_t each = pages.blocks_per_page();
-  require((int64_t)addresses.shape(0) == (int64_t)of.shape(0) * each, "addresses must be [2 L P].");
+  require(addresses.shape(0) == 2 * of.shape(0), "addresses must be [2 P].");
   for (size_t i = 0; i < of.shape(0); i++) {
     require(of.data()[i] >= 0 && of.data()[i] < pages.num_pages, "no such page.");
-    for (int64_t j = 0; j < each; j++)
-      addresses.data()[i * each + j] = (uint64_t)(uintptr_t)pages.block(of.data()[i], j);
+    for (int side = 0; side < 2; side++)
+      addresses.data()[2 * i + side] = (uint64_t)(uintptr_t)pages.block(of.data()[i], side);
   }
 }
 
@@ -241,7 +240,7 @@ NB_MODULE(_native, m) {
                     width % 16 == 0,
                 "a KV pool needs positive sizes and a head width that is a multiple of 16.");
         new (self) Pages{layers, pages, size, heads, width, half, {}, {}};
-        const size_t bytes = (size_t)self->at(layers, 0, 0) * (half ? 2 : 4);
+        const size_t bytes = (size_t)self->at(0, pages, 0) * (half ? 2 : 4);
         self->keys.resize(bytes);
         self->values.resize(bytes);
       })

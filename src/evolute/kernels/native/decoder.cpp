@@ -5,6 +5,10 @@
 #include <cstring>
 #include <stdexcept>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace evolute {
 
 void Pages::put(int layer, int64_t page, int offset, int head, const float* k, const float* v) {
@@ -25,18 +29,23 @@ void Pages::put(int layer, int64_t page, int offset, int head, const float* k, c
 }
 
 void Pages::copy_page(int64_t from, int64_t to) {
-  const int64_t bytes = num_kv_heads * head_elements() * (half ? 2 : 4);
-  for (int layer = 0; layer < num_layers; layer++)
-    for (auto* side : {&keys, &values})
-      std::memcpy(side->data() + at(layer, to, 0) * (half ? 2 : 4),
-                  side->data() + at(layer, from, 0) * (half ? 2 : 4), bytes);
+  for (int side = 0; side < 2; side++)
+    std::memcpy(block(to, side), block(from, side), block_floats() * sizeof(float));
 }
 
 void Pages::write_floats(const int32_t* to, int64_t count, const float* from, int64_t floats) {
   const int64_t run = block_floats();
-  for (int64_t i = 0; i < count * blocks_per_page() && floats > 0; i++, from += run, floats -= run)
-    std::memcpy(block(to[i / blocks_per_page()], i % blocks_per_page()), from,
-                std::min(run, floats) * sizeof(float));
+  for (int64_t i = 0; i < 2 * count && floats > 0; i++, from += run, floats -= run)
+    std::memcpy(block(to[i / 2], i % 2), from, std::min(run, floats) * sizeof(float));
+}
+
+void ask_for_large_pages(void* memory, size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kLarge = 2 << 20;
+  const uintptr_t first = ((uintptr_t)memory + kLarge - 1) / kLarge * kLarge;
+  const uintptr_t end = ((uintptr_t)memory + bytes) / kLarge * kLarge;
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
 }
 
 Decoder::Decoder(const Shape& s, std::vector<float> table, int num_threads)
@@ -267,7 +276,7 @@ void Decoder::attend(const Pages& pages, const Step& step, int layer) {
                          step.page_table + (int64_t)b * step.table_width, pages.page_size,
                          shape.window, pages.keys.data() + base * size,
                          pages.values.data() + base * size,
-                         (ptrdiff_t)pages.num_kv_heads * pages.head_elements()};
+                         (ptrdiff_t)pages.page_elements()};
   };
   const int64_t count = (int64_t)tiles_.size();
   const int64_t chunk = std::max<int64_t>(1, count / (pool.size() * 8));

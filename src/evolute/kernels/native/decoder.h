@@ -20,13 +20,17 @@ struct Shape {
   int window;  // 0: none
 };
 
-// Zeros that take memory only where they were written, on a cache line.
+// Zeros that take memory only where they were written, on a cache line; in pages of 2 MB if the
+// system has them, since what is read once a step costs more in address look-ups than in bytes.
+void ask_for_large_pages(void* memory, size_t bytes);
+
 class Room {
  public:
   void resize(size_t bytes) {
     memory_.reset(static_cast<uint8_t*>(std::calloc(bytes + 64, 1)));
     if (!memory_) throw std::bad_alloc();
     bytes_ = bytes;
+    ask_for_large_pages(memory_.get(), bytes + 64);
   }
   uint8_t* data() const { return memory_.get() + (64 - (uintptr_t)memory_.get() % 64) % 64; }
   size_t size() const { return bytes_; }
@@ -36,8 +40,8 @@ class Room {
   size_t bytes_ = 0;
 };
 
-// Keys [layer][page][kv head][E][page_size], values [layer][page][kv head][page_size][E]. A page may
-// hold floats of an adapter instead: its blocks are layer by layer the keys' part, then the values'.
+// Keys [page][layer][kv head][E][page_size], values [page][layer][kv head][page_size][E]. A page may
+// hold floats of an adapter instead, in two blocks: where its keys would be, then its values.
 struct Pages {
   int num_layers, num_pages, page_size, num_kv_heads, head_width;
   bool half;
@@ -45,15 +49,14 @@ struct Pages {
 
   int64_t head_elements() const { return (int64_t)page_size * head_width; }
   int64_t at(int layer, int64_t page, int head) const {
-    return (((int64_t)layer * num_pages + page) * num_kv_heads + head) * head_elements();
+    return ((page * num_layers + layer) * num_kv_heads + head) * head_elements();
   }
   void put(int layer, int64_t page, int offset, int head, const float* k, const float* v);
   void copy_page(int64_t from, int64_t to);
-  int64_t block_floats() const { return num_kv_heads * head_elements() * (half ? 2 : 4) / 4; }
-  int64_t blocks_per_page() const { return 2 * num_layers; }
-  float* block(int64_t page, int64_t i) const {
-    const Room& side = i % 2 ? values : keys;
-    return reinterpret_cast<float*>(side.data() + at((int)(i / 2), page, 0) * (half ? 2 : 4));
+  int64_t page_elements() const { return at(0, 1, 0); }  // of keys, and of values
+  int64_t block_floats() const { return page_elements() * (half ? 2 : 4) / 4; }
+  float* block(int64_t page, int side) const {
+    return reinterpret_cast<float*>((side ? values : keys).data() + at(0, page, 0) * (half ? 2 : 4));
   }
   void write_floats(const int32_t* to, int64_t count, const float* from, int64_t floats);
 };

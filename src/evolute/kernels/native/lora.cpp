@@ -30,14 +30,17 @@ const float* Adapter::read(int64_t at, int64_t count, float* scratch) const {
 void shrink(const ShrinkTask& task, const LoraPlan& plan, const float* x, int64_t k, float* low) {
   const auto& [tile, group, first, count] = task;
   const int64_t pitch = padded(k);
-  const float *in[kAdapterRows], *rows[kRankTile];
+  const float *in[kAdapterRows], *rows[kRankTile], *next[kRankTile];
   float* scratch = scratch_of(kRankTile * pitch);
   for (int i = 0; i < tile->count; i++) in[i] = x + plan.tokens[tile->first + i] * k;
   for (int r = first; r < first + count; r += kRankTile) {
     const int some = std::min(kRankTile, first + count - r);
-    for (int j = 0; j < some; j++)
-      rows[j] = tile->adapter->read(group->a + (r + j) * pitch, k, scratch + j * pitch);
-    active_ops().shrink(rows, some, in, tile->count, k, tile->adapter->scale,
+    for (int j = 0; j < some; j++) {
+      const int64_t at = group->a + (r + j) * pitch;
+      rows[j] = tile->adapter->read(at, k, scratch + j * pitch);
+      next[j] = tile->adapter->where(at + kRankTile * pitch);
+    }
+    active_ops().shrink(rows, next, some, in, tile->count, k, tile->adapter->scale,
                         low + (int64_t)tile->first * plan.max_rank + r, plan.max_rank);
   }
 }
@@ -45,14 +48,17 @@ void shrink(const ShrinkTask& task, const LoraPlan& plan, const float* x, int64_
 void expand(const ExpandTask& task, const LoraPlan& plan, int64_t n, const float* low) {
   const auto& [tile, part, out, first, count] = task;
   const int64_t pitch = padded(n), width = padded(count);
-  const float* rows[kRankTile];
+  const float *rows[kRankTile], *next[kRankTile];
   float *to[kAdapterRows], *scratch = scratch_of(kRankTile * width);
   for (int i = 0; i < tile->count; i++) to[i] = out + plan.tokens[tile->first + i] * n + first;
   for (int r = 0; r < part->rank; r += kRankTile) {
     const int some = std::min(kRankTile, part->rank - r);
-    for (int j = 0; j < some; j++)
-      rows[j] = tile->adapter->read(part->b + (r + j) * pitch + first, count, scratch + j * width);
-    active_ops().expand(rows, some, low + (int64_t)tile->first * plan.max_rank + part->first + r,
+    for (int j = 0; j < some; j++) {
+      const int64_t at = part->b + (r + j) * pitch + first;
+      rows[j] = tile->adapter->read(at, count, scratch + j * width);
+      next[j] = tile->adapter->where(at + kRankTile * pitch);
+    }
+    active_ops().expand(rows, next, some, low + (int64_t)tile->first * plan.max_rank + part->first + r,
                         plan.max_rank, tile->count, count, to);
   }
 }

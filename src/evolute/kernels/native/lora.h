@@ -32,6 +32,10 @@ struct Adapter {
 
   // `count` floats at `at`; copied together to `scratch` when they cross blocks.
   const float* read(int64_t at, int64_t count, float* scratch) const;
+  const float* where(int64_t at) const {  // of one float; the last block's start beyond the end
+    const int64_t last = (int64_t)blocks.size() - 1, block = at / block_floats;
+    return block > last ? blocks[last] : blocks[block] + at % block_floats;
+  }
 };
 
 // Up to kAdapterRows rows of a step with one adapter: tokens[first : first + count].

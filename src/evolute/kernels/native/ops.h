@@ -81,13 +81,14 @@ struct Ops {
   float (*maximum)(const float* x, int64_t n);  // NaN is passed over
   // out[i] = exp((x[i] - shift) * inverse); returns the sum. out may be null.
   double (*exp_sum)(const float* x, float shift, float inverse, int64_t n, float* out);
-  // An adapter's rows, up to 4, on m rows of activations.
+  // Rows of an adapter, up to 4, on m rows of activations; `next`: the rows to ask memory for.
   // low[t * stride + j] = scale * <x[t], rows[j]>, over k inputs
-  void (*shrink)(const float* const* rows, int count, const float* const* x, int m, int64_t k,
-                 float scale, float* low, ptrdiff_t stride);
+  void (*shrink)(const float* const* rows, const float* const* next, int count,
+                 const float* const* x, int m, int64_t k, float scale, float* low,
+                 ptrdiff_t stride);
   // out[t][i] += sum over j of low[t * stride + j] * rows[j][i], for n outputs
-  void (*expand)(const float* const* rows, int count, const float* low, ptrdiff_t stride, int m,
-                 int64_t n, float* const* out);
+  void (*expand)(const float* const* rows, const float* const* next, int count, const float* low,
+                 ptrdiff_t stride, int m, int64_t n, float* const* out);
 };
 
 const Ops& generic_ops();
