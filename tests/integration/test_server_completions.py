@@ -123,7 +123,7 @@ def test_grammars_by_their_other_names(served: Served) -> None:
         model="tiny",
         messages=[{"role": "user", "content": "x"}],
         max_tokens=20,
-        extra_body={"ebnf": 'root ::= "yes" | "no"', "priority": 3},
+        extra_body={"ebnf": 'root ::= "yes" | "no"'},
     )
     assert answer.choices[0].message.content in ("yes", "no")
 

@@ -336,15 +336,13 @@ def _quietly(url: str) -> None:
         httpx.post(f"{url}/generate", json=SHORT, timeout=60)
 
 
-def test_weights_that_no_policy_honours_are_refused(tmp_path: Path) -> None:
+def test_a_tenants_file_s_weights_reach_the_policy_or_are_refused() -> None:
     from evolute.cli.serve import _set_weights
 
-    if not hasattr(Engine, "set_tenant_weights"):
-        with pytest.raises(ConfigError, match="share alike"):
-            _set_weights(object(), {"a": 2.0})
-    _set_weights(object(), {"a": 1.0})
-    told: list[dict[str, float]] = []
-    _set_weights(
-        type("E", (), {"set_tenant_weights": lambda self, w: told.append(w)})(), {"a": 2.0}
-    )
-    assert told == [{"a": 2.0}]
+    with Engine("tiny", memory_mb=8, tenant_weights=("b=3",)) as engine:
+        _set_weights(engine, {"a": 2.0, "c": 1.0})
+        assert engine.config.tenant_weights == ("b=3", "a=2.0")
+    with Engine("tiny", memory_mb=8, policy="fcfs") as engine:
+        _set_weights(engine, {"c": 1.0})
+        with pytest.raises(ConfigError, match="knows no tenants"):
+            _set_weights(engine, {"a": 2.0})

@@ -5,10 +5,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace evolute {
 
 void Pages::put(int layer, int64_t page, int offset, int head, const float* k, const float* v) {
@@ -37,15 +33,6 @@ void Pages::write_floats(const int32_t* to, int64_t count, const float* from, in
   const int64_t run = block_floats();
   for (int64_t i = 0; i < 2 * count && floats > 0; i++, from += run, floats -= run)
     std::memcpy(block(to[i / 2], i % 2), from, std::min(run, floats) * sizeof(float));
-}
-
-void ask_for_large_pages(void* memory, size_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t kLarge = 2 << 20;
-  const uintptr_t first = ((uintptr_t)memory + kLarge - 1) / kLarge * kLarge;
-  const uintptr_t end = ((uintptr_t)memory + bytes) / kLarge * kLarge;
-  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#endif
 }
 
 Decoder::Decoder(const Shape& s, std::vector<float> table, int num_threads)

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "lora.h"
+#include "memory.h"
 #include "packing.h"
 
 namespace evolute {
@@ -18,26 +19,6 @@ struct Shape {
   float norm_eps;
   bool qk_norm;
   int window;  // 0: none
-};
-
-// Zeros that take memory only where they were written, on a cache line; in pages of 2 MB if the
-// system has them, since what is read once a step costs more in address look-ups than in bytes.
-void ask_for_large_pages(void* memory, size_t bytes);
-
-class Room {
- public:
-  void resize(size_t bytes) {
-    memory_.reset(static_cast<uint8_t*>(std::calloc(bytes + 64, 1)));
-    if (!memory_) throw std::bad_alloc();
-    bytes_ = bytes;
-    ask_for_large_pages(memory_.get(), bytes + 64);
-  }
-  uint8_t* data() const { return memory_.get() + (64 - (uintptr_t)memory_.get() % 64) % 64; }
-  size_t size() const { return bytes_; }
-
- private:
-  std::unique_ptr<uint8_t, void (*)(void*)> memory_{nullptr, std::free};
-  size_t bytes_ = 0;
 };
 
 // Keys [page][layer][kv head][E][page_size], values [page][layer][kv head][page_size][E]. A page may

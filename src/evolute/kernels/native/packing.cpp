@@ -1,9 +1,10 @@
 #include "packing.h"
 
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <string>
+
+#include "memory.h"
 
 namespace evolute {
 namespace {
@@ -12,10 +13,7 @@ void allocate(Packed& p, int64_t n, int64_t k, int width, int64_t panel_bytes) {
   p.n = n;
   p.k = k;
   p.bytes = (n + width - 1) / width * panel_bytes;
-  void* memory = std::aligned_alloc(64, (p.bytes + 63) / 64 * 64);
-  if (!memory) throw std::bad_alloc();
-  std::memset(memory, 0, p.bytes);
-  p.data.reset(static_cast<uint8_t*>(memory));
+  p.data = piece_of_slab(p.bytes);
   p.view.data = p.data.get();
   p.view.panel_bytes = panel_bytes;
   p.view.n = n;

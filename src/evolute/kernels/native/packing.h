@@ -1,6 +1,5 @@
 // Weight matrices in the order the kernels read them.
 #pragma once
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -12,7 +11,7 @@ namespace evolute {
 struct Packed {
   int64_t n = 0, k = 0, bytes = 0;
   PanelView view{};
-  std::unique_ptr<uint8_t, void (*)(void*)> data{nullptr, std::free};
+  std::shared_ptr<uint8_t> data;
 
   int64_t panels() const;
   void rows(const int64_t* ids, int64_t count, float* out) const;  // dequantised [count, k]

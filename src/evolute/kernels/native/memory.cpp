@@ -1,0 +1,44 @@
+#include "memory.h"
+
+#include <algorithm>
+#include <mutex>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace evolute {
+
+void ask_for_large_pages(void* memory, size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kLarge = 2 << 20;
+  const uintptr_t first = ((uintptr_t)memory + kLarge - 1) / kLarge * kLarge;
+  const uintptr_t end = ((uintptr_t)memory + bytes) / kLarge * kLarge;
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
+std::shared_ptr<uint8_t> piece_of_slab(size_t bytes) {
+  constexpr size_t kLarge = 2 << 20, kSlab = 16 << 20;
+  static std::mutex mutex;
+  static std::weak_ptr<uint8_t> last;
+  static size_t used = 0, size = 0;
+  const size_t wanted = (bytes + 63) / 64 * 64;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::shared_ptr<uint8_t> slab = last.lock();
+  if (!slab || used + wanted > size) {
+    size = (std::max(wanted, kSlab) + kLarge - 1) / kLarge * kLarge;
+    void* memory = std::calloc(size + kLarge, 1);
+    if (!memory) throw std::bad_alloc();
+    ask_for_large_pages(memory, size + kLarge);
+    const size_t first = (kLarge - (uintptr_t)memory % kLarge) % kLarge;
+    const std::shared_ptr<void> owner(memory, std::free);
+    slab = std::shared_ptr<uint8_t>(owner, static_cast<uint8_t*>(memory) + first);
+    last = slab;
+    used = 0;
+  }
+  uint8_t* piece = slab.get() + used;
+  used += wanted;
+  return std::shared_ptr<uint8_t>(slab, piece);
+}
+
+}  // namespace evolute
