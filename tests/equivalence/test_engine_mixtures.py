@@ -130,9 +130,9 @@ def test_in_any_company_and_any_cut_the_answer_is_the_one_alone(executor, settin
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 def test_preempted_is_uninterrupted(executor, page_size):
-    with engine_of(executor, page_size=page_size, policy="lpm") as engine:
+    with engine_of(executor, page_size=page_size) as engine:
         pool = engine._core.placement.pool
-        held = pool.allocate(pool.num_free - 288 // page_size)
+        held = pool.allocate(pool.num_free - 272 // page_size)
         assert_same(serve(engine, REQUESTS), alone(executor))
         assert engine.stats().counts.preemptions > 0
         pool.free(held)
