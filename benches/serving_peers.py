@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-OURS = ("evolute-quantized", "evolute-float32")
+OURS = ("evolute-quantized", "evolute-int8", "evolute-float32")
 THEIRS = ("transformers-bfloat16", "transformers-float32")
 VOCAB_SIZE = 49152
 Item = dict[str, Any]  # prompt, max_new_tokens
