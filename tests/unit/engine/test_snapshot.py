@@ -10,7 +10,7 @@ from evolute.engine.core import Counts
 from evolute.engine.memory import RadixCache
 from evolute.engine.rates import Rates
 from evolute.engine.snapshot import MAX_RECENT, MAX_SHOWN, SECONDS
-from evolute.models import random_lora
+from evolute.models import LoraConfig, LoraWeights
 from evolute.types import GenerateRequest, SamplingParams
 
 LONG = SamplingParams(max_new_tokens=200, temperature=0, ignore_eos=True)
@@ -84,7 +84,8 @@ def test_rates_fall_into_their_seconds_and_idle_ones_are_zero():
 def test_memory_adds_up_at_every_look_while_requests_run():
     async def look():
         with Engine("tiny", max_running=3, memory_mb=8, page_size=4) as engine:
-            engine.load_adapter("tuned", random_lora(engine.model_config, rank=2, seed=1))
+            weights = LoraWeights.init(LoraConfig(rank=2), engine.model_config, 1)
+            engine.load_adapter("tuned", weights)
             requests = [
                 GenerateRequest(
                     (7,) * 20 + (i,), LONG, "tuned" if i % 2 else None, tenant=f"t{i % 3}"
