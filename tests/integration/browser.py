@@ -1,10 +1,10 @@
 """A headless Chromium for tests, driven over two pipes (the DevTools protocol), with no package.
 
-    with Browser(find_chromium(), profile) as browser:
-        page = browser.open(url)
-        page.wait_for("document.title === 'x'"); page.evaluate("1 + 1"); page.press("Tab")
-        page.resize(360, 800); page.emulate("prefers-color-scheme", "dark"); page.screenshot(path)
-        page.problems, page.requests      errors of scripts and policies; addresses it asked
+with Browser(find_chromium(), profile) as browser:
+    page = browser.open(url)
+    page.wait_for("document.title === 'x'"); page.evaluate("1 + 1"); page.press("Tab")
+    page.resize(360, 800); page.emulate("prefers-color-scheme", "dark"); page.screenshot(path)
+    page.problems, page.requests      errors of scripts and policies; addresses it asked
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is there to see now? One look at queues, memory, adapters and the last minutes, bounded in size.
+"""What is there to see now? One look at queues, memory, adapters and the last minutes, bounded.
 
     take_snapshot(loop, adapters, stats, tenant) -> Snapshot
     map_memory(placement, branches) -> MemoryMap

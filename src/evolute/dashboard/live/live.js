@@ -91,7 +91,7 @@ function toggle() {
 function show(data) {
   const { queues, memory, settings } = data;
   say("model", `${data.model}, weights ${data.weight_version}`);
-  document.title = `${queues.running} running, ${queues.waiting} waiting – Evolute`;
+  document.title = `${queues.running} running, ${queues.waiting} waiting - Evolute`;
   byId("whose").hidden = data.tenant === null;
   say("whose", `Requests and shares are those of tenant ${data.tenant}; totals are the whole engine's.`);
   showQueues(queues, settings, data);

@@ -1,7 +1,7 @@
 """The paths of the live page, for `create_app(..., extra_routers=[live_router(engine)])`.
 
     GET /                  the page: one document, no figures in it, so no key is needed
-    GET /dashboard/data    one moment of the engine as JSON; a tenant's key sees that tenant's requests
+    GET /dashboard/data    one moment of the engine as JSON; a tenant's key sees that tenant
 
 However many people look, the engine is asked at most once in FRESH_S for each tenant.
 """
