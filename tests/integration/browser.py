@@ -72,6 +72,7 @@ class Browser:
         os.close(theirs_out)
         self._last, self._rest = 0, b""
         self._pages: dict[str, Page] = {}
+        self._targets: list[str] = []
 
     def __enter__(self) -> Browser:
         return self
@@ -87,11 +88,16 @@ class Browser:
         os.close(self._in)
 
     def open(self, url: str) -> Page:
+        """A new tab, the only one: those opened before are closed."""
+        for old in self._targets:
+            self.call("Target.closeTarget", {"targetId": old})
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         found = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})
+        self._targets = [target]
         page = self._pages[found["sessionId"]] = Page(self, found["sessionId"])
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
             page.call(f"{domain}.enable")
+        page.call("Emulation.setFocusEmulationEnabled", {"enabled": True})
         page.go(url)
         return page
 
@@ -171,7 +177,10 @@ class Page:
 
     def screenshot(self, path: Path) -> None:
         """The whole page, beyond the window too."""
-        shot = self.call("Page.captureScreenshot", {"captureBeyondViewport": True})
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        area = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        wanted = {"captureBeyondViewport": True, "clip": area}
+        shot = self.call("Page.captureScreenshot", wanted)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
