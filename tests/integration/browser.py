@@ -3,7 +3,8 @@
 with Browser(find_chromium(), profile) as browser:
     page = browser.open(url)
     page.wait_for("document.title === 'x'"); page.evaluate("1 + 1"); page.press("Tab")
-    page.resize(360, 800); page.emulate("prefers-color-scheme", "dark"); page.screenshot(path)
+    page.resize(360, 800); page.emulate("prefers-color-scheme", "dark")
+    page.screenshot(path, height=2000); page.nodes()
     page.problems, page.requests      errors of scripts and policies; addresses it asked
 """
 
@@ -175,10 +176,16 @@ class Page:
         features = [{"name": feature, "value": value}]
         self.call("Emulation.setEmulatedMedia", {"features": features})
 
-    def screenshot(self, path: Path) -> None:
-        """The whole page, beyond the window too."""
+    def screenshot(self, path: Path, height: int) -> None:
+        """The first `height` pixels of the page, beyond the window too."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        area = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        area = {
+            "x": 0,
+            "y": 0,
+            "width": size["width"],
+            "height": min(size["height"], height),
+            "scale": 1,
+        }
         wanted = {"captureBeyondViewport": True, "clip": area}
         shot = self.call("Page.captureScreenshot", wanted)
         path.parent.mkdir(parents=True, exist_ok=True)

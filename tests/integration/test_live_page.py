@@ -103,7 +103,7 @@ async def _work(engine: Engine) -> None:
             GenerateRequest(prompt, sampling, adapter, tenant=tenant, id=f"{tenant}-{i}")
         )
 
-    names = ["interactive", "rollouts", "nightly", HOSTILE]
+    names = ["interactive", "rollouts", "nightly", "evals"]
     await asyncio.gather(
         *(ask(i, 24, names[i % 4], "french-law" if i % 3 == 0 else None) for i in range(28))
     )
@@ -147,11 +147,24 @@ def test_what_it_shows_is_what_the_engine_says(
     assert {row[2] for row in rows(page, "adapter-table")} == {"resident", "host memory"}
     recent = rows(page, "recent-table")
     assert len(recent) == 28 and any("engine.max_running" in row[4] for row in recent)
-    assert {row[0] for row in rows(page, "tenant-table")} >= {HOSTILE, "rollouts"}
+    assert {row[0] for row in rows(page, "tenant-table")} == {
+        *("interactive", "rollouts", "nightly", "evals")
+    }
     assert page.evaluate("document.title") == "6 running, 8 waiting - Evolute"
     assert page.problems == []
     elsewhere = [url for url in page.requests if not url.startswith((server.url, "data:"))]
     assert elsewhere == []
+
+
+def test_names_that_are_markup_stay_text(browser: Browser) -> None:
+    with Engine("tiny") as engine, serve(engine) as server:
+        request = GenerateRequest((1, 2), SamplingParams(max_new_tokens=1), tenant=HOSTILE)
+        asyncio.run(engine.agenerate(request))
+        page = browser.open(server.url)
+        page.wait_for(LIVE)
+        assert [row[1] for row in rows(page, "recent-table")] == [HOSTILE]
+        assert page.evaluate("document.images.length") == 0
+        assert page.evaluate("document.title") == "0 running, 0 waiting - Evolute"
 
 
 def test_it_goes_on_by_itself_and_changes_only_what_changed(
@@ -234,8 +247,9 @@ def test_it_can_be_read_narrow_and_wide_light_and_dark(
         " && b.getBoundingClientRect().height < 44).map((b) => b.textContent)"
     )
     assert small == []
-    if request.config.getoption("--update-screenshots"):
-        page.screenshot(IMAGES / f"dashboard-{scheme}-{width}.png")
+    is_shown = (scheme, width) in (("light", 1280), ("dark", 360))
+    if is_shown and request.config.getoption("--update-screenshots"):
+        page.screenshot(IMAGES / f"dashboard-{scheme}-{width}.png", height=3000)
 
 
 def test_it_moves_only_for_those_who_do_not_mind(browser: Browser, server: RunningServer) -> None:

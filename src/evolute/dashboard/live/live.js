@@ -161,12 +161,12 @@ function showRates(all) {
 function showMemory(memory) {
   const all = memory.num_pages;
   const owners = [
-    { owner: "running sequences", pages: memory.own, kind: "f1", on: "onto" },
-    { owner: "prefix cache, in use", pages: memory.pinned, kind: "held", on: "onto" },
-    { owner: "prefix cache, idle", pages: memory.cached - memory.pinned, kind: "idle", on: "label" },
-    { owner: "adapters, in use", pages: memory.adapters - memory.idle_adapters, kind: "f3", on: "onto" },
-    { owner: "adapters, idle", pages: memory.idle_adapters, kind: "spare", on: "label" },
-    { owner: "free", pages: memory.free, kind: "edge", on: "label" },
+    { owner: "running sequences", short: "running", pages: memory.own, kind: "f1", on: "onto" },
+    { owner: "prefix cache, in use", short: "in use", pages: memory.pinned, kind: "held", on: "onto" },
+    { owner: "prefix cache, idle", short: "idle", pages: memory.cached - memory.pinned, kind: "idle", on: "label" },
+    { owner: "adapters, in use", short: "in use", pages: memory.adapters - memory.idle_adapters, kind: "f3", on: "onto" },
+    { owner: "adapters, idle", short: "idle", pages: memory.idle_adapters, kind: "spare", on: "label" },
+    { owner: "free", short: "free", pages: memory.free, kind: "edge", on: "label" },
   ];
   say("memory-text", `${many(all, "page")} of ${many(memory.page_size, "token")} each; ${share(memory.free, all)} free, and ` +
     `${share(memory.cached - memory.pinned + memory.idle_adapters, all)} idle, to be taken when wanted.`);

@@ -26,12 +26,10 @@ function titled(made, text) {
   return made;
 }
 
-// Letters that fit, about 6.2 pixels each.
-function fitted(text, x, y, width, kind) {
-  const room = Math.floor((width - 8) / 6.2);
-  if (room < 3) return [];
-  const cut = text.length > room ? `${text.slice(0, room - 1)}…` : text;
-  return [shape("text", { x: x + 4, y, class: kind }, cut)];
+// The first of `texts` that fits, about 6.2 pixels a letter.
+function fitted(texts, x, y, width, kind) {
+  const found = texts.find((text) => text.length * 6.2 + 8 <= width);
+  return found ? [shape("text", { x: x + 4, y, class: kind }, found)] : [];
 }
 
 function roundTop(value) {
@@ -59,7 +57,7 @@ function drawRate(id, values, colour) {
       shape("text", { x: left - 6, y: y(part * most) + 4, "text-anchor": "end" }, whole(part * most)),
     ]);
     const minutes = values.length / 60;
-    for (let minute = 0; minute <= minutes; minute++) {
+    for (let minute = 0; minute <= minutes; minute += minute || width > 420 ? 1 : 2) {
       const at = left + (minute / minutes) * (width - left - right);
       const anchor = minute === minutes ? "end" : minute ? "middle" : "start";
       const label = minute === minutes ? "now" : `${minute - minutes} min`;
@@ -94,7 +92,7 @@ function drawMemory(owners, all) {
       return [
         titled(block, `${one.owner}: ${many(one.pages, "page")}`),
         shape("path", { class: "seam", d: `M${at.toFixed(1)} 6v40` }),
-        ...fitted(one.owner, at, 30, size, one.on),
+        ...fitted([one.owner, one.short], at, 30, size, one.on),
       ];
     });
   });
@@ -149,7 +147,7 @@ function drawTree(tree, names) {
       const users = branch ? `, ${branch.users ? many(branch.users, "request holds it", "requests hold it") : "idle"}` : "";
       const told = kind === "rest" ? "smaller branches" : label + users;
       parts.push(titled(block, `${told}; ${many(pages, "page")}`));
-      parts.push(...fitted(label, left, top + 16, size, kind === "held" ? "onto" : "label"));
+      parts.push(...fitted(branch ? [label, whole(branch.num_tokens)] : [label], left, top + 16, size, kind === "held" ? "onto" : "label"));
     }
     return parts;
   });

@@ -28,7 +28,7 @@ function seconds(s) {
   return s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`;
 }
 
-const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+const size = (bytes) => (bytes < 2 ** 20 ? `${Math.round(bytes / 1024)} kB` : `${(bytes / 2 ** 20).toFixed(1)} MB`);
 
 // Columns: [title, cell(row)] or [title, cell(row), "n" | "why"]. The first names the row.
 const COLUMNS = {
@@ -91,7 +91,7 @@ const COLUMNS = {
     ["Running with it", (r) => whole(r.users), "n"],
     ["Rank", (r) => whole(r.rank), "n"],
     ["Pages", (r) => (r.is_paged ? whole(r.num_pages) : DASH), "n"],
-    ["Size", (r) => megabytes(r.num_bytes), "n"],
+    ["Size", (r) => size(r.num_bytes), "n"],
     ["Fingerprint", (r) => r.fingerprint],
   ],
   "recent-table": [

@@ -197,7 +197,7 @@ class RadixCache:
             below[node] = len(node.pages) + sum(below[c] for c in node.children.values())
         largest = heapq.nsmallest(count, range(len(found)), key=lambda i: (-below[found[i][1]], i))
         place_of: dict[RadixNode | None, int] = {}
-        branches = []
+        branches: list[Branch] = []
         for namespace, node in (found[i] for i in sorted(largest)):
             place_of[node] = len(branches)
             above = place_of.get(node.parent, -1)
