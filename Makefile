@@ -10,17 +10,27 @@ TORCH_INDEX ?=
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 NATIVE := $(wildcard src/evolute/*/native/*) CMakeLists.txt pyproject.toml
 
-.PHONY: loop test test-slow check format docs bench-smoke build clean
+.PHONY: loop test test-slow system-deps check format docs bench-smoke build clean
 
 loop: $(VENV)/.installed
 	$(BIN)/evolute loop $(ARGS)
 
 test: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory system-deps
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -q $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 3000 $(ARGS)
+
+# A browser for the tests of pages; installed when we may, else named
+system-deps:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium ..."; \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	      || echo "chromium cannot be installed"; \
+	  else echo "no browser: tests of pages are skipped (Debian: apt-get install chromium)"; fi; }
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests

@@ -6,5 +6,12 @@ a machine that has one.
 
 import os
 
+import pytest
+
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # else 3.9 warns that 3.10 will change it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "write the pictures of pages in docs/images anew"
+    parser.addoption("--update-screenshots", action="store_true", help=text)

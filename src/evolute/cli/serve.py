@@ -45,6 +45,7 @@ def serve(
 ) -> None:
     """Serve a model; prints `ready http://HOST:PORT` when requests are accepted."""
     from evolute.cli.options import free_port
+    from evolute.dashboard.live import live_router
     from evolute.engine import Engine, EngineConfig
     from evolute.server import Limits, Tenants, create_app
     from evolute.server import serve as run_server
@@ -65,6 +66,7 @@ def serve(
             limits=limits,
             stall_s=stall_s,
             tool_format=calls,
+            extra_routers=[live_router(engine)],
         )
         run_server(
             app,

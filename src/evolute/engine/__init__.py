@@ -4,6 +4,7 @@ from evolute.engine.adapters import AdapterInfo
 from evolute.engine.config import EngineConfig, resolve
 from evolute.engine.core import Counts
 from evolute.engine.engine import Engine, EngineStats, Heartbeat
+from evolute.engine.snapshot import MemoryMap, Snapshot
 
 __all__ = [
     "AdapterInfo",
@@ -12,5 +13,7 @@ __all__ = [
     "EngineConfig",
     "EngineStats",
     "Heartbeat",
+    "MemoryMap",
+    "Snapshot",
     "resolve",
 ]

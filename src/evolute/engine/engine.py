@@ -5,7 +5,7 @@
     await engine.agenerate(request); async for delta in engine.stream(request)
     engine.load_adapter(name, weights), unload_adapter, load_weights
     engine.pause(), resume(), retract(), abort(id), abort_all(), flush_cache(), close()
-    engine.heartbeat, stats(), read_weight(name)
+    engine.heartbeat, stats(), snapshot(tenant), memory_map(), read_weight(name)
 
 A thread, not a process: the native step runs without the interpreter's lock, new weights are
 handed over as a pointer, and a caller in the same process pays no serialisation. Calls from
@@ -33,6 +33,7 @@ from evolute.engine.history import Explanation, Visit, describe
 from evolute.engine.loop import EngineLoop
 from evolute.engine.output import Draft
 from evolute.engine.scheduling import Share
+from evolute.engine.snapshot import MemoryMap, Snapshot, map_memory, take_snapshot
 from evolute.grammar import Grammar
 from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model, load_peft
 from evolute.telemetry import Tracer
@@ -271,6 +272,18 @@ class Engine:
     def recent(self) -> list[Visit]:
         """Outputs that ended last, newest first."""
         return self._loop.call(self._loop.history.recent)
+
+    def memory_map(self, branches: int = 64) -> MemoryMap:
+        """Who owns the pages, with the `branches` of the prefix cache that hold most."""
+        return self._loop.call(lambda: map_memory(self._core.placement, branches))
+
+    def snapshot(self, tenant: str | None = None) -> Snapshot:
+        """Everything to look at, between two steps. With `tenant` only its requests and share."""
+
+        def take() -> Snapshot:
+            return take_snapshot(self._loop, self._adapters.infos(), self._stats(), tenant)
+
+        return self._loop.call(take)
 
     def check(self) -> None:
         """Assert the engine's own invariants; for tests."""

@@ -2,6 +2,7 @@
 
     history.arrived(draft, now), admitted(draft, now, why), told(draft, now), ended(draft, now)
     history.recent() -> list[Visit]        newest first, bounded
+    history.visit(draft)                   of one in flight
     explain(core, draft) -> Explanation
 
 Times are the loop's; the core has no clock.
@@ -90,6 +91,10 @@ class History:
             visit.preemptions = draft.output.num_preemptions
             visit.finish_reason = draft.output.finish_reason.value
             self._ended.appendleft(self._now.pop(draft))
+
+    def visit(self, draft: Draft) -> Visit:
+        """Of a draft in flight; KeyError for others."""
+        return self._now[draft]
 
     def recent(self) -> list[Visit]:
         return list(self._ended)

@@ -2,7 +2,7 @@
 
     submit(command) -> Future     run it on the thread, between two steps
     call(command)                 the same, and wait for the result
-    add(request, listener), abort_request(id), abort(drafts)      from within commands
+    add(request, listener), abort_request(id), abort(drafts), in_flight()    from within commands
     pause, resume, close
     busy_since     when a step was last completed: a heartbeat that needs no command
 
@@ -27,6 +27,7 @@ from evolute.engine.core import EngineCore, Event
 from evolute.engine.history import Explanation, History, describe, explain
 from evolute.engine.metrics import refresh
 from evolute.engine.output import Draft
+from evolute.engine.rates import Rates
 from evolute.engine.scheduling import Namespace
 from evolute.grammar import Grammar
 from evolute.telemetry import Tracer
@@ -51,7 +52,7 @@ class EngineLoop:
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
-        self.history = History()
+        self.history, self.rates = History(), Rates()
         self._commands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
         self._commands = queue.SimpleQueue()
         self._end: Callable[[], Exception] | None = None  # why no more commands are taken
@@ -108,6 +109,10 @@ class EngineLoop:
     def explain(self, request_id: str) -> list[Explanation]:
         """Of each of its outputs in flight; empty when there is none."""
         return [explain(self.core, draft) for draft in self._by_request.get(request_id, [])]
+
+    def in_flight(self) -> list[Draft]:
+        """Every draft that waits or runs, in the order of arrival."""
+        return list(self._listeners)
 
     def abort_request(self, request_id: str) -> None:
         """Unknown and finished ones are ignored."""
@@ -169,6 +174,7 @@ class EngineLoop:
             logger.exception("a step failed; its requests end with an error")
             events = self.core.fail_running(f"{type(error).__name__}: {error}")
         now = time.monotonic()
+        self.rates.note(now, self.core.counts)
         for draft in self.core.admitted:
             self.history.admitted(draft, now, waited_for)
         self._tell(events)

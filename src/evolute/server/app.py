@@ -61,8 +61,8 @@ def create_app(
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
-    With `api_keys` or `tenants` that have keys, every path but /health needs one. `limits` are
-    those of each tenant that has none of its own. `tool_format` is how the model writes tool
+    With `api_keys` or `tenants` that have keys, every path but / and /health needs one. `limits`
+    are those of each tenant that has none of its own. `tool_format` is how the model writes tool
     calls; None: as its chat template shows.
     """
     names = ModelNames(engine, served_names)

@@ -32,7 +32,10 @@ BODY_S = 60.0  # for the next piece of a body to come
 SEND_S = 60.0  # for a reader to take what was sent
 MAX_IDLE_TENANTS = 10_000  # remembered for their rate
 UPLOADS = {"/update_weights_from_tensor"}
-ALWAYS = {"/health", "/health_generate", "/metrics", "/stats", "/abort_request"}  # also in a drain
+ALWAYS = {  # also in a drain
+    *("/", "/dashboard/data", "/health", "/health_generate", "/metrics", "/stats"),
+    "/abort_request",
+}
 IN_FLIGHT = gauge("server/in_flight", "HTTP requests being answered")
 REFUSED = counter("server/refused", "requests refused before the engine", ("reason",))
 

@@ -5,6 +5,7 @@
     insert(namespace, tokens, pages)      publish pages; returns the caller's duplicates
     evict(n) -> pages                     the least recently used, unpinned leaves first
     drop(is_stale) -> pages               namespaces that must never match again
+    outline(count) -> Outline             its largest branches, for people to look at
 
 A page is `page_size` tokens; the tree never splits inside a page. A namespace (adapter, weight
 version, salt) is a tree of its own: equal tokens under different weights never share pages.
@@ -51,6 +52,28 @@ class Match:
     pages_in_node: int  # how much of `node` matched; the rest belongs to another prompt
     pages: tuple[PageId, ...]  # from the root
     num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A node as people see it; `pages_below` counts its own too."""
+
+    parent: int  # place in the outline, before its own; -1: it begins a tree
+    namespace: Any  # None: of a namespace that was dropped
+    num_tokens: int
+    num_pages: int
+    pages_below: int
+    users: int  # requests that hold it
+    num_children: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The branches that hold most, and how much there is in all."""
+
+    branches: tuple[Branch, ...]
+    num_nodes: int
+    num_pages: int
 
 
 class RadixCache:
@@ -164,6 +187,24 @@ class RadixCache:
                 self._dropped.append(root)
         return freed
 
+    def outline(self, count: int) -> Outline:
+        """The `count` nodes with most pages at and below them; with each also those above it."""
+        found: list[tuple[Any, RadixNode]] = [
+            (namespace, node) for namespace, root in self._named() for node in self._below(root)
+        ]
+        below: dict[RadixNode, int] = {}
+        for _, node in reversed(found):  # children before parents
+            below[node] = len(node.pages) + sum(below[c] for c in node.children.values())
+        largest = heapq.nsmallest(count, range(len(found)), key=lambda i: (-below[found[i][1]], i))
+        place_of: dict[RadixNode | None, int] = {}
+        branches: list[Branch] = []
+        for namespace, node in (found[i] for i in sorted(largest)):
+            place_of[node] = len(branches)
+            above = place_of.get(node.parent, -1)
+            sizes = len(node.tokens), len(node.pages), below[node]
+            branches.append(Branch(above, namespace, *sizes, node.refs, len(node.children)))
+        return Outline(tuple(branches), len(found), self.num_pages)
+
     def pages(self) -> list[PageId]:
         """Every page the trees hold, stale ones that are still pinned included."""
         return [page for node in self._nodes() for page in node.pages]
@@ -250,9 +291,13 @@ class RadixCache:
             current = above
 
     def _nodes(self) -> Iterator[RadixNode]:
-        self._dropped = [root for root in self._dropped if root.children]
-        for root in [*self._roots.values(), *self._dropped]:
+        for _, root in self._named():
             yield from self._below(root)
+
+    def _named(self) -> list[tuple[Hashable, RadixNode]]:
+        """Every tree with its namespace; None for those that were dropped."""
+        self._dropped = [root for root in self._dropped if root.children]
+        return [*self._roots.items(), *((None, root) for root in self._dropped)]
 
     def _below(self, root: RadixNode) -> Iterator[RadixNode]:
         stack = list(root.children.values())
