@@ -285,7 +285,7 @@ def test_it_can_be_turned_on_and_off_while_serving():
     with engine_of("native") as engine:
         counts = []
         for speculation in ("none", "ngram", "none"):
-            engine.configure(speculation=speculation, ngram_min=1, speculate_up_to=64)
+            engine.apply_settings(speculation=speculation, ngram_min=1, speculate_up_to=64)
             assert_same(serve(engine, REQUESTS), plain("native"))
             counts.append(engine.stats().counts)
     assert counts[0].drafted_tokens == 0 < counts[1].drafted_tokens == counts[2].drafted_tokens
