@@ -84,7 +84,7 @@ class Tenants:
             now = time.perf_counter()
             for event in events:
                 firsts.setdefault(event.draft, now - flying[event.draft])
-                if event.draft.output is not None:
+                if event.delta.output is not None:
                     del flying[event.draft]
                     done.append(event.draft)
         seconds = time.perf_counter() - started

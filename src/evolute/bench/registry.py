@@ -19,6 +19,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "serving": "evolute.bench.serving",
+    "speculation": "evolute.bench.speculation",
     "training": "evolute.bench.training",
 }
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evolute.engine import EngineConfig
 
 app = typer.Typer(add_completion=False)
-NAMES = ("serving", "training", "replay", "adapters", "fairness", "generator")
+NAMES = ("serving", "training", "replay", "adapters", "fairness", "speculation", "generator")
 DEFAULT_MODEL = "smollm2-135m"
 
 Name = Annotated[
@@ -23,6 +23,7 @@ Name = Annotated[
     typer.Argument(
         help="serving: each workload, or one on a server; replay: one in the engine; "
         "training: rollouts and updates; adapters: many on one base; fairness: many tenants; "
+        "speculation: one stream with and without guesses; "
         "generator: the load generator itself"
     ),
 ]
@@ -106,7 +107,9 @@ def _check(name: str, workload: str | None, repeats: int, *, paced: bool) -> Non
 
     if name not in NAMES:
         raise ConfigError(f"no bench {name!r}. {nearest(name, NAMES)}")
-    if name in ("adapters", "fairness", "training", "generator") and (workload or paced):
+    if name in ("adapters", "fairness", "speculation", "training", "generator") and (
+        workload or paced
+    ):
         raise ConfigError(f"bench {name} makes its own work; drop --workload and --paced.")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}; it must be at least 1.")

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from evolute.engine.scheduling import SpeculationSettings
 from evolute.engine.scheduling.policies import PolicySettings
 from evolute.engine.scheduling.policies.build import PolicyName, PredictorName
 from evolute.engine.scheduling.policies.service import CostName, parse_weights
@@ -17,6 +18,10 @@ from evolute.models import ModelConfig
 from evolute.types import ConfigError
 
 MAX_PAGE_SIZE = 16
+AT_LEAST_ONE = (
+    *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum"),
+    *("draft_tokens", "ngram_min", "speculate_up_to"),
+)
 BYTES = {"float32": 4, "float16": 2}
 
 
@@ -43,6 +48,11 @@ class EngineConfig:
     predict: PredictorName = "mean"  # output length charged at admission; mean: of the last 5
     quantum: int = 1024  # of dlpm: service a tenant may get ahead of the others, in cost units
     tenant_weights: tuple[str, ...] = ()  # TENANT=SHARE; 1 unless given
+    speculation: Literal["none", "ngram"] = "none"  # guess tokens from the text so far
+    draft_tokens: int = 4  # guessed for a sequence and step, at most
+    ngram_min: int = 2  # last tokens that must have occurred before
+    ngram_max: int = 4  # last tokens that are looked for first
+    speculate_up_to: int = 4  # running sequences; nothing is guessed when there are more
     max_waiting: int = 4096  # requests queued before new ones are refused
     num_threads: int = 0  # 0: one for each core
 
@@ -51,9 +61,14 @@ class EngineConfig:
             raise ConfigError(
                 f"engine.page_size is {self.page_size}; it must lie between 1 and {MAX_PAGE_SIZE}."
             )
-        for name in ("max_running", "token_budget", "memory_mb", "max_waiting", "quantum"):
+        for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.ngram_max < self.ngram_min:
+            raise ConfigError(
+                f"engine.ngram_max is {self.ngram_max}; it must be at least ngram_min, which is "
+                f"{self.ngram_min}."
+            )
         for name in ("context", "num_threads", "adapter_host_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
@@ -72,6 +87,13 @@ class EngineConfig:
             raise ConfigError(f"engine.tenant_weights: {error}") from None
         settings = (self.policy, self.cost, self.predict, self.quantum)
         return PolicySettings(*settings, tuple(weights.items()))
+
+    def drafting(self) -> SpeculationSettings | None:
+        """How tokens are guessed; None: they are not."""
+        if self.speculation == "none":
+            return None
+        sizes = (self.draft_tokens, self.ngram_min, self.ngram_max, self.speculate_up_to)
+        return SpeculationSettings(*sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.adapter_loading import AdapterLoader
 from evolute.engine.execution.batch import Executor, Segment, build_batch
 from evolute.engine.execution.sampler import (
+    Chosen,
     Float32,
     Sampler,
     id_logprobs,
@@ -45,6 +46,7 @@ from evolute.engine.scheduling import (
     Placement,
     Policy,
     Sequence,
+    Speculator,
     displaced,
     make_policy,
     next_step,
@@ -66,6 +68,8 @@ class Counts:
     computed_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    drafted_tokens: int = 0  # guessed and computed ahead
+    accepted_tokens: int = 0  # of them, drawn by the sampler too
     requests: int = 0
     finished: int = 0  # outputs that came to their own end
     preemptions: int = 0
@@ -82,11 +86,22 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One draft's part of a step, and how many rows of logits it gets."""
+    """One draft's part of a step, and how many rows of logits it gets; the segment ends with
+    the guesses in `drafted`."""
 
     draft: Draft
     segment: Segment
     num_rows: int
+    drafted: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A draft whose next token is to be chosen from row `row`, and from one more for each guess."""
+
+    draft: Draft
+    row: int
+    drafted: list[int]
 
 
 class EngineCore:
@@ -109,6 +124,7 @@ class EngineCore:
         self.queue: Policy = make_policy(settings.config.fairness())
         self.blocked: Blocked | str | None = None  # why the last step admitted no more
         self.admitted: list[Draft] = []  # by the last step
+        self._speculator = Speculator(settings.config.drafting())
         self._sampler = sampler
         self._texts = TokenTexts(tokenizer)
         self._drafts: dict[Sequence, Draft] = {}
@@ -145,7 +161,8 @@ class EngineCore:
         limit = check_request(request, self.settings, self.vocab_size, waiting, adapter_pages)
         grammar = grammar or self.grammars.compile(request.sampling)
         sequences = [
-            self._sequence(request, limit, adapter, namespace) for _ in range(request.sampling.n)
+            self._sequence(request, limit, adapter, namespace, is_constrained=grammar is not None)
+            for _ in range(request.sampling.n)
         ]
         drafts = [
             self._draft(request, index, sequence, grammar)
@@ -198,6 +215,7 @@ class EngineCore:
         if victim is not None:
             self._preempt(victim)
             limits = dataclasses.replace(limits, available_pages=placement.num_available)
+        self._speculator.propose(placement.running)
         step = next_step(placement.running, self.queue, placement.look_up, limits)
         self.blocked = step.blocked
         self.admitted = [self._drafts[sequence] for sequence in step.admitted]
@@ -244,48 +262,69 @@ class EngineCore:
 
     def _collect(self, work: list[_Work], logits: Float32) -> list[Event]:
         """Sort the rows of logits to their drafts, choose tokens, end what is at its end."""
-        ready, rows, events = list[Draft](), list[int](), list[Event]()
+        ready, events = list[_Ready](), list[Event]()
         row = 0
         for one in work:
             draft, sequence = one.draft, one.draft.sequence
-            sequence.num_computed += len(one.segment.token_ids)
+            sequence.num_computed += len(one.segment.token_ids) - len(one.drafted)
             if draft.wants_prompt_logprobs and one.segment.logits_from is not None:
                 self._score(draft, logits[row : row + one.num_rows], one.segment.logits_from)
             row += one.num_rows
             if sequence.num_uncomputed:
                 continue
             if sequence.max_new_tokens:
-                ready.append(draft)
-                rows.append(row - 1)
+                ready.append(_Ready(draft, row - 1 - len(one.drafted), one.drafted))
             else:
                 events.append(self._end(draft, FinishReason.LENGTH))
         if not ready:
             return events
-        return events + self._sample(ready, rows, logits)
+        return events + self._sample(ready, logits)
 
-    def _sample(self, drafts: list[Draft], rows: list[int], logits: Float32) -> list[Event]:
-        """The next token of each draft. One that fails takes no other with it."""
+    def _sample(self, ready: list[_Ready], logits: Float32) -> list[Event]:
+        """The next tokens of each draft. Each row is drawn as it would be if the guesses before it
+        had been accepted one step at a time: same logits, same seed, same penalties."""
+        indices = [one.row + i for one in ready for i in range(len(one.drafted) + 1)]
+        rows = [
+            one.draft.row(one.drafted[:i]) for one in ready for i in range(len(one.drafted) + 1)
+        ]
+        chosen = iter(self._sampler.choose(logits, indices, rows))
         events = []
-        chosen = self._sampler.choose(logits, rows, [draft.row() for draft in drafts])
-        for draft, choice in zip(drafts, chosen):
-            if choice is None:
-                events += self.fail([draft], "no token can be chosen: the logits are not finite")
-                continue
-            try:
-                if draft.sequence.num_generated == 0:  # siblings find the prompt from now on
-                    self.placement.publish(draft.sequence)
-                delta = draft.accept(choice, draft.sequence.namespace[1])
-            except Exception as error:
-                logger.exception("an output failed")
-                events += self.fail([draft], f"{type(error).__name__}: {error}")
-                continue
-            self.counts.output_tokens += 1
-            self.queue.made(draft.sequence)
-            events.append(Event(draft, delta))
-            if draft.output is not None:
-                self.counts.finished += 1
-                self._forget(draft.sequence)
+        for one in ready:
+            events += self._take(one, list(itertools.islice(chosen, len(one.drafted) + 1)))
         return events
+
+    def _take(self, one: _Ready, choices: list[Chosen | None]) -> list[Event]:
+        """Accept choices up to the first that differs from the guess: later rows saw the guess."""
+        draft, sequence, events, num_accepted = one.draft, one.draft.sequence, list[Event](), 0
+        for guess, choice in itertools.zip_longest(one.drafted, choices):
+            events += self._accept(draft, choice)
+            if draft.output is not None or choice is None or choice.token_id != guess:
+                break
+            sequence.num_computed += 1  # the guess's keys and values are the token's own
+            num_accepted += 1
+        if one.drafted:
+            self._speculator.judge(sequence, len(one.drafted), num_accepted)
+        self.counts.drafted_tokens += len(one.drafted)
+        self.counts.accepted_tokens += num_accepted
+        return events
+
+    def _accept(self, draft: Draft, choice: Chosen | None) -> list[Event]:
+        """Give a draft its next token. One that fails takes no other with it."""
+        if choice is None:
+            return self.fail([draft], "no token can be chosen: the logits are not finite")
+        try:
+            if draft.sequence.num_generated == 0:  # siblings find the prompt from now on
+                self.placement.publish(draft.sequence)
+            delta = draft.accept(choice, draft.sequence.namespace[1])
+        except Exception as error:
+            logger.exception("an output failed")
+            return self.fail([draft], f"{type(error).__name__}: {error}")
+        self.counts.output_tokens += 1
+        self.queue.made(draft.sequence)
+        if draft.output is not None:
+            self.counts.finished += 1
+            self._forget(draft.sequence)
+        return [Event(draft, delta)]
 
     # -- between two steps -----------------------------------------------------
 
@@ -303,6 +342,8 @@ class EngineCore:
             for sequence in sorted(self.queue, key=lambda s: s.id):
                 queue.push(sequence)
             self.queue = queue
+        if config.drafting() != self._speculator.settings:
+            self._speculator = Speculator(config.drafting())
         self.executor.set_num_threads(config.num_threads)
         self.settings = dataclasses.replace(self.settings, config=config)
 
@@ -334,7 +375,13 @@ class EngineCore:
     # -- internals -------------------------------------------------------------
 
     def _sequence(
-        self, request: GenerateRequest, limit: int, adapter: int, namespace: Namespace
+        self,
+        request: GenerateRequest,
+        limit: int,
+        adapter: int,
+        namespace: Namespace,
+        *,
+        is_constrained: bool,
     ) -> Sequence:
         wants, first = request.sampling.prompt_logprobs, request.sampling.prompt_logprobs_from
         return Sequence(
@@ -349,6 +396,7 @@ class EngineCore:
             tenant=request.tenant,
             priority=request.priority,
             adapter=adapter,
+            is_constrained=is_constrained,
         )
 
     def _draft(
@@ -381,17 +429,17 @@ class EngineCore:
     def _work(self, chunk: Chunk) -> _Work:
         sequence = chunk.sequence
         draft = self._drafts[sequence]
+        drafted = sequence.proposed[: chunk.num_drafted]
         start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
         logits_from: int | None = None
         first = draft.request.sampling.prompt_logprobs_from
         if draft.lacks_prompt_logprobs and first < end and start < sequence.prompt_len:
             logits_from = max(start, first)
-        elif end == sequence.num_tokens and sequence.max_new_tokens:
-            logits_from = end - 1
-        segment = Segment(
-            sequence.tokens[start:end], start, sequence.pages, sequence.adapter, logits_from
-        )
-        return _Work(draft, segment, 0 if logits_from is None else end - logits_from)
+        elif end - len(drafted) == sequence.num_tokens and sequence.max_new_tokens:
+            logits_from = sequence.num_tokens - 1
+        tokens = sequence.tokens[start:end] + drafted
+        segment = Segment(tokens, start, sequence.pages, sequence.adapter, logits_from)
+        return _Work(draft, segment, 0 if logits_from is None else end - logits_from, drafted)
 
     def _score(self, draft: Draft, logits: Float32, start: int) -> None:
         """Log-probabilities of the prompt tokens that follow each row; `start` is the first's."""
@@ -426,6 +474,7 @@ class EngineCore:
 
     def _forget(self, sequence: Sequence) -> None:
         self.queue.discard(sequence)
+        self._speculator.forget(sequence)
         if sequence in self.running:
             self.queue.finish(sequence)
             self.placement.release(sequence)

@@ -44,6 +44,7 @@ Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 LIVE_SETTINGS = {
     *("max_running", "token_budget", "num_threads", "max_waiting"),
     *("policy", "cost", "predict", "quantum", "tenant_weights"),
+    *("speculation", "draft_tokens", "ngram_min", "ngram_max", "speculate_up_to"),
 }
 
 

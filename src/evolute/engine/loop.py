@@ -192,7 +192,7 @@ class EngineLoop:
             draft = event.draft
             self.history.told(draft, now)
             listener = self._listeners.get(draft)
-            if draft.output is not None:
+            if event.delta.output is not None:  # a step may have several events of one draft
                 self._forget(draft)
             try:
                 if listener is not None:

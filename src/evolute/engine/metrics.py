@@ -17,6 +17,8 @@ STEPS = gauge("engine/steps_total", "forward passes since the start")
 COMPUTED = gauge("engine/computed_tokens_total", "tokens computed since the start")
 CACHED = gauge("engine/cached_tokens_total", "prompt tokens found in the prefix cache")
 OUTPUT = gauge("engine/output_tokens_total", "tokens sampled since the start")
+DRAFTED = gauge("engine/drafted_tokens_total", "tokens guessed and computed ahead")
+ACCEPTED = gauge("engine/accepted_tokens_total", "guessed tokens that the sampler drew too")
 PREEMPTIONS = gauge("engine/preemptions_total", "sequences sent back to the queue")
 
 
@@ -34,4 +36,6 @@ def refresh(core: EngineCore) -> None:
     COMPUTED.set(core.counts.computed_tokens)
     CACHED.set(core.counts.cached_tokens)
     OUTPUT.set(core.counts.output_tokens)
+    DRAFTED.set(core.counts.drafted_tokens)
+    ACCEPTED.set(core.counts.accepted_tokens)
     PREEMPTIONS.set(core.counts.preemptions)

@@ -67,8 +67,10 @@ class Draft:
         if self.request.sampling.logprob_token_ids:
             self.prompt_id_logprobs.append(ids)
 
-    def row(self) -> Row:
-        """What the choice of the next token depends on."""
+    def row(self, drafted: list[int] | None = None) -> Row:
+        """What the choice of the next token depends on; after `drafted`, if they are accepted."""
+        if drafted:
+            return self._row_after(drafted)
         mask = self._mask()
         return Row(
             sampling=self.request.sampling,
@@ -145,6 +147,17 @@ class Draft:
         cached, version = self.output.cached_tokens, self.output.weight_version
         return Delta(
             self.index, rest, (), (), (), self.output, cached_tokens=cached, weight_version=version
+        )
+
+    def _row_after(self, drafted: list[int]) -> Row:
+        assert self.matcher is None, "a grammar's mask is known for the next token only"
+        return Row(
+            sampling=self.request.sampling,
+            seed=self.seed,
+            position=self.sequence.num_tokens + len(drafted),
+            prompt=self.request.prompt,
+            output=[*self.token_ids, *drafted],
+            stop_token_ids=self.stop_token_ids,
         )
 
     def _mask(self) -> NDArray[np.uint32] | None:

@@ -10,6 +10,7 @@ from evolute.engine.scheduling.simulate import (
     read_trace,
     simulate,
 )
+from evolute.engine.scheduling.speculation import SpeculationSettings, Speculator
 from evolute.engine.scheduling.step import (
     Blocked,
     Candidate,
@@ -34,6 +35,8 @@ __all__ = [
     "Sequence",
     "Share",
     "SimulationSettings",
+    "SpeculationSettings",
+    "Speculator",
     "Step",
     "displaced",
     "make_policy",

@@ -112,6 +112,7 @@ class Placement:
         if held is not None:
             self.pool.free(self.cache.unpin(held))
         sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0
+        sequence.proposed = []
         self.adapters.release(sequence.adapter)
 
     def prefetch(self, sequences: Iterable[Sequence]) -> None:

@@ -29,12 +29,14 @@ class Sequence:
     tenant: str = "default"
     priority: int = 0  # of the policy `priority`; higher goes first
     adapter: AdapterId = NO_ADAPTER
+    is_constrained: bool = False  # a grammar decides its tokens: nothing is guessed
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache
     num_computed: int = 0
     num_cached: int | None = None  # prompt tokens found in the cache at first admission
     passed_over: int = 0  # how often a later arrival was admitted before it
     num_preemptions: int = 0
+    proposed: list[int] = field(default_factory=list)  # guessed to follow `tokens`
 
     @property
     def num_tokens(self) -> int:

@@ -4,7 +4,8 @@ Decodes go first, one token each, so that running requests never stall behind a 
 When pages are short, victims are preempted and start over later: those with the fewest
 generated tokens, then those admitted last. What is left of the token budget goes to prompts
 already begun, then to newly admitted ones, in the policy's order.
-An adapter's pages count with the first newcomer that needs it.
+An adapter's pages count with the first newcomer that needs it. Guessed tokens (`speculation.py`)
+get what nobody else wants.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ SIBLING = "a running sequence is computing its prefix now; soon it will be in th
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute the next `num_tokens` tokens of a sequence."""
+    """Compute the next `num_tokens` tokens of a sequence; the last `num_drafted` are guesses."""
 
     sequence: Sequence
     num_tokens: int
+    num_drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,9 @@ def next_step(
     if step.preempted:
         step.blocked = "memory is short: those that run go on first"
     else:
-        _Admission(step, look_up, limits, keep, budget, pages - rest).run(waiting)
+        admission = _Admission(step, look_up, limits, keep, budget, pages - rest)
+        admission.run(waiting)
+        _add_drafted(step, *admission.left, limits.page_size)
     return step
 
 
@@ -146,6 +150,21 @@ def _fit(sequence: Sequence, count: int, pages: int, limits: Limits) -> tuple[in
     return count, pages - sequence.pages_for(count, limits.page_size)
 
 
+def _add_drafted(step: Step, budget: int, pages: int, page_size: int) -> None:
+    """Lengthen decodes by what is guessed to follow, as far as tokens and pages are left."""
+    for number, chunk in enumerate(step.chunks):
+        sequence = chunk.sequence
+        if not sequence.proposed or sequence.num_uncomputed != 1:
+            continue
+        own = sequence.pages_for(1, page_size)
+        slots = (len(sequence.pages) + own + pages) * page_size - sequence.num_computed - 1
+        count = min(len(sequence.proposed), budget, slots)
+        if count > 0:
+            pages -= sequence.pages_for(1 + count, page_size) - own
+            budget -= count
+            step.chunks[number] = Chunk(sequence, 1 + count, count)
+
+
 class _Admission:
     """Takes in waiting sequences while tokens, places and pages last."""
 
@@ -179,6 +198,11 @@ class _Admission:
             if why:
                 step.blocked = Blocked(sequence, why)
                 return
+
+    @property
+    def left(self) -> tuple[int, int]:
+        """Tokens and pages that nobody took."""
+        return self._budget, max(self._pages, 0)
 
     def _is_full(self) -> bool:
         if self._num_running >= self._most:
