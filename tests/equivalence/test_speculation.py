@@ -20,6 +20,7 @@ from evolute.types import GenerateRequest, SamplingParams
 
 TINY = load_model("tiny")
 EXECUTORS = ["native", "torch"]
+WAIT_S = 60  # a lost answer fails its test
 ON = {"speculation": "ngram", "ngram_min": 1, "speculate_up_to": 64}
 
 
@@ -103,7 +104,7 @@ def serve(engine, requests):
         while engine.stats().waiting < sum(r.sampling.n for r in fresh):
             await asyncio.sleep(0.001)
         engine.resume()
-        return await asyncio.gather(*sent)
+        return await asyncio.wait_for(asyncio.gather(*sent), WAIT_S)
 
     return asyncio.run(everything())
 
@@ -246,7 +247,11 @@ def test_a_stream_has_a_piece_for_each_token():
     with engine_of("native") as engine:
         engine._core._speculator = Oracle(engine._core, plain("native"))
         groups = [
-            asyncio.run(collect(engine, dataclasses.replace(one, id=f"{i}-stream")))
+            asyncio.run(
+                asyncio.wait_for(
+                    collect(engine, dataclasses.replace(one, id=f"{i}-stream")), WAIT_S
+                )
+            )
             for i, one in enumerate(REQUESTS)
         ]
         assert engine.stats().counts.accepted_tokens > 0
