@@ -18,6 +18,7 @@ COMPUTED = gauge("engine/computed_tokens_total", "tokens computed since the star
 CACHED = gauge("engine/cached_tokens_total", "prompt tokens found in the prefix cache")
 OUTPUT = gauge("engine/output_tokens_total", "tokens sampled since the start")
 PREEMPTIONS = gauge("engine/preemptions_total", "sequences sent back to the queue")
+REPAIRS = gauge("engine/repairs_total", "faults in the accounts of pages, found and put right")
 
 
 def refresh(core: EngineCore) -> None:
@@ -35,3 +36,4 @@ def refresh(core: EngineCore) -> None:
     CACHED.set(core.counts.cached_tokens)
     OUTPUT.set(core.counts.output_tokens)
     PREEMPTIONS.set(core.counts.preemptions)
+    REPAIRS.set(core.counts.repairs)

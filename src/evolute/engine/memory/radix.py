@@ -162,6 +162,7 @@ class RadixCache:
                     freed += self._remove(node)
             if root.children:
                 self._dropped.append(root)
+        self._dropped = [root for root in self._dropped if root.children]  # the others are done
         return freed
 
     def pages(self) -> list[PageId]:
