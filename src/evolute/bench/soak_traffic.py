@@ -169,7 +169,8 @@ class Traffic:
         left = self._dice.randint(1, 20)
         try:
             async with aclosing(self._events(body)) as events:
-                async for _, _ in events:
+                async for _, payload in events:
+                    self._expect(b'"error"' not in payload[:12], payload)
                     left -= 1
                     if not left:
                         break
@@ -180,11 +181,15 @@ class Traffic:
         return True
 
     async def _hang_up(self) -> bool:
-        """Before the answer."""
-        body, _ = self._body()
+        """Before the answer, mostly."""
+        body, may_refuse = self._body()
         body |= {"max_tokens": self.plan.longest, "ignore_eos": True}
         answer = asyncio.ensure_future(self._fetch("/v1/completions", json.dumps(body).encode()))
         await asyncio.wait([answer], timeout=self._dice.expovariate(30))
+        if answer.done():
+            status, text = answer.result()
+            self._expect(status == 200 or (may_refuse and status in (400, 404)), text)
+            return status == 200
         answer.cancel()
         await asyncio.gather(answer, return_exceptions=True)
         return True
