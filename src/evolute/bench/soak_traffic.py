@@ -196,7 +196,8 @@ class Traffic:
 
     async def _bad_body(self) -> bool:
         status, text = await self._fetch("/v1/completions", self._dice.choice(BAD_BODIES))
-        self._expect(400 <= status < 500 and "error" in json.loads(text), f"{status} {text}")
+        is_refusal = 400 <= status < 500 or status == 501
+        self._expect(is_refusal and "error" in json.loads(text), f"{status} {text}")
         return False
 
     async def _look(self) -> bool:

@@ -19,7 +19,7 @@ from evolute.models import load_model
 
 @pytest.fixture(scope="module")
 def found():
-    return shapes(1, 0.2)
+    return shapes(1, 0.5)
 
 
 @pytest.mark.parametrize("policy", ["lpm", "dlpm"])

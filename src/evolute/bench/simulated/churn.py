@@ -145,13 +145,13 @@ class _Churn:
     def _disturb(self) -> None:
         """At most one of everything that operators and clients do."""
         chance = self.dice.random()
-        if chance < 0.15 and self.flying:
+        if chance < 0.3 and self.flying:
             self._abort(self.dice.choice(list(self.flying)))
-        elif chance < 0.20:
+        elif chance < 0.45:
             self._change_adapters()
-        elif chance < 0.205:
+        elif chance < 0.455:
             self.placement.drop(lambda namespace: True)
-        elif chance < 0.21:
+        elif chance < 0.46:
             for sequence in reversed(list(self.placement.running)):
                 self._preempt(sequence)
 
