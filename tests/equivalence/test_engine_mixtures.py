@@ -132,6 +132,7 @@ def test_in_any_company_and_any_cut_the_answer_is_the_one_alone(executor, settin
 def test_preempted_is_uninterrupted(executor, page_size):
     with engine_of(executor, page_size=page_size) as engine:
         pool = engine._core.placement.pool
+        engine._loop._inspect = lambda: None  # it would take back what is held
         held = pool.allocate(pool.num_free - 272 // page_size)
         assert_same(serve(engine, REQUESTS), alone(executor))
         assert engine.stats().counts.preemptions > 0

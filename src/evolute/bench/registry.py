@@ -18,7 +18,9 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
+    "radix": "evolute.bench.radix",
     "serving": "evolute.bench.serving",
+    "soak": "evolute.bench.soak",
     "speculation": "evolute.bench.speculation",
     "training": "evolute.bench.training",
 }

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from evolute.engine import EngineConfig
 
 app = typer.Typer(add_completion=False)
-NAMES = ("serving", "training", "replay", "adapters", "fairness", "speculation", "generator")
+OWN_WORK = ("adapters", "fairness", "training", "speculation", "generator", "radix", "soak")
+NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
 
 Name = Annotated[
@@ -23,8 +24,9 @@ Name = Annotated[
     typer.Argument(
         help="serving: each workload, or one on a server; replay: one in the engine; "
         "training: rollouts and updates; adapters: many on one base; fairness: many tenants; "
-        "speculation: one stream with and without guesses; "
-        "generator: the load generator itself"
+        "speculation: one stream with and without guesses; generator: the load generator "
+        "itself; radix: what the prefix cache finds and costs; soak: everything at random on a "
+        "server, for --minutes"
     ),
 ]
 Model = Annotated[
@@ -76,13 +78,16 @@ def bench(
     timeout_s: o.TimeoutS = 600.0,
     out: o.Out = None,
     plot: o.Plot = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="soak: how long; default 60, with --quick half a minute")
+    ] = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Tokens a second, latencies, tokens computed, seconds of an update; digest of all outputs."""
     given = dict(locals())
     load = o.Load({key: given[key] for key in o.USUAL})
-    _check(name, workload, repeats, paced=paced)
+    _check(name, workload, repeats, minutes, paced=paced)
     if name == "serving" and load.is_wanted:
         from evolute.cli.load import run_load
         from evolute.types import ConfigError
@@ -93,6 +98,11 @@ def bench(
         _config(words)  # a mistake is told before anything starts
         code = run_load(load, model, workload or "http", words, repeats, quick=quick, is_json=json)
         raise typer.Exit(code)
+    if name == "soak":
+        load.refuse_unused(name, besides=("seed",))
+        soaked = _soak(model, set_ or [], minutes, seed, quick=quick)
+        _show(soaked, is_json=json)
+        return
     load.refuse_unused(name)
     result = _in_process(name, model, workload, set_ or [], repeats, quick=quick, paced=paced)
     _show(result, is_json=json)
@@ -101,18 +111,22 @@ def bench(
 # -- internals ---------------------------------------------------------------
 
 
-def _check(name: str, workload: str | None, repeats: int, *, paced: bool) -> None:
+def _check(
+    name: str, workload: str | None, repeats: int, minutes: float | None, *, paced: bool
+) -> None:
     from evolute.types import ConfigError
     from evolute.types.settings import nearest
 
     if name not in NAMES:
         raise ConfigError(f"no bench {name!r}. {nearest(name, NAMES)}")
-    if name in ("adapters", "fairness", "speculation", "training", "generator") and (
-        workload or paced
-    ):
+    if name in OWN_WORK and (workload or paced):
         raise ConfigError(f"bench {name} makes its own work; drop --workload and --paced.")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}; it must be at least 1.")
+    if minutes is not None and (name != "soak" or not 0 < minutes < 100_000):
+        raise ConfigError(f"--minutes is {minutes:g}; it is for soak, and above 0.")
+    if name == "soak" and repeats != 1:
+        raise ConfigError(f"--repeats is {repeats}; a soak is one long run, see --minutes.")
 
 
 def _config(words: list[str]) -> EngineConfig:
@@ -141,6 +155,20 @@ def _in_process(
     if name == "replay" or workload or paced:
         return _replay(model, workload or "batch", config, repeats, quick=quick, paced=paced)
     return run_bench(name, quick=quick, model=model, config=config, repeats=repeats)
+
+
+def _soak(
+    model: str | None,
+    words: list[str],
+    minutes: float | None,
+    seed: int,
+    *,
+    quick: bool,
+) -> BenchResult:
+    from evolute.bench.soak import run
+
+    config = _config(words)
+    return run(quick, model=model or "tiny", config=config, minutes=minutes, seed=seed)
 
 
 def _replay(

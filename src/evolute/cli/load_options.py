@@ -77,10 +77,10 @@ class Load:
     def is_wanted(self) -> bool:
         return bool(self.values["http"] or self.values["url"])
 
-    def refuse_unused(self, bench: str) -> None:
-        """Raises ConfigError for an option that only a load test reads."""
+    def refuse_unused(self, bench: str, besides: tuple[str, ...] = ()) -> None:
+        """Raises ConfigError for an option that only a load test reads, `besides` apart."""
         for name, usual in USUAL.items():
-            if self.values[name] != usual:
+            if self.values[name] != usual and name not in besides:
                 option = "--" + name.replace("_", "-")
                 option = option if usual is not True else f"--no-{option[2:]}"
                 raise ConfigError(

@@ -4,6 +4,7 @@
     step()        -> events             one forward pass; what it gave to whom
     abort(drafts), fail(drafts, why)    end them as they are
     forget_weights(who, version), flush, apply
+    inspect() -> events                 while idle: are all pages accounted for? Repair if not
 
     waiting --admit: match, pin--> running --chunk by chunk--> sampled --stop?--> finished
        ^                              |                                              |
@@ -74,6 +75,7 @@ class Counts:
     finished: int = 0  # outputs that came to their own end
     preemptions: int = 0
     evicted_pages: int = 0
+    repairs: int = 0  # faults in the accounts of pages, found and put right while idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +367,22 @@ class EngineCore:
     def flush(self) -> None:
         """Empty the prefix cache; what is in use goes when it is done."""
         self.placement.drop(lambda namespace: True)
+
+    def inspect(self, *, whole: bool = False) -> list[Event]:
+        """While idle: compare the sums of pages, or (`whole`) walk over all of them.
+
+        A fault is ours, but no reason to die: it is logged, counted and put right. Drafts that
+        neither run nor wait end with an error, so that nobody waits for them for ever.
+        """
+        placement = self.placement
+        events = self.fail(list(self._drafts.values()), "the engine lost this request; send again")
+        fault = placement.whole_fault() if whole else placement.fault()
+        if fault:
+            logger.error("accounts of pages: %s; %s", fault, placement.rebuild())
+        if events:
+            logger.error("%d requests neither ran nor waited; they were ended", len(events))
+        self.counts.repairs += bool(fault) + bool(events)
+        return events
 
     def check(self) -> None:
         """Assert that each page is free, cached, or owned by exactly one sequence or adapter."""

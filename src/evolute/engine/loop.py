@@ -6,7 +6,7 @@
     pause, resume, close
     busy_since     when a step was last completed: a heartbeat that needs no command
 
-    while open:   commands (waits for one when idle or paused) -> one step -> listeners
+    while open:   (idle: inspect) -> commands (waits when idle or paused) -> one step -> listeners
 
 When the thread ends, by `close` or by a fault of its own, every draft gets its last delta and
 every waiting command an error: nobody waits for ever.
@@ -38,6 +38,7 @@ T = TypeVar("T")
 Listener = Callable[[Delta], None]
 Resolve = Callable[[GenerateRequest], tuple[int, Namespace]]
 COMMAND_TIMEOUT_S = 300.0
+WALK_EVERY_S = 60.0  # an idle engine looks at every page so often, at their sums each time
 
 
 class EngineLoop:
@@ -52,6 +53,7 @@ class EngineLoop:
         self._resolve = resolve
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
+        self._walked_s, self._walked_at = time.monotonic(), 0  # when, and after how many steps
         self.history, self.rates = History(), Rates()
         self._commands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
         self._commands = queue.SimpleQueue()
@@ -134,6 +136,8 @@ class EngineLoop:
         try:
             while not self._should_close:
                 idle = self.is_paused or self.core.is_idle
+                if self.core.is_idle:
+                    self._inspect()
                 self._run_commands(wait=idle)
                 if not (self.is_paused or self.core.is_idle or self._should_close):
                     self._step()
@@ -163,6 +167,20 @@ class EngineLoop:
             future.set_result(command())
         except BaseException as error:
             future.set_exception(error)
+
+    def _inspect(self) -> None:
+        """Before the thread waits. What is found wrong is repaired; nothing here ends it."""
+        now, steps = time.monotonic(), self.core.counts.steps
+        whole = now - self._walked_s >= WALK_EVERY_S and steps > self._walked_at
+        if whole:
+            self._walked_s, self._walked_at = now, steps
+        try:
+            before = self.core.counts.repairs
+            self._tell(self.core.inspect(whole=whole))
+            if self.core.counts.repairs > before:
+                refresh(self.core)
+        except Exception:
+            logger.exception("the accounts of pages could not be inspected")
 
     def _step(self) -> None:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens

@@ -20,6 +20,7 @@ OUTPUT = gauge("engine/output_tokens_total", "tokens sampled since the start")
 DRAFTED = gauge("engine/drafted_tokens_total", "tokens guessed and computed ahead")
 ACCEPTED = gauge("engine/accepted_tokens_total", "guessed tokens that the sampler drew too")
 PREEMPTIONS = gauge("engine/preemptions_total", "sequences sent back to the queue")
+REPAIRS = gauge("engine/repairs_total", "faults in the accounts of pages, found and put right")
 
 
 def refresh(core: EngineCore) -> None:
@@ -39,3 +40,4 @@ def refresh(core: EngineCore) -> None:
     DRAFTED.set(core.counts.drafted_tokens)
     ACCEPTED.set(core.counts.accepted_tokens)
     PREEMPTIONS.set(core.counts.preemptions)
+    REPAIRS.set(core.counts.repairs)

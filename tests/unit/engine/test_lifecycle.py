@@ -353,6 +353,7 @@ def test_a_step_matches_only_prompts_for_which_something_has_changed(fast_engine
     engine = fast_engine
     core = engine._core
     pool = core.placement.pool
+    engine._loop._inspect = lambda: None  # it would take back what is held
     held = pool.allocate(pool.num_free - 40)  # room for three: the others wait for pages
     cache, match, matches, per_step = core.placement.cache, core.placement.cache.match, [0], []
 

@@ -78,12 +78,11 @@ class ServerProcess:
 
     def peak_rss_mb(self) -> float | None:
         """Of the server's process since its start; None where the system does not say."""
-        assert self._process is not None, "started"
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-        return None
+        return self._status_mb("VmHWM:")
+
+    def rss_mb(self) -> float | None:
+        """What it holds now."""
+        return self._status_mb("VmRSS:")
 
     def stop(self) -> None:
         """Idempotent; kills what does not stop in time."""
@@ -103,6 +102,14 @@ class ServerProcess:
         if self._log:
             self._log.close()
         self._process = None
+
+    def _status_mb(self, name: str) -> float | None:
+        assert self._process is not None, "started"
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+                if line.startswith(name):
+                    return int(line.split()[1]) / 1024
+        return None
 
     def _ready(self, process: subprocess.Popen[str]) -> str:
         lines: queue.Queue[str] = queue.Queue()

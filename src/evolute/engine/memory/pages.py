@@ -2,6 +2,7 @@
 
 allocate(n) -> pages or None     all or nothing
 free(pages)                      give back; twice is an error of ours
+rebuild(held)                    repair: all but these are free
 """
 
 from __future__ import annotations
@@ -37,3 +38,17 @@ class PagePool:
             assert not self._is_free[page], f"page {page} was freed twice"
             self._is_free[page] = 1
             self._free.append(page)
+
+    def free_pages(self) -> list[PageId]:
+        return list(self._free)
+
+    def is_sound(self) -> bool:
+        """Whether the list and the marks say the same."""
+        return len(self._free) == len(set(self._free)) == sum(self._is_free)
+
+    def rebuild(self, held: Iterable[PageId]) -> None:
+        """Whatever was believed before: these are handed out, and all others are free."""
+        self._is_free = bytearray(b"\x01") * self.num_pages
+        for page in held:
+            self._is_free[page] = 0
+        self._free = [page for page in range(self.num_pages - 1, -1, -1) if self._is_free[page]]

@@ -185,6 +185,7 @@ class RadixCache:
                     freed += self._remove(node)
             if root.children:
                 self._dropped.append(root)
+        self._dropped = [root for root in self._dropped if root.children]  # the others are done
         return freed
 
     def outline(self, count: int) -> Outline:

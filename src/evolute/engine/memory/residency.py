@@ -9,6 +9,7 @@
     evict(count) -> pages           idle ones, least recently used first
     resize(adapter, pages) -> pages replace one that may be in use; what is left over
     remove(adapter) -> pages        forget one that nobody uses
+    clear()                         repair: none is resident
 
 Adapters of any size share the pool with keys and values (S-LoRA, Sheng et al. 2023, section 5):
 no slots, no padding to a largest rank. Unlike there an idle adapter stays until its pages are
@@ -170,6 +171,14 @@ class Residency:
         pages = self._take(adapter) if adapter in self._residents else []
         self._sizes.pop(adapter, None)
         return pages
+
+    def clear(self) -> None:
+        """Nobody uses an adapter: whatever was believed before, none is resident now."""
+        for adapter in self._residents:
+            self._loader.drop(adapter)
+        self._residents.clear()
+        self._idle.clear()
+        self.num_pages = self.num_idle_pages = 0
 
     def pages(self) -> list[PageId]:
         return [page for resident in self._residents.values() for page in resident.pages]

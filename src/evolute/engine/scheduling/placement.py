@@ -7,6 +7,7 @@
     release(sequence)                 it runs no more; its pages stay cached or become free
     prefetch(sequences)               copy adapters of the next ones while a step computes
     resize_adapter(adapter, pages)    a new version of one that may be in use
+    fault() -> str, rebuild()         while nothing runs: are the sums right? Put them right
 
 Pages of a running sequence, from position 0:
 
@@ -170,7 +171,61 @@ class Placement:
             count = self.adapters.users(adapter)
             assert count == users[adapter], f"adapter {adapter}: {count} users"
 
+    def fault(self) -> str:
+        """What is wrong with the sums while nothing runs; empty: nothing. Cheap."""
+        free, cached, adapters = self.pool.num_free, self.cache.num_pages, self.adapters.num_pages
+        if free + cached + adapters != self.pool.num_pages:
+            return (
+                f"{free} pages are free, {cached} cached and {adapters} adapters', "
+                f"but the pool has {self.pool.num_pages}"
+            )
+        if self.cache.num_pinned or self._pinned:
+            return f"{self.cache.num_pinned} cached pages are pinned, and nothing runs"
+        if self.adapters.num_idle_pages != adapters:
+            return f"{self.adapters.num_idle_pages} of {adapters} adapters' pages are idle"
+        return ""
+
+    def whole_fault(self) -> str:
+        """The same by a walk over every page."""
+        try:
+            self.check()
+        except Exception as error:  # what is broken may break in any way
+            return f"{type(error).__name__}: {error}"
+        free = set(self.pool.free_pages())
+        held = [*self.cache.pages(), *self.adapters.pages()]
+        if not self.pool.is_sound() or not free.isdisjoint(held):
+            return "a page is free and not free"
+        return self.fault()
+
+    def rebuild(self) -> str:
+        """Make the pages' sums right while nothing runs; returns what that took.
+
+        Lost pages become free. When a page has two owners nobody knows whose its bytes are:
+        then cache and adapters in pages go, which costs computing and copying them anew.
+        """
+        self._pinned.clear()
+        self._matches.clear()
+        held = self._sound_pages()
+        if held is None:
+            self.cache = RadixCache(self.page_size)
+            self.adapters.clear()
+        self._matches_at = self.cache.changes
+        self.pool.rebuild(held or ())
+        return "the free list was built anew" if held is not None else "the cache was dropped"
+
     # -- internals -----------------------------------------------------------
+
+    def _sound_pages(self) -> list[PageId] | None:
+        """Pages of the cache and of adapters; None when these are not to be trusted."""
+        try:
+            self.cache.check()
+            self.adapters.check()
+            held = [*self.cache.pages(), *self.adapters.pages()]
+        except Exception:  # as above
+            return None
+        in_use = self.cache.num_pinned or self.adapters.num_idle_pages != self.adapters.num_pages
+        known = set(range(self.pool.num_pages)).difference(self.pool.free_pages())
+        return None if in_use or len(set(held)) < len(held) or not known.issuperset(held) else held
 
     def _hold_adapter(self, adapter: AdapterId) -> None:
         if self.adapters.hold(adapter):

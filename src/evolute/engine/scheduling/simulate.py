@@ -24,13 +24,15 @@ from evolute.engine.scheduling.step import Limits, Step, displaced, next_step
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request. `step` is when it arrives; all of `max_new_tokens` are made."""
+    """One request; all of `max_new_tokens` are made. It arrives at `step`, or as soon as those of
+    the arrivals before it that it comes `after` have ended."""
 
     step: int
     prompt: tuple[int, ...]
     max_new_tokens: int
     tenant: str = "default"
     priority: int = 0
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Replay:
     evicted_pages: int = 0
     preemptions: int = 0
     waited_steps: list[int] = field(default_factory=list)
+    passed_over: list[int] = field(default_factory=list)  # how often by a later arrival
     outputs: list[list[int]] = field(default_factory=list)
 
     @property
@@ -93,12 +96,15 @@ def simulate(
     arrivals: list[Arrival],
     settings: SimulationSettings,
     watch: Callable[[Policy], None] = lambda policy: None,
+    *,
+    is_checked: bool = True,
 ) -> Replay:
     """Run all arrivals to their end. AssertionError if the schedule stalls or loses a page.
 
-    `watch` sees the policy after each step.
+    `watch` sees the policy after each step. Looking at every page after each of them is most of
+    the time of a large simulation; without `is_checked` it is done at the end.
     """
-    return _Simulation(arrivals, settings, watch).run()
+    return _Simulation(arrivals, settings, watch, is_checked).run()
 
 
 # -- internals ---------------------------------------------------------------
@@ -110,12 +116,18 @@ class _Simulation:
         arrivals: list[Arrival],
         settings: SimulationSettings,
         watch: Callable[[Policy], None],
+        is_checked: bool,
     ) -> None:
         self.settings, self.arrivals, self.watch = settings, arrivals, watch
+        self.is_checked = is_checked
+        for number, arrival in enumerate(arrivals):
+            assert all(before < number for before in arrival.after), "after one that comes later"
         self.placement = Placement(settings.num_pages, settings.page_size)
         self.queue: Policy = make_policy(settings.fairness())
         self.replay = Replay()
+        self.pushed_at: dict[int, int] = {}
         self.admitted_at: dict[int, int] = {}
+        self.ended: set[int] = set()
         self.sequences = [
             Sequence(
                 i,
@@ -129,11 +141,10 @@ class _Simulation:
         ]
 
     def run(self) -> Replay:
-        now, last = 0, max((a.step for a in self.arrivals), default=-1)
-        while now <= last or self.placement.running or len(self.queue):
-            for sequence, arrival in zip(self.sequences, self.arrivals):
-                if arrival.step == now:
-                    self.queue.push(sequence)
+        now = 0
+        coming = list(self.sequences)
+        while coming or self.placement.running or len(self.queue):
+            coming = [sequence for sequence in coming if not self._arrives(sequence, now)]
             busy = bool(self.placement.running or len(self.queue))
             done = self._step(now)
             self.watch(self.queue)
@@ -143,9 +154,20 @@ class _Simulation:
         replay.evicted_pages = placement.num_evicted
         replay.cached_tokens = [s.num_cached or 0 for s in self.sequences]
         replay.outputs = [s.tokens[s.prompt_len :] for s in self.sequences]
-        replay.waited_steps = [self.admitted_at[i] - a.step for i, a in enumerate(self.arrivals)]
+        replay.passed_over = [s.passed_over for s in self.sequences]
+        for i in range(len(self.arrivals)):
+            replay.waited_steps.append(self.admitted_at[i] - self.pushed_at[i])
+        placement.check()
         assert placement.cache.num_pinned == 0, "a pin was forgotten"
         return replay
+
+    def _arrives(self, sequence: Sequence, now: int) -> bool:
+        arrival = self.arrivals[sequence.id]
+        if arrival.step > now or not self.ended.issuperset(arrival.after):
+            return False
+        self.pushed_at[sequence.id] = now
+        self.queue.push(sequence)
+        return True
 
     def _step(self, now: int) -> bool:
         settings, placement = self.settings, self.placement
@@ -168,7 +190,8 @@ class _Simulation:
             placement.admit(sequence)
         computed = self._compute(step)
         self.replay.schedule += [computed] if computed else []
-        placement.check()
+        if self.is_checked:
+            placement.check()
         return bool(computed or step.preempted)
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -188,6 +211,7 @@ class _Simulation:
                 sequence.tokens.append(hash(tuple(sequence.tokens)) % 1000)
                 self.queue.made(sequence)
                 if sequence.num_generated == sequence.max_new_tokens:
+                    self.ended.add(sequence.id)
                     self.queue.finish(sequence)
                     self.placement.release(sequence)
         return [(chunk.sequence.id, chunk.num_tokens) for chunk in chunks]

@@ -14,6 +14,7 @@ from evolute.engine.scheduling.policies.policy import CachedTokens, Share
 from evolute.engine.scheduling.sequence import Sequence
 
 WINDOW = 128  # so many are matched in a step; matching all of a long queue costs more than it saves
+KEPT = 1024  # tenants whose served tokens are counted, beside those in flight
 MAX_PASSES = 64  # passed over this often, a sequence goes before all that were not
 
 
@@ -26,6 +27,7 @@ class Fcfs:
         self._waiting: dict[Sequence, None] = {}
         self._running: dict[Sequence, None] = {}
         self._served: Counter[str] = Counter()
+        self._forget_at = KEPT
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None:
         self._running.pop(sequence, None)
@@ -42,6 +44,8 @@ class Fcfs:
         self._running[sequence] = None
         if sequence.num_cached is None:  # not one that was preempted
             self._served[sequence.tenant] += sequence.num_tokens - num_cached
+            if len(self._served) > self._forget_at:
+                self._forget_absent()
 
     def made(self, sequence: Sequence) -> None:
         self._served[sequence.tenant] += 1
@@ -67,7 +71,7 @@ class Fcfs:
         waiting = Counter(s.tenant for s in self._waiting)
         running = Counter(s.tenant for s in self._running)
         tenants = sorted(waiting.keys() | running.keys())
-        self._served = Counter({t: n for t, n in self._served.items() if t in tenants})
+        self._forget_absent()
         least = min((self._served[t] for t in waiting), default=0)
         return [
             Share(t, running[t], waiting[t], self._served[t], 1.0, self._served[t] - least)
@@ -79,6 +83,12 @@ class Fcfs:
 
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._waiting)
+
+    def _forget_absent(self) -> None:
+        """Counts are of those who run or wait."""
+        present = {sequence.tenant for sequence in (*self._waiting, *self._running)}
+        self._served = Counter({t: n for t, n in self._served.items() if t in present})
+        self._forget_at = KEPT + 2 * len(self._served)
 
 
 class Lpm(Fcfs):

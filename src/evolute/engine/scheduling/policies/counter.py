@@ -8,6 +8,9 @@ time get service within 2U of one another. The proof counts what the sequences o
 after the last admission as at most M. That holds when each has room of its own to its end; when
 memory that one frees is filled by another, it is M H_n for n sequences, with
 H_n = 1 + 1/2 + ... + 1/n (the k-th longest of what remains is at most M / k).
+
+Tenants without end would take memory without end: of those that ask for nothing only the KEPT
+accounts with the largest counters are remembered. Who is forgotten returns as a new tenant.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from evolute.engine.scheduling.policies.policy import CachedTokens, Share
 from evolute.engine.scheduling.policies.service import Account, Ledger
 from evolute.engine.scheduling.sequence import Sequence
 
-KEPT = 1024  # accounts before those that owe nothing and ask for nothing are forgotten
+KEPT = 1024  # accounts of tenants that ask for nothing
 
 
 class Vtc:
@@ -31,7 +34,7 @@ class Vtc:
         self._num_waiting = self._arrivals = 0
         self._arrived: dict[Sequence, int] = {}
         self._last_left: Account | None = None  # the tenant that emptied its queue last
-        self._forget_at = KEPT
+        self._forget_at = 2 * KEPT
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None:
         account = self.ledger.account(sequence)
@@ -125,12 +128,18 @@ class Vtc:
         if not account.waiting:
             self._last_left = account
 
-    def _forgettable(self, account: Account) -> bool:
-        """A counter at or below the level would be lifted to it: it says nothing."""
-        return account.counter <= self._level()
+    def _settled(self) -> float:
+        """A counter at or below this would be lifted to it: it says nothing."""
+        return self._level()
 
     def _forget_idle(self) -> None:
+        """Accounts that owe nothing, and but for KEPT of them those that owe least."""
         accounts = self.ledger.accounts
-        if len(accounts) > self._forget_at:
-            kept = {t: a for t, a in accounts.items() if not (a.is_idle and self._forgettable(a))}
-            self.ledger.accounts, self._forget_at = kept, max(KEPT, 2 * len(kept))
+        if len(accounts) <= self._forget_at:
+            return
+        settled = self._settled()
+        owing = [a for a in accounts.values() if a.is_idle and a.counter > settled]
+        owing.sort(key=lambda account: account.counter)
+        kept = {a.tenant for a in owing[-KEPT:]}
+        self.ledger.accounts = {t: a for t, a in accounts.items() if not a.is_idle or t in kept}
+        self._forget_at = 2 * max(KEPT, len(self.ledger.accounts))

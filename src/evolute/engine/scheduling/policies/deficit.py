@@ -14,7 +14,8 @@ A tenant that waits has a deficit in (-U, Q]:
   w_q M where memory that one frees is filled again (`counter.py`).
 Two tenants that wait all the time get the same grants, so |W_f - W_g| = |d_g - d_f| at the end
 less that at the start <= 2 (Q + U). If f waits all the time and g does not, g is granted no more
-than f, and W_f >= W_g - 2 (Q + U). With weights, W is service divided by the weight.
+than f, and W_f >= W_g - 2 (Q + U), unless g was forgotten among a thousand that asked for nothing
+(`counter.py`). With weights, W is service divided by the weight.
 
 A sequence that is preempted for another tenant stays charged and is not charged again, so the
 bound does not change.
@@ -111,8 +112,8 @@ class Dlpm(Vtc):
         """No grants are saved up while nothing is asked for; debts are paid off meanwhile."""
         account.lifted += max(self.deficit(account) - self.quantum, 0.0)
 
-    def _forgettable(self, account: Account) -> bool:
-        return self.deficit(account) >= self.quantum
+    def _settled(self) -> float:
+        return self._granted - self.quantum
 
     def _grant(self, deficits: Iterable[float]) -> float:
         """Whole quanta until one of these deficits is above 0."""

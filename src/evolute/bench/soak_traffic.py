@@ -1,0 +1,295 @@
+"""Everything that clients and operators do to a server, at random, and what must come of it.
+
+Traffic(server, plan, seed).visit(until_s)     one visitor; several may visit at once
+traffic.done, refused, errors                  counts by action; what was not the client's fault
+
+An action knows which answers are right. A refusal of what cannot be served (an adapter just
+unloaded, a body that makes no sense) is right; a 5xx, a cut or malformed answer, and none, are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from evolute.bench.load.connection import Connections, Failure
+
+ANSWER_S = 60.0  # for one request
+FIRST_ID, LAST_ID = 16, 250  # tokens that every model has
+NO_HEADERS: dict[str, str] = {}
+BAD_BODIES = (
+    b"{",
+    b"[]",
+    b'"text"',
+    b"\xff\xfe{}",
+    b'{"prompt": "x", "max_tokens": -1}',
+    b'{"prompt": "x", "max_tokens": 1e300}',
+    b'{"prompt": "x", "temperature": "hot"}',
+    b'{"prompt": [99999999], "max_tokens": 1}',
+    b'{"prompt": {}, "max_tokens": 1}',
+    b'{"prompt": "x", "max_tokns": 1}',
+    b'{"prompt": "x", "best_of": 9, "max_tokens": 1}',
+    b'{"prompt": "x", "model": "nobody-loaded-this", "max_tokens": 1}',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SoakPlan:
+    """What the server's machine has for its visitors."""
+
+    model_path: str
+    adapters: Sequence[str]  # directories
+    weights: bytes = b""  # a body of /update_weights_from_tensor; empty: none
+    longest: int = 400  # tokens of an answer that is to be cut off
+    rare: float = 1.0  # weight of actions that stop all others
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts are by action."""
+
+    connections: Connections
+    plan: SoakPlan
+    seed: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+    _dice: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        self._dice.seed(self.seed)
+
+    @property
+    def num_requests(self) -> int:
+        return self.done.total() + self.refused.total() + len(self.errors)
+
+    async def visit(self, until_s: float) -> None:
+        """One action after the other, until `time.monotonic()` says so."""
+        rare = self.plan.rare
+        actions: dict[Callable[[], Awaitable[bool]], float] = {
+            self._completion: 20,
+            self._chat: 10,
+            self._stream: 20,
+            self._batch: 8,
+            self._abort: 10,
+            self._disconnect: 14,
+            self._hang_up: 4,
+            self._bad_body: 8,
+            self._look: 4,
+            self._adapter: 5 * rare,
+            self._weights: 1.5 * rare,
+            self._flush: 1 * rare,
+            self._pause: 0.5 * rare,
+        }
+        while time.monotonic() < until_s:
+            (action,) = self._dice.choices(list(actions), list(actions.values()))
+            await self._try(action)
+
+    async def _try(self, action: Callable[[], Awaitable[bool]]) -> None:
+        name = getattr(action, "__name__", "").lstrip("_")
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                was_served = await action()
+            (self.done if was_served else self.refused)[name] += 1
+        except TimeoutError:
+            self.errors.append(f"{name}: no answer within {ANSWER_S:g} s")
+        except Failure as error:
+            self.errors.append(f"{name}: {error.kind}: {error}")
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            self.errors.append(f"{name}: an answer of another shape: {error!r}")
+
+    # -- what clients do -------------------------------------------------------
+
+    async def _completion(self) -> bool:
+        body, may_refuse = self._body()
+        found = await self._post("/v1/completions", body, may_refuse)
+        if found is None:
+            return False
+        self._expect(found["choices"][0]["finish_reason"] in ("stop", "length"), found)
+        return True
+
+    async def _chat(self) -> bool:
+        texts = ["You count.", "One.", f"Then {self._dice.randrange(40)}?"]
+        roles = ("system", "assistant", "user")
+        messages = [{"role": r, "content": t} for r, t in zip(roles, texts)]
+        body = {"messages": messages, "max_tokens": self._length(), "user": self._tenant()}
+        found = await self._post("/v1/chat/completions", body | {"model": "default"})
+        self._expect(found is not None and found["usage"]["completion_tokens"] > 0, found)
+        return True
+
+    async def _stream(self) -> bool:
+        body, may_refuse = self._body()
+        last = b""
+        try:
+            async for _, last in self._events(body):
+                self._expect(b'"error"' not in last[:12], last)
+        except Failure as error:
+            if may_refuse and error.kind in ("http_400", "http_404"):
+                return False
+            raise
+        self._expect(last == b"[DONE]", last)
+        return True
+
+    async def _batch(self) -> bool:
+        prompts = [self._prompt() for _ in range(self._dice.randint(2, 5))]
+        settings = {"max_new_tokens": self._length(), "temperature": 1.0}
+        body = {"input_ids": prompts, "sampling_params": settings, "user": self._tenant()}
+        found = await self._post("/generate", body)
+        self._expect(isinstance(found, list) and len(found) == len(prompts), found)
+        return True
+
+    async def _abort(self) -> bool:
+        """By the id, at some moment, perhaps too early or too late."""
+        rid = f"soak-{self._dice.getrandbits(60):x}"
+        settings = {"max_new_tokens": self.plan.longest, "ignore_eos": True}
+        body = {"input_ids": self._prompt(), "sampling_params": settings, "rid": rid}
+        answer = asyncio.ensure_future(self._post("/generate", body | {"user": self._tenant()}))
+        try:
+            await asyncio.sleep(self._dice.expovariate(20))
+            status, text = await self._fetch("/abort_request", json.dumps({"rid": rid}).encode())
+            self._expect(status == 200, text)
+            found = await answer
+        finally:
+            answer.cancel()
+        kind = found["meta_info"]["finish_reason"]["type"]
+        self._expect(kind in ("abort", "length", "stop"), found)
+        return True
+
+    async def _disconnect(self) -> bool:
+        """In the middle of a stream."""
+        body, may_refuse = self._body()
+        body |= {"max_tokens": self.plan.longest, "ignore_eos": True}
+        left = self._dice.randint(1, 20)
+        try:
+            async with aclosing(self._events(body)) as events:
+                async for _, payload in events:
+                    self._expect(b'"error"' not in payload[:12], payload)
+                    left -= 1
+                    if not left:
+                        break
+        except Failure as error:
+            if may_refuse and error.kind in ("http_400", "http_404"):
+                return False
+            raise
+        return True
+
+    async def _hang_up(self) -> bool:
+        """Before the answer, mostly."""
+        body, may_refuse = self._body()
+        body |= {"max_tokens": self.plan.longest, "ignore_eos": True}
+        answer = asyncio.ensure_future(self._fetch("/v1/completions", json.dumps(body).encode()))
+        await asyncio.wait([answer], timeout=self._dice.expovariate(30))
+        if answer.done():
+            status, text = answer.result()
+            self._expect(status == 200 or (may_refuse and status in (400, 404)), text)
+            return status == 200
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+        return True
+
+    async def _bad_body(self) -> bool:
+        status, text = await self._fetch("/v1/completions", self._dice.choice(BAD_BODIES))
+        is_refusal = 400 <= status < 500 or status == 501
+        self._expect(is_refusal and "error" in json.loads(text), f"{status} {text}")
+        return False
+
+    async def _look(self) -> bool:
+        path = self._dice.choice(("/stats", "/health", "/metrics", "/v1/models", "/server_info"))
+        status, text = await self.connections.fetch("GET", path)
+        self._expect(status == 200 and bool(text or path == "/health"), f"{path}: {status} {text}")
+        return True
+
+    # -- what operators do -----------------------------------------------------
+
+    async def _adapter(self) -> bool:
+        """Load, or unload, or both: another version under the same name."""
+        name = self._name()
+        act = self._dice.choice(("load", "unload", "update"))
+        was_served = True
+        if act != "load":
+            body = {"lora_name": name}
+            was_served = await self._post("/unload_lora_adapter", body, True) is not None
+        if act != "unload" and was_served:
+            body = {"lora_name": name, "lora_path": self._dice.choice(self.plan.adapters)}
+            was_served = await self._post("/load_lora_adapter", body, True) is not None
+        return was_served
+
+    async def _weights(self) -> bool:
+        if self.plan.weights and self._dice.random() < 0.5:
+            status, text = await self._fetch("/update_weights_from_tensor", self.plan.weights)
+            self._expect(status == 200, text)
+        else:
+            await self._post("/update_weights_from_disk", {"model_path": self.plan.model_path})
+        return True
+
+    async def _flush(self) -> bool:
+        """Refused while requests are in flight."""
+        return await self._post("/flush_cache", None, True) is not None
+
+    async def _pause(self) -> bool:
+        mode = self._dice.choice(("retract", "in_place"))
+        try:
+            await self._post("/pause_generation", {"mode": mode})
+            await asyncio.sleep(0.05)
+        finally:
+            await self._post("/continue_generation", {})
+        return True
+
+    # -- internals -------------------------------------------------------------
+
+    def _body(self) -> tuple[dict[str, Any], bool]:
+        """Of a completion, and whether it may be refused: its adapter comes and goes."""
+        is_adapted = bool(self.plan.adapters) and self._dice.random() < 0.3
+        body: dict[str, Any] = {
+            "model": self._name() if is_adapted else "default",
+            "prompt": self._prompt(),
+            "max_tokens": self._length(),
+            "temperature": self._dice.choice((0, 1)),
+            "user": self._tenant(),
+        }
+        return body, is_adapted
+
+    def _prompt(self) -> list[int]:
+        """One of a few beginnings, then something of its own."""
+        dice = self._dice
+        start = random.Random(dice.randrange(5)).choices(range(FIRST_ID, LAST_ID), k=64)
+        return start + dice.choices(range(FIRST_ID, LAST_ID), k=dice.randint(1, 80))
+
+    def _length(self) -> int:
+        return self._dice.randint(1, 24)
+
+    def _tenant(self) -> str:
+        """A few that come again and again, and some that never do."""
+        dice = self._dice
+        return f"t{dice.randrange(5)}" if dice.random() < 0.8 else f"once-{dice.getrandbits(40)}"
+
+    def _name(self) -> str:
+        return f"soak-{self._dice.randrange(4)}"
+
+    def _events(self, body: dict[str, Any]) -> Any:
+        content = json.dumps(body | {"stream": True}).encode()
+        return self.connections.events("/v1/completions", content, NO_HEADERS)
+
+    async def _fetch(self, path: str, content: bytes) -> tuple[int, str]:
+        return await self.connections.fetch("POST", path, content)
+
+    async def _post(self, path: str, body: Any, may_refuse: bool = False) -> Any:
+        """The answer; None for a refusal that may be. Raises Failure for any other."""
+        content = b"" if body is None else json.dumps(body).encode()
+        status, text = await self._fetch(path, content)
+        if may_refuse and status in (400, 404):
+            return None
+        if status != 200:
+            raise Failure(f"http_{status}", f"{path}: {text[:300]}")
+        return json.loads(text) if text[:1] in ("{", "[") else text
+
+    def _expect(self, is_right: bool, found: object) -> None:
+        if not is_right:
+            raise Failure("wrong", f"{found!r}"[:300])

@@ -1,0 +1,73 @@
+"""Everything at once on a server of its own; gates on counts only. A quarter of a minute here, a
+whole one with the slow tests, an hour by `evolute bench soak`."""
+
+import asyncio
+
+import pytest
+
+from evolute.bench import soak
+from evolute.bench.load.connection import Connections
+from evolute.bench.load.fake import FakeServer, Reply
+from evolute.bench.soak import memory_drift
+from evolute.bench.soak_traffic import SoakPlan, Traffic
+
+
+# what it looks for comes with time, hence seconds and not requests
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("seconds", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_server_stays_whole(seconds):
+    figures = soak.run(True, model="tiny", minutes=seconds / 60, seed=seconds).figures
+    assert figures["errors"] == 0
+    for action in ("completion", "chat", "stream", "batch", "abort", "disconnect", "hang_up"):
+        assert figures[f"done/{action}"] > 0
+    for action in ("adapter", "weights"):
+        assert figures[f"done/{action}"] > 0
+    assert figures["refused/bad_body"] > 0
+    assert figures["engine/finished"] > 50
+
+
+def test_drift_is_that_of_the_second_half():
+    start = [(float(t), 10.0 * t) for t in range(100)]  # it loads
+    flat = [(100.0 + t, 1000.0) for t in range(100)]
+    assert memory_drift(start + flat) == pytest.approx(0)
+    grows = [(100.0 + t, 1000.0 + t) for t in range(100)]
+    assert memory_drift(start + grows) == pytest.approx(99 / 1049.5)
+    assert memory_drift([]) == memory_drift(flat[:1]) == 0
+
+
+def test_lost_pages_are_told():
+    whole = {"num_pages": 9, "free_pages": 4, "cached_pages": 3, "adapter_pages": 2}
+    assert soak._lost(whole) == []
+    (told,) = soak._lost(whole | {"cached_pages": 1})
+    assert told.startswith("2 pages were lost")
+
+
+def visited(action, reply):
+    async def visit():
+        async with FakeServer(lambda body: reply) as server:
+            connections = Connections(server.url)
+            traffic = Traffic(connections, SoakPlan("tiny", ()))
+            await traffic._try(getattr(traffic, action))
+            await connections.close()
+        return traffic
+
+    return asyncio.run(visit())
+
+
+@pytest.mark.parametrize("action", ["_completion", "_stream", "_batch", "_chat", "_disconnect"])
+def test_a_fault_of_the_server_is_an_error(action):
+    traffic = visited(action, Reply(0, status=500))
+    assert len(traffic.errors) == 1 and "500" in traffic.errors[0]
+    assert not traffic.done
+
+
+def test_a_stream_cut_short_is_an_error():
+    assert visited("_stream", Reply(4, is_cut_short=True)).errors
+    assert visited("_stream", Reply(4, breaks_after=2)).errors
+    assert not visited("_stream", Reply(4)).errors
+
+
+def test_a_bad_body_that_is_served_is_an_error(monkeypatch):
+    monkeypatch.setattr("evolute.bench.soak_traffic.BAD_BODIES", (b"{}",))
+    assert visited("_bad_body", Reply(1)).errors
+    assert visited("_bad_body", Reply(1, status=400)).refused["bad_body"] == 1
