@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,14 +69,8 @@ def serve(
             tool_format=calls,
             extra_routers=[live_router(engine)],
         )
-        run_server(
-            app,
-            host,
-            port,
-            lambda url: print(f"ready {url}", flush=True),
-            drain_s=drain_s,
-            max_connections=max_connections,
-        )
+        ready = partial(print, "ready", flush=True)
+        run_server(app, host, port, ready, drain_s=drain_s, max_connections=max_connections)
 
 
 def _tool_format(name: str | None) -> Any:

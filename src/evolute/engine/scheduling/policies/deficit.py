@@ -81,7 +81,9 @@ class Dlpm(Vtc):
         """A tenant with nothing running takes a place of the one with the most."""
         accounts = list(self._accounts())
         busiest = max(accounts, key=lambda a: len(a.running), default=None)
-        if busiest is None or len(busiest.running) < 2 or not any(map(self._is_shut_out, accounts)):
+        if busiest is None or len(busiest.running) < 2:
+            return None
+        if not any(self._is_shut_out(account, busiest) for account in accounts):
             return None
         latest = [s for s in running if s in busiest.running][::-1]
         return min(latest, key=lambda s: s.num_generated, default=None)
@@ -102,11 +104,12 @@ class Dlpm(Vtc):
 
     # -- internals -------------------------------------------------------------
 
-    def _is_shut_out(self, account: Account) -> bool:
-        """It waits with nothing running, is owed service, and was not itself preempted."""
-        if account.running or not account.waiting or self.deficit(account) <= 0:
+    def _is_shut_out(self, account: Account, busiest: Account) -> bool:
+        """It waits with nothing running, is owed more than the busiest, and was not preempted."""
+        if account.running or not account.waiting:
             return False
-        return next(iter(account.waiting)).num_preemptions == 0
+        is_owed = account.counter < busiest.counter
+        return is_owed and next(iter(account.waiting)).num_preemptions == 0
 
     def _lift(self, account: Account) -> None:
         """No grants are saved up while nothing is asked for; debts are paid off meanwhile."""
