@@ -133,10 +133,3 @@ def test_two_tenants_with_prefixes_of_their_own_keep_locality_within_a_quantum()
     }
     assert done["dlpm"] < 1.25 * done["lpm"]
     assert done["vtc"] > 1.5 * done["dlpm"]
-
-
-def test_a_tenant_that_used_up_its_quantum_still_takes_a_place_of_one_far_ahead():
-    many = [Arrival(0, (9, i), 100, "rollouts") for i in range(4)]
-    chats = [Arrival(10 + 5 * i, (i, *range(100, 120)), 2, "chat") for i in range(8)]
-    limits = SimulationSettings(100, 16, 64, 4, "dlpm", quantum=16)
-    assert max(simulate(many + chats, limits).waited_steps[4:]) <= 1

@@ -266,3 +266,21 @@ def test_each_tenant_is_charged_for_what_was_computed_and_made(policy, predict, 
             if a.tenant == tenant
         )
         assert seen[tenant] == pytest.approx(cost)
+
+
+def test_a_tenant_that_used_up_its_quantum_still_takes_a_place_of_one_far_ahead():
+    policy = dlpm()
+    rollouts = [Sequence(i, 8, [0] * 8, 200, tenant="rollouts") for i in range(4)]
+    chats = [Sequence(9 + i, 2 * QUANTUM, [0] * 2 * QUANTUM, 1, tenant="chat") for i in range(2)]
+    for sequence in (*rollouts, chats[0]):
+        policy.push(sequence)
+        policy.admit(sequence, 0)
+        sequence.num_cached, sequence.num_computed = 0, sequence.num_tokens
+    for _ in range(100):
+        for sequence in rollouts:
+            policy.made(sequence)
+    policy.made(chats[0])
+    policy.finish(chats[0])
+    policy.push(chats[1])
+    assert policy.deficit(policy.ledger.account(chats[1])) <= 0
+    assert policy.victim(rollouts) in rollouts
