@@ -249,7 +249,7 @@ def test_it_can_be_read_narrow_and_wide_light_and_dark(
     assert small == []
     is_shown = (scheme, width) in (("light", 1280), ("dark", 360))
     if is_shown and request.config.getoption("--update-screenshots"):
-        page.screenshot(IMAGES / f"dashboard-{scheme}-{width}.png", height=3000)
+        page.screenshot(IMAGES / f"dashboard-{scheme}-{width}.png", height=3600)
 
 
 def test_it_moves_only_for_those_who_do_not_mind(browser: Browser, server: RunningServer) -> None:
