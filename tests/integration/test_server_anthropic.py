@@ -14,11 +14,10 @@ import httpx
 import pydantic
 import pytest
 
-from evolute.engine import Engine
 from evolute.models.chat_template import CHATML
 from evolute.models.tiny import tiny_tokenizer
 from evolute.models.tokenizer import ChatTokenizer
-from evolute.server import RunningServer, create_app, serve_in_thread
+from evolute.server import RunningServer
 from evolute.testing import ScriptedBackend
 from evolute.types import EvoluteError, GenerateRequest, OutOfCapacity
 
@@ -36,34 +35,28 @@ ASK: dict[str, Any] = {
 }
 
 
-def client_of(server: RunningServer, **settings: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0, **settings)
+def client_of(url: str, **settings: Any) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=url, api_key="k", max_retries=0, **settings)
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    running: list[tuple[RunningServer, anthropic.Anthropic]] = []
+def start(serve: Callable[..., RunningServer]) -> Iterator[Start]:
+    with contextlib.ExitStack() as clients:
 
-    def begin(script: Any = ("ok",), backend: Any = None, **settings: Any) -> Any:
-        tokenizer = ChatTokenizer(tiny_tokenizer().tokenizers, eos_token_id=258, template=CHATML)
-        backend = backend or ScriptedBackend(script, tokenizer=tokenizer)
-        server = serve_in_thread(create_app(backend, served_names=["base"], **settings))
-        running.append((server, client_of(server)))
-        return backend, running[-1][1]
+        def begin(script: Any = ("ok",), backend: Any = None, **settings: Any) -> Any:
+            words = tiny_tokenizer().tokenizers
+            tokenizer = ChatTokenizer(words, eos_token_id=258, template=CHATML)
+            backend = backend or ScriptedBackend(script, tokenizer=tokenizer)
+            client = client_of(serve(backend, **settings).url)
+            return backend, clients.enter_context(client)
 
-    yield begin
-    for server, client in running:
-        client.close()
-        server.stop()
+        yield begin
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[anthropic.Anthropic]:
-    with Engine("tiny") as engine:
-        server = serve_in_thread(create_app(engine, served_names=["tiny"]))
-        with client_of(server) as client:
-            yield client
-        server.stop()
+@pytest.fixture
+def tiny(tiny_url: str) -> Iterator[anthropic.Anthropic]:
+    with client_of(tiny_url) as client:
+        yield client
 
 
 def prompt_of(backend: ScriptedBackend, number: int = -1) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -12,8 +13,7 @@ import openai
 import pydantic
 import pytest
 
-from evolute.engine import Engine
-from evolute.server import RunningServer, create_app, serve_in_thread
+from evolute.server import RunningServer
 from evolute.server.errors import FieldError
 from evolute.server.openai.responses.store import ResponseStore
 from evolute.testing import ManualClock, ScriptedBackend
@@ -31,29 +31,16 @@ CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Ulm"}}</tool_call>
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    running: list[tuple[RunningServer, openai.OpenAI]] = []
+def start(serve: Callable[..., RunningServer]) -> Iterator[Start]:
+    with contextlib.ExitStack() as clients:
 
-    def begin(script: Any = ("ok",), backend: Any = None, **settings: Any) -> Any:
-        backend = backend or ScriptedBackend(script)
-        server = serve_in_thread(create_app(backend, served_names=["base"], **settings))
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
-        running.append((server, client))
-        return backend, client
+        def begin(script: Any = ("ok",), backend: Any = None, **settings: Any) -> Any:
+            backend = backend or ScriptedBackend(script)
+            url = f"{serve(backend, **settings).url}/v1"
+            client = openai.OpenAI(base_url=url, api_key="k", max_retries=0)
+            return backend, clients.enter_context(client)
 
-    yield begin
-    for server, client in running:
-        client.close()
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[openai.OpenAI]:
-    with Engine("tiny") as engine:
-        server = serve_in_thread(create_app(engine, served_names=["tiny"]))
-        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0) as client:
-            yield client
-        server.stop()
+        yield begin
 
 
 def test_a_text_is_answered(start: Start) -> None:

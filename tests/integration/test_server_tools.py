@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,35 +42,22 @@ TOOL_TEMPLATE = (
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(serve: Callable[..., RunningServer]) -> Iterator[Start]:
     """Clients of servers on scripted backends."""
-    running: list[tuple[RunningServer, openai.OpenAI]] = []
+    with contextlib.ExitStack() as clients:
 
-    def begin(
-        script: Any, template: str = CHATML, tokenizer: Any = None, **settings: Any
-    ) -> tuple[ScriptedBackend, openai.OpenAI]:
-        tokenizer = tokenizer or ChatTokenizer(
-            tiny_tokenizer().tokenizers, eos_token_id=258, template=template
-        )
-        backend = ScriptedBackend(script, tokenizer=tokenizer)
-        server = serve_in_thread(create_app(backend, served_names=["base"], **settings))
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0)
-        running.append((server, client))
-        return backend, client
+        def begin(
+            script: Any, template: str = CHATML, tokenizer: Any = None, **settings: Any
+        ) -> tuple[ScriptedBackend, openai.OpenAI]:
+            tokenizer = tokenizer or ChatTokenizer(
+                tiny_tokenizer().tokenizers, eos_token_id=258, template=template
+            )
+            backend = ScriptedBackend(script, tokenizer=tokenizer)
+            url = f"{serve(backend, **settings).url}/v1"
+            client = openai.OpenAI(base_url=url, api_key="k", max_retries=0)
+            return backend, clients.enter_context(client)
 
-    yield begin
-    for server, client in running:
-        client.close()
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[openai.OpenAI]:
-    with Engine("tiny") as engine:
-        server = serve_in_thread(create_app(engine, served_names=["tiny"]))
-        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0) as client:
-            yield client
-        server.stop()
+        yield begin
 
 
 def streamed(chunks: Any) -> tuple[str, list[dict[str, Any]], list[str]]:
