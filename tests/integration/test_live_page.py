@@ -181,6 +181,8 @@ def test_it_goes_on_by_itself_and_changes_only_what_changed(
     page.wait_for("performance.getEntriesByType('resource').length >= 4")
     assert 2 <= len(page.requests) - asked <= 5
     assert page.evaluate("window.said") == 0, "a screen reader would hear every refresh"
+    first = "document.querySelector('#running tbody').rows[0].cells[0]"
+    assert page.evaluate(f"window.row === {first}"), "a refresh would take the focus away"
 
 
 def test_the_keyboard_reaches_everything_in_order_and_pauses(

@@ -10,11 +10,17 @@ from evolute.engine.scheduling.policies import POLICY_NAMES, Fcfs, Vtc
 SHORT = 12_000  # 1,200 tenants that come ten times and never again, salts and adapters besides
 
 
-@pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_no_container_grows(policy, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
+    """Limits that a short churn would pass if anything grew."""
     monkeypatch.setattr("evolute.engine.scheduling.policies.counter.KEPT", 64)
     monkeypatch.setattr("evolute.engine.scheduling.policies.arrival.KEPT", 64)
     monkeypatch.setattr(rooms, "KEPT", 512)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+def test_no_container_grows(policy):
     done = churn(policy, SHORT)
     assert done.requests == SHORT == done.finished + done.aborted
     assert min(done.aborted, done.preempted, done.adapters) > 20, "the traffic is mixed"
@@ -50,9 +56,16 @@ class ForgetsToFinish(Fcfs):
         pass
 
 
-@pytest.mark.parametrize("bug", [RemembersAllTenants, CountsAllTenants, ForgetsToFinish])
-def test_a_policy_that_leaks_is_found(bug, monkeypatch):
-    monkeypatch.setattr(rooms, "KEPT", 512)
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("bug", "where"),
+    [
+        (RemembersAllTenants, "ledger.accounts"),
+        (CountsAllTenants, "_served"),
+        (ForgetsToFinish, "_running"),
+    ],
+)
+def test_a_policy_that_leaks_is_found(bug, where, monkeypatch):
     make = rooms.make_policy
 
     def planted(settings):
@@ -61,10 +74,11 @@ def test_a_policy_that_leaks_is_found(bug, monkeypatch):
         return made
 
     monkeypatch.setattr(rooms, "make_policy", planted)
-    with pytest.raises(LeftOver):
+    with pytest.raises(LeftOver, match=where):
         churn("vtc" if bug is RemembersAllTenants else "fcfs", SHORT)
 
 
+@pytest.mark.usefixtures("small")
 def test_a_cache_that_leaks_is_found(monkeypatch):
     monkeypatch.setattr("evolute.engine.scheduling.placement.RadixCache", KeepsDroppedRoots)
     with pytest.raises(LeftOver, match="graves"):

@@ -240,10 +240,11 @@ def _prefetch(setting: Setting, n: int) -> list[Figures]:
         short, long = (t.run(work, size.batch) for t in (tight, ample))
         counts = tight.core.loader.counts
         copied, waited = counts.copy_s - before.copy_s, counts.waited_s - before.waited_s
+        hidden = {"hidden_frac": 1 - waited / copied} if copied else {}
         rounds.append(
-            {
+            hidden
+            | {
                 "loads": float(counts.loads - before.loads),
-                "hidden_frac": max(1 - waited / copied, 0.0) if copied else 1.0,
                 "waited_ms_per_request": 1e3 * waited / len(work),
                 "first_token_over_resident": short.first_token_s / long.first_token_s,
             }

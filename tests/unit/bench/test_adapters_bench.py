@@ -1,5 +1,7 @@
 """The adapter bench measures what it says: the same answers, real baselines, exact counts."""
 
+import math
+
 import pytest
 
 from evolute.bench import run_bench
@@ -21,9 +23,8 @@ def test_every_section_tells_its_figures(tiny):
     rooms = {name.split("/")[0] for name in result.figures}
     assert rooms == set(SECTIONS) and result.n == 1
     assert result.figures.keys() == result.spread.keys()
-    ratios = [v for k, v in result.figures.items() if "over" in k or k.endswith("_s")]
-    assert all(value > 0 for value in ratios)
-    assert 0 <= result.figures["prefetch/hidden_frac"] <= 1
+    assert all(math.isfinite(value) for value in result.figures.values())
+    assert ("prefetch/hidden_frac" in result.figures) == (result.figures["prefetch/loads"] > 0)
     # 24 adapters of rank 8: 8 * (2 * 64 + 2 * 96 + 64 + 64) floats of four modules, two layers
     assert result.figures["thousand/host_mb"] == pytest.approx(24 * 8 * 448 * 2 * 4 / 2**20)
 

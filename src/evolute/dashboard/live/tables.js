@@ -129,17 +129,32 @@ function fill(id, rows, none) {
     for (const [title, , kind] of columns) top.append(element("th", title, { scope: "col", class: kind ?? "" }));
     table.createTBody();
   }
-  const lines = cells.map((line) => {
-    const row = element("tr");
-    line.forEach((cell, i) => {
-      row.append(i ? element("td", cell, { class: columns[i][2] ?? "" }) : element("th", cell, { scope: "row" }));
-    });
-    return row;
+  const body = table.tBodies[0];
+  const shown = cells.length ? cells : [[none]];
+  shown.forEach((line, at) => {
+    const row = body.rows[at];
+    if (row?.cells.length === line.length && cells.length) change(row, line);
+    else if (row) row.replaceWith(line_of(line, columns));
+    else body.append(line_of(line, columns));
   });
-  if (!lines.length) {
-    const row = element("tr");
-    row.append(element("td", none, { colspan: columns.length, class: "none" }));
-    lines.push(row);
+  while (body.rows.length > shown.length) body.lastElementChild.remove();
+}
+
+// In place: whoever reads or has marked a cell keeps it.
+function change(row, line) {
+  line.forEach((cell, i) => {
+    if (row.cells[i].textContent !== cell) row.cells[i].textContent = cell;
+  });
+}
+
+function line_of(line, columns) {
+  const row = element("tr");
+  if (line.length < columns.length) {
+    row.append(element("td", line[0], { colspan: columns.length, class: "none" }));
+    return row;
   }
-  table.tBodies[0].replaceChildren(...lines);
+  line.forEach((cell, i) => {
+    row.append(i ? element("td", cell, { class: columns[i][2] ?? "" }) : element("th", cell, { scope: "row" }));
+  });
+  return row;
 }
