@@ -20,10 +20,12 @@ from evolute.bench.replay import percentile
 from evolute.bench.result import BenchResult, summarize
 from evolute.bench.simulated.tenants import run_published
 from evolute.engine import Engine, EngineConfig
+from evolute.engine.scheduling.policies.build import PolicyName
 from evolute.models import LoadedModel, load_model
 from evolute.types import GenerateRequest, SamplingParams
 
 Figures = dict[str, float]
+FILL_S = 60.0  # until rollouts have all places
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def run(
     figures = {f"published/{name}": value for name, value in published.items()}
     spread = {name: (value, value) for name, value in figures.items()}
     for name, section in {"shared": _shared, "interactive": _interactive}.items():
-        median, ranges = summarize([section(loaded, config, size) for _ in range(n)])
+        median, ranges = summarize([section(loaded, config, size, turn) for turn in range(n)])
         figures |= {f"{name}/{key}": value for key, value in median.items()}
         spread |= {f"{name}/{key}": value for key, value in ranges.items()}
     chosen = {"engine": asdict(config), "size": asdict(size)}
@@ -69,17 +71,22 @@ def run(
 # -- internals ---------------------------------------------------------------
 
 
-def _shared(model: LoadedModel, config: EngineConfig, size: Size) -> Figures:
+def _shared(model: LoadedModel, config: EngineConfig, size: Size, turn: int) -> Figures:
+    """Each policy goes first in its turn."""
     requests = _tenants(size, model.config.vocab_size)
     memory = _memory_mb(model, config, size)
     found: Figures = {}
-    for policy in ("lpm", "dlpm", "vtc"):
+    policies: tuple[PolicyName, ...] = ("lpm", "dlpm", "vtc")
+    for policy in policies[turn % 3 :] + policies[: turn % 3]:
         chosen = dataclasses.replace(config, policy=policy, max_running=8, memory_mb=memory)
         with Engine(model, chosen) as engine:
+            engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=2))  # warms the code
+            before = engine.stats().counts.computed_tokens
             started = time.perf_counter()
             asyncio.run(_all(engine, requests))
             seconds = time.perf_counter() - started
-            found[f"{policy}_computed_tokens"] = float(engine.stats().counts.computed_tokens)
+            computed = engine.stats().counts.computed_tokens - before
+        found[f"{policy}_computed_tokens"] = float(computed)
         found[f"{policy}_requests_per_s"] = len(requests) / seconds
     for other in ("lpm", "vtc"):
         ratio = found["dlpm_requests_per_s"] / found[f"{other}_requests_per_s"]
@@ -115,7 +122,7 @@ async def _all(engine: Engine, requests: list[GenerateRequest]) -> None:
     await asyncio.gather(*(engine.agenerate(request) for request in again))
 
 
-def _interactive(model: LoadedModel, config: EngineConfig, size: Size) -> Figures:
+def _interactive(model: LoadedModel, config: EngineConfig, size: Size, turn: int) -> Figures:
     """Rollouts keep the engine full: as soon as one ends, the next comes."""
     with Engine(model, dataclasses.replace(config, max_running=size.rollouts)) as engine:
         alone = asyncio.run(_chats(engine, size, model.config.vocab_size))
@@ -136,13 +143,15 @@ async def _beside(engine: Engine, size: Size, vocab: int) -> tuple[list[float], 
     stop = asyncio.Event()
     draw = random.Random(1)
     flood = [asyncio.ensure_future(_rollouts(engine, size, vocab, draw, stop)) for _ in range(8)]
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(FILL_S):
+        while engine.stats().running < size.rollouts:
+            await asyncio.sleep(0.01)
     before, started = engine.stats().counts.steps, time.perf_counter()
     beside = await _chats(engine, size, vocab)
     seconds = time.perf_counter() - started
     steps = engine.stats().counts.steps - before
     stop.set()
-    await asyncio.gather(*flood)
+    await asyncio.gather(*flood)  # one that failed is told here
     return beside, seconds / max(steps, 1)
 
 
