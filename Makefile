@@ -25,10 +25,11 @@ test-slow: $(VENV)/.installed-dev
 
 # A browser for the tests of pages; installed when we may, else named
 system-deps:
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing chromium ..."; \
-	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	      || echo "chromium cannot be installed"; \
 	  else echo "no browser: tests of pages are skipped (Debian: apt-get install chromium)"; fi; }
 

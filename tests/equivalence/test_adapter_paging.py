@@ -208,3 +208,26 @@ def test_a_copy_that_fails_beside_a_step_is_made_again(caplog):
         assert broken and found[:6] == found[6:] and len(set(found)) > 1
         assert "could not be copied" in caplog.text
         engine.check()
+
+
+def test_an_adapter_that_cannot_be_loaded_takes_its_request_only():
+    with Engine(TINY, memory_mb=1, num_threads=1, adapter_prefetch=False) as engine:
+        for index in range(2):
+            engine.load_adapter(f"a{index}", lora(RANKS[index], index))
+        executor, faults = engine._core.executor, [OSError("no such memory")]
+        write = executor.write_adapter
+
+        def fails_once(packed, pages):
+            if faults:
+                raise faults.pop()
+            write(packed, pages)
+
+        executor.write_adapter = fails_once
+        greedy = SamplingParams(temperature=0, max_new_tokens=6, ignore_eos=True)
+        (lost,) = engine.generate(list(PROMPTS[0]), greedy, "a0")
+        assert lost.error == "OSError: no such memory"
+        (base,) = engine.generate(list(PROMPTS[0]), greedy)
+        (found,) = engine.generate(list(PROMPTS[0]), greedy, "a0")
+        assert len(found.token_ids) == 6 and found.token_ids != base.token_ids
+        assert engine.is_alive
+        engine.check()

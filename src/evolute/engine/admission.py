@@ -13,6 +13,7 @@ from evolute.engine.config import Resolved
 from evolute.engine.stop_regex import compile_regexes
 from evolute.types import GenerateRequest, OutOfCapacity, PromptTooLong, RequestError
 
+MAX_PRIORITY = 2**31
 MAX_BIAS = 1e9  # what float32 logits still hold when divided by the lowest temperature
 
 
@@ -31,6 +32,8 @@ def check_request(
     _check_bias(request, vocab_size)
     _check_prompt_logprobs(request)
     compile_regexes(request.sampling.stop_regex)
+    if abs(request.priority) > MAX_PRIORITY:
+        raise RequestError(f"priority must lie within {MAX_PRIORITY} of 0.")
     if request.priority and settings.config.policy != "priority":
         raise RequestError(
             f"priority is {request.priority}, but engine.policy is {settings.config.policy!r}, "

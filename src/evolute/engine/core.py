@@ -29,16 +29,9 @@ from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.adapter_loading import AdapterLoader
 from evolute.engine.execution.batch import Executor, Segment, build_batch
-from evolute.engine.execution.sampler import (
-    Chosen,
-    Float32,
-    Sampler,
-    id_logprobs,
-    normalizer_of,
-    score_temperature,
-    top_logprobs,
-)
+from evolute.engine.execution.sampler import Chosen, Float32, Sampler
 from evolute.engine.output import Draft, stop_ids
+from evolute.engine.prompt_scores import score_prompt
 from evolute.engine.scheduling import (
     Blocked,
     Chunk,
@@ -48,6 +41,7 @@ from evolute.engine.scheduling import (
     Policy,
     Sequence,
     Speculator,
+    change_policy,
     displaced,
     make_policy,
     next_step,
@@ -216,25 +210,40 @@ class EngineCore:
         victim = displaced(placement.running, self.queue, limits)
         if victim is not None:
             self._preempt(victim)
+            victim.is_displaced = True
             limits = dataclasses.replace(limits, available_pages=placement.num_available)
         self._speculator.propose(placement.running)
         step = next_step(placement.running, self.queue, placement.look_up, limits)
         self.blocked = step.blocked
-        self.admitted = [self._drafts[sequence] for sequence in step.admitted]
         for sequence in step.preempted:
             self._preempt(sequence)
-        for sequence in step.admitted:
-            self.queue.admit(sequence, placement.look_up(sequence).num_cached)
-            self.counts.cached_tokens += placement.admit(sequence)
-        work = [self._work(chunk) for chunk in step.chunks if placement.reserve(chunk)]
+        lost = self._admit(step.admitted)
+        chunks = [chunk for chunk in step.chunks if chunk.sequence in self._drafts]
+        work = [self._work(chunk) for chunk in chunks if placement.reserve(chunk)]
         self.counts.evicted_pages = placement.num_evicted
         if not work:
-            return []
+            return lost
         if config.adapter_prefetch and placement.adapters.num_absent and len(self.queue):
             following = self.queue.order(lambda s: placement.look_up(s).num_cached, [])
             placement.prefetch(itertools.islice(following, PREFETCH_AHEAD))
         done, logits, events = self._forward(work)
-        return events + self._collect(done, logits)
+        return lost + events + self._collect(done, logits)
+
+    def _admit(self, sequences: list[Sequence]) -> list[Event]:
+        """Start them. One whose adapter cannot be loaded ends with that error, alone."""
+        self.admitted, events = [], list[Event]()
+        for sequence in sequences:
+            draft = self._drafts[sequence]
+            try:
+                cached = self.placement.admit(sequence)
+            except Exception as error:
+                logger.exception("a sequence could not be started, adapter %d", sequence.adapter)
+                events += self.fail([draft], f"{type(error).__name__}: {error}")
+                continue
+            self.queue.admit(sequence, cached)
+            self.counts.cached_tokens += cached
+            self.admitted.append(draft)
+        return events
 
     def _forward(self, work: list[_Work]) -> tuple[list[_Work], Float32, list[Event]]:
         """Compute; if that fails, compute each alone, so that only the guilty are lost."""
@@ -270,7 +279,8 @@ class EngineCore:
             draft, sequence = one.draft, one.draft.sequence
             sequence.num_computed += len(one.segment.token_ids) - len(one.drafted)
             if draft.wants_prompt_logprobs and one.segment.logits_from is not None:
-                self._score(draft, logits[row : row + one.num_rows], one.segment.logits_from)
+                rows = logits[row : row + one.num_rows]
+                score_prompt(draft, rows, one.segment.logits_from, self._sampler)
             row += one.num_rows
             if sequence.num_uncomputed:
                 continue
@@ -340,10 +350,14 @@ class EngineCore:
     def apply(self, config: EngineConfig) -> None:
         """Take new live settings; waiting sequences keep their order."""
         if config.fairness() != self.settings.config.fairness():
-            queue = make_policy(config.fairness())
-            for sequence in sorted(self.queue, key=lambda s: s.id):
-                queue.push(sequence)
-            self.queue = queue
+            waiting = sorted(self.queue, key=lambda s: s.id)
+            self.queue = change_policy(
+                self.queue,
+                self.settings.config.fairness(),
+                config.fairness(),
+                waiting,
+                self.running,
+            )
         if config.drafting() != self._speculator.settings:
             self._speculator = Speculator(config.drafting())
         self.executor.set_num_threads(config.num_threads)
@@ -458,25 +472,6 @@ class EngineCore:
         tokens = sequence.tokens[start:end] + drafted
         segment = Segment(tokens, start, sequence.pages, sequence.adapter, logits_from)
         return _Work(draft, segment, 0 if logits_from is None else end - logits_from, drafted)
-
-    def _score(self, draft: Draft, logits: Float32, start: int) -> None:
-        """Log-probabilities of the prompt tokens that follow each row; `start` is the first's."""
-        prompt, sampling = draft.request.prompt, draft.request.sampling
-        if not draft.prompt_logprobs:
-            draft.tell_prompt(None, (), ())
-        # the row that predicts the next token to be told
-        first = sampling.prompt_logprobs_from + len(draft.prompt_logprobs) - 1
-        targets = prompt[first + 1 : start + len(logits) + 1]
-        if not targets:
-            return
-        rows = logits[first - start : first - start + len(targets)]
-        temperature = score_temperature(sampling)
-        scores = self._sampler.score(rows, targets, temperature)
-        for row, token, score in zip(rows, targets, scores, strict=True):
-            total = normalizer_of(row, token, score, temperature)
-            top = top_logprobs(row, sampling.prompt_top_logprobs, temperature, total)
-            ids = id_logprobs(row, sampling.logprob_token_ids, temperature, total)
-            draft.tell_prompt(score, top, ids)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.preemptions += 1

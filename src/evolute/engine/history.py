@@ -1,6 +1,6 @@
 """What became of recent requests, and why one that waits must wait.
 
-    history.arrived(draft, now), admitted(draft, now, why), told(draft, now), ended(draft, now)
+    history.arrived(draft, now), admitted(draft, now, why, since), told(draft, now)
     history.recent() -> list[Visit]        newest first, bounded
     history.visit(draft)                   of one in flight
     explain(core, draft) -> Explanation
@@ -10,6 +10,7 @@ Times are the loop's; the core has no clock.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -71,11 +72,13 @@ class History:
             request.id, draft.index, request.tenant, request.adapter, len(request.prompt), now
         )
 
-    def admitted(self, draft: Draft, now: float, why: str) -> None:
-        """Of effect the first time only: a preempted one is admitted again."""
+    def admitted(self, draft: Draft, now: float, why: str, since: float = math.inf) -> None:
+        """Of effect the first time only: a preempted one is admitted again. `why` is what stopped
+        the step that began at `since`; who came later did not wait for that."""
         visit = self._now.get(draft)
         if visit is not None and visit.waited_s is None:
-            visit.waited_s, visit.waited_for = now - visit.arrived_s, why
+            visit.waited_s = now - visit.arrived_s
+            visit.waited_for = why if visit.arrived_s < since else ""
 
     def told(self, draft: Draft, now: float) -> None:
         """It got something new: a token, or its end."""
@@ -132,8 +135,5 @@ def describe(blocked: Blocked | str | None) -> str:
 
 
 def _share(core: EngineCore, tenant: str) -> str:
-    share = next((s for s in core.queue.shares() if s.tenant == tenant), None)
-    if share is None:
-        return "running"
-    running = sum(s.running for s in core.queue.shares())
-    return f"running; its tenant has {share.running} of {running} places"
+    own = sum(sequence.tenant == tenant for sequence in core.running)
+    return f"running; its tenant has {own} of {len(core.running)} places"

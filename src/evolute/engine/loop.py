@@ -54,6 +54,7 @@ class EngineLoop:
         self._listeners: dict[Draft, Listener] = {}
         self._by_request: dict[str, list[Draft]] = {}
         self._walked_s, self._walked_at = time.monotonic(), 0  # when, and after how many steps
+        self._step_begun = 0.0
         self.history, self.rates = History(), Rates()
         self._commands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
         self._commands = queue.SimpleQueue()
@@ -175,16 +176,15 @@ class EngineLoop:
         if whole:
             self._walked_s, self._walked_at = now, steps
         try:
-            before = self.core.counts.repairs
             self._tell(self.core.inspect(whole=whole))
-            if self.core.counts.repairs > before:
-                refresh(self.core)
+            refresh(self.core)
         except Exception:
             logger.exception("the accounts of pages could not be inspected")
 
     def _step(self) -> None:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens
-        waited_for = describe(self.core.blocked)
+        waited_for, begun = describe(self.core.blocked), self._step_begun
+        self._step_begun = time.monotonic()
         steps = self.core.counts.steps
         try:
             events = self.core.step()
@@ -194,7 +194,7 @@ class EngineLoop:
         now = time.monotonic()
         self.rates.note(now, self.core.counts)
         for draft in self.core.admitted:
-            self.history.admitted(draft, now, waited_for)
+            self.history.admitted(draft, now, waited_for, begun)
         self._tell(events)
         if events or self.core.counts.steps > steps:
             self.busy_since = time.monotonic()

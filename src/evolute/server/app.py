@@ -26,7 +26,7 @@ from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
 from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
-from evolute.server.tenants import Tenants, gate
+from evolute.server.tenants import Tenants, gate, visible
 from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
@@ -125,8 +125,8 @@ def _status(engine: Backend) -> APIRouter:
     router = APIRouter()
 
     @router.get("/stats")
-    async def stats() -> JSONResponse:
-        return JSONResponse(await asyncio.to_thread(admin.stats, engine))
+    async def stats(request: Request) -> JSONResponse:
+        return JSONResponse(visible(request, await asyncio.to_thread(admin.stats, engine)))
 
     @router.get("/metrics")
     async def metrics() -> PlainTextResponse:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
 
 from evolute.server.admin import context_of
 from evolute.server.errors import FieldError, not_supported
@@ -41,6 +41,14 @@ class StrictBody(Strict):
 
 
 Body = TypeVar("Body", bound=StrictBody)
+Item = TypeVar("Item")
+
+
+class _FailFast(FailFast):
+    __hash__ = object.__hash__  # unions of annotated types need one
+
+
+Many = Annotated[list[Item], _FailFast()]  # one complaint, not one for each of a million items
 
 
 async def read(request: Request, kind: type[Body]) -> Body:
@@ -122,10 +130,11 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 def _field_error(error: ValidationError, unions: Mapping[str, str]) -> FieldError:
     """The first complaint. In a union each member complains; the field's name is enough."""
-    first = error.errors()[0]
+    complaints = error.errors(include_url=False, include_context=False)
+    first = complaints[0]
     where = [str(part) for part in first["loc"]]
     name = where[0] if where else "body"
-    same_field = [e for e in error.errors() if e["loc"] and str(e["loc"][0]) == name]
+    same_field = [e for e in complaints if e["loc"] and str(e["loc"][0]) == name]
     if len(same_field) > 1 and name in unions:
         return FieldError(f"{name} must be {unions[name]}.", param=name)
     if first["type"] == "missing":

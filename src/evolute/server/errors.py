@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -112,6 +113,16 @@ def install(app: FastAPI) -> None:
         refusal = FieldError(text, code="http_error", status=error.status_code)
         return response(refusal, request.url.path)
 
+    async def query(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return response(FieldError(f"{name}: {first['msg']}.", param=name), request.url.path)
+
+    async def deep(request: Request, error: Exception) -> JSONResponse:
+        text = "the body is nested too deeply; make it flatter."
+        return response(FieldError(text, code="bad_json"), request.url.path)
+
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         answer = response(error, request.url.path)
         answer.headers["Connection"] = "close"  # starlette re-raises, then uvicorn hangs up
@@ -119,6 +130,8 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(EvoluteError, ours)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, query)
+    app.add_exception_handler(RecursionError, deep)
     app.add_exception_handler(Exception, unforeseen)
 
 

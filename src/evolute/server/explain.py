@@ -32,11 +32,11 @@ def explain_router(engine: Backend) -> APIRouter:
 
     @router.get("/explain/{rid:path}")
     async def explain(request: Request, rid: str) -> JSONResponse:
-        source, id = _explaining(engine), request_id(request, rid)
-        found = await asyncio.to_thread(source.explain, id)
+        source, ids = _explaining(engine), {request_id(request, rid), rid}
+        found = [one for id in ids for one in await asyncio.to_thread(source.explain, id)]
         if not found:
             ended = await asyncio.to_thread(source.recent)
-            found = [visit for visit in ended if visit.request_id == id]
+            found = [visit for visit in ended if visit.request_id in ids]
         found = _visible(request, found)
         if not found:
             text = f"no request {rid!r} is in flight or among the last that ended."

@@ -124,17 +124,20 @@ def gate(tenants: Tenants) -> Callable[[Request], None]:
 
     def check(request: Request) -> None:
         path = request.url.path
+        if path in ADMIN_PATHS:
+            _refuse_pages_of_others(request)
         if not tenants.keys or path in OPEN_PATHS:
             return
         caller = tenants.find(_given_key(request))
         if caller is None:
             text = "no valid API key; send the header 'Authorization: Bearer KEY'."
             raise FieldError(text, code="invalid_api_key", status=401)
-        if tenants.has_admin_key and path in ADMIN_PATHS and not caller.is_admin:
-            text = f"{path} needs the admin key; this one is a tenant's."
+        is_admin = caller.is_admin or (caller.tenant is None and not tenants.has_admin_key)
+        if path in ADMIN_PATHS and not is_admin:
+            how = "" if tenants.has_admin_key else "; start the server with --admin-key"
+            text = f"{path} needs the admin key, and this one is a tenant's{how}."
             raise FieldError(text, code="invalid_api_key", status=401)
-        request.state.tenant = caller.tenant
-        request.state.is_admin = caller.is_admin or not tenants.has_admin_key
+        request.state.tenant, request.state.is_admin = caller.tenant, is_admin
 
     return check
 
@@ -165,7 +168,24 @@ def request_id(request: Request, rid: str) -> str:
     return f"{owner}/{rid}" if owner else rid
 
 
+def visible(request: Request, stats: dict[str, Any]) -> dict[str, Any]:
+    """An engine's figures without those of tenants that are not the caller."""
+    own = getattr(request.state, "tenant", None)
+    if own is None or "tenants" not in stats:
+        return stats
+    return stats | {"tenants": [one for one in stats["tenants"] if one["tenant"] == own]}
+
+
 # -- internals ---------------------------------------------------------------
+
+
+def _refuse_pages_of_others(request: Request) -> None:
+    """A page from elsewhere could send a bodyless POST here without asking first."""
+    origin = request.headers.get("origin", "")
+    is_foreign = origin and origin.partition("://")[2] != request.headers.get("host", "")
+    if is_foreign or request.headers.get("sec-fetch-site") == "cross-site":
+        text = f"{request.url.path} may not be called by a page of another site."
+        raise FieldError(text, code="cross_site", status=403)
 
 
 def _given_key(request: Request) -> str:

@@ -85,3 +85,43 @@ def test_shares_of_tenants_are_visible_and_weights_are_checked(engine):
     asyncio.run(engine.agenerate(GenerateRequest((1, 2, 3), LONG, tenant="a")))
     share = next(s for s in engine.stats().tenants if s.tenant == "a")
     assert share.weight == 3 and share.service == pytest.approx(3 + 2 * 200)
+
+
+def test_a_quantum_or_weights_that_change_live_forget_nothing(engine):
+    engine.apply_settings(policy="dlpm", predict="none")
+    sampling = SamplingParams(max_new_tokens=20, temperature=0, ignore_eos=True)
+
+    async def serve():
+        ones = [GenerateRequest((1, i, 3), sampling, tenant="b") for i in range(4)]
+        tasks = [asyncio.ensure_future(engine.agenerate(one)) for one in ones]
+        await asyncio.sleep(0.01)
+        engine.apply_settings(quantum=2048)
+        engine.apply_settings(tenant_weights="b=2")
+        await asyncio.gather(*tasks)
+
+    asyncio.run(serve())
+    share = next(s for s in engine.stats().tenants if s.tenant == "b")
+    assert share.weight == 2 and share.running == share.waiting == 0
+    before = share.service
+    asyncio.run(engine.agenerate(GenerateRequest((1, 9, 3), sampling, tenant="b")))
+    again = next(s for s in engine.stats().tenants if s.tenant == "b")
+    assert before == pytest.approx(4 * (3 + 2 * 20))
+    assert again.service - before == pytest.approx(3 + 2 * 20)
+
+
+def test_who_runs_when_the_policy_changes_keeps_its_place_in_the_accounts(engine):
+    engine.apply_settings(policy="fcfs", tenant_weights="")
+
+    async def serve():
+        ones = [GenerateRequest((1, i, 3), LONG, tenant="c") for i in range(3)]
+        tasks = [asyncio.ensure_future(engine.agenerate(one)) for one in ones]
+        while engine.stats().running < 2:
+            await asyncio.sleep(0.001)
+        engine.apply_settings(policy="dlpm")
+        found = next(s for s in engine.stats().tenants if s.tenant == "c")
+        await asyncio.gather(*tasks)
+        return found
+
+    share = asyncio.run(serve())
+    assert share.running + share.waiting == 3 and share.running >= 1
+    assert next(s for s in engine.stats().tenants if s.tenant == "c").running == 0

@@ -166,6 +166,11 @@ class Residency:
         self._loader.load(adapter, resident.pages)
         return rest
 
+    def give_up(self, adapter: AdapterId) -> list[PageId]:
+        """Of one that could not be loaded and that nobody uses yet: pages that are nobody's now."""
+        is_unused = adapter in self._residents and not self.users(adapter)
+        return self._take(adapter) if is_unused else []
+
     def remove(self, adapter: AdapterId) -> list[PageId]:
         assert not self.users(adapter), f"adapter {adapter} is in use"
         pages = self._take(adapter) if adapter in self._residents else []

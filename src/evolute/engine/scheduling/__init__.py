@@ -1,7 +1,13 @@
 """Deciding what to compute next, without computing anything."""
 
 from evolute.engine.scheduling.placement import Placement
-from evolute.engine.scheduling.policies import Policy, PolicySettings, Share, make_policy
+from evolute.engine.scheduling.policies import (
+    Policy,
+    PolicySettings,
+    Share,
+    change_policy,
+    make_policy,
+)
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.simulate import (
     Arrival,
@@ -38,6 +44,7 @@ __all__ = [
     "SpeculationSettings",
     "Speculator",
     "Step",
+    "change_policy",
     "displaced",
     "make_policy",
     "next_step",

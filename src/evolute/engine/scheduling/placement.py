@@ -61,17 +61,22 @@ class Placement:
         return Candidate(sequence, match.num_tokens, len(match.pages), cost)
 
     def admit(self, sequence: Sequence) -> int:
-        """Start a waiting sequence. Returns the tokens it need not compute."""
+        """Start a waiting sequence. Returns the tokens it need not compute. What its adapter's
+        loading raises is raised, and then it holds nothing."""
         match = self._match(sequence)
         self._matches.pop(sequence, None)
-        self.running.append(sequence)
         cached = match.num_tokens if match else 0
         if match is not None and match.pages:
             self._pinned[sequence] = self.cache.pin(match)
             sequence.pages = list(match.pages)
             sequence.num_shared_pages = len(match.pages)
             sequence.num_computed = cached
-        self._hold_adapter(sequence.adapter)  # after the pin: room is not made of what it matched
+        try:  # after the pin: room is not made of what it matched
+            self._hold_adapter(sequence.adapter)
+        except Exception:
+            self._let_go(sequence)
+            raise
+        self.running.append(sequence)
         if sequence.num_cached is None:
             sequence.num_cached = cached
         return cached
@@ -108,12 +113,7 @@ class Placement:
         """Take a sequence out of the running ones; it would have to compute everything anew."""
         self.running.remove(sequence)
         self.publish(sequence)
-        self.pool.free(sequence.pages[sequence.num_shared_pages :])
-        held = self._pinned.pop(sequence, None)
-        if held is not None:
-            self.pool.free(self.cache.unpin(held))
-        sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0
-        sequence.proposed = []
+        self._let_go(sequence)
         self.adapters.release(sequence.adapter)
 
     def prefetch(self, sequences: Iterable[Sequence]) -> None:
@@ -227,13 +227,26 @@ class Placement:
         known = set(range(self.pool.num_pages)).difference(self.pool.free_pages())
         return None if in_use or len(set(held)) < len(held) or not known.issuperset(held) else held
 
+    def _let_go(self, sequence: Sequence) -> None:
+        """Of its pages and of its place in the cache."""
+        self.pool.free(sequence.pages[sequence.num_shared_pages :])
+        held = self._pinned.pop(sequence, None)
+        if held is not None:
+            self.pool.free(self.cache.unpin(held))
+        sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0
+        sequence.proposed = []
+
     def _hold_adapter(self, adapter: AdapterId) -> None:
-        if self.adapters.hold(adapter):
-            return
-        pages = self._allocate(self.adapters.size(adapter))
-        assert pages is not None, "a sequence was admitted without room for its adapter"
-        self.adapters.put(adapter, pages)
-        self.adapters.hold(adapter)
+        try:
+            if self.adapters.hold(adapter):
+                return
+            pages = self._allocate(self.adapters.size(adapter))
+            assert pages is not None, "a sequence was admitted without room for its adapter"
+            self.adapters.put(adapter, pages)
+            self.adapters.hold(adapter)
+        except Exception:  # its pages do not hold what they should
+            self.pool.free(self.adapters.give_up(adapter))
+            raise
 
     def _allocate(self, count: int, *, spare_expected: bool = False) -> list[PageId] | None:
         """`count` pages. Idle adapters make room first: one copy brings a page back, where a page

@@ -36,6 +36,7 @@ class Sequence:
     num_cached: int | None = None  # prompt tokens found in the cache at first admission
     passed_over: int = 0  # how often a later arrival was admitted before it
     num_preemptions: int = 0
+    is_displaced: bool = False  # it gave up its place for another tenant, and waits
     proposed: list[int] = field(default_factory=list)  # guessed to follow `tokens`
 
     @property

@@ -180,6 +180,7 @@ class _Simulation:
         victim = displaced(placement.running, self.queue, limits)
         if victim is not None:
             self._preempt(victim)
+            victim.is_displaced = True
             limits = replace(limits, available_pages=placement.num_available)
         step = next_step(placement.running, self.queue, placement.look_up, limits)
         for sequence in step.preempted:
@@ -196,6 +197,7 @@ class _Simulation:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.replay.preemptions += 1
+        sequence.num_preemptions += 1
         self.queue.push(sequence, front=True)
         self.placement.release(sequence)
 

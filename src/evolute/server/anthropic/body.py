@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from evolute.server.bodies import Strict, StrictBody
+from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.tools import Choice, Tool, Toolset
 from evolute.types import SamplingParams
@@ -55,9 +55,9 @@ class CountBody(StrictBody):
     unions: ClassVar[Mapping[str, str]] = {"system": "a text or a list of text blocks"}
 
     model: str = "default"
-    messages: list[dict[str, Any]]
-    system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: Many[dict[str, Any]]
+    system: str | Many[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
 
@@ -65,7 +65,7 @@ class CountBody(StrictBody):
 class MessagesBody(CountBody):
     max_tokens: int = Field(ge=1)
     metadata: Metadata | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Many[str] | None = None
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=100)
     top_k: int | None = Field(None, ge=0)  # 0: off

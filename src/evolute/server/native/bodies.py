@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import Field, ValidationError
 
-from evolute.server.bodies import Strict, read_json
+from evolute.server.bodies import Many, Strict, read_json
 from evolute.server.errors import FieldError, not_supported
 from evolute.types import SamplingParams
 from evolute.types.settings import nearest
@@ -70,9 +70,9 @@ HARMLESS = {  # they ask for what is so in any case
 class SamplingBody(Strict):
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    stop_regex: str | list[str] | None = None
+    stop: str | Many[str] | None = None
+    stop_token_ids: Many[int] | None = None
+    stop_regex: str | Many[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = Field(None, ge=-1, le=MAX_INT)  # -1 and 0: off
@@ -96,21 +96,21 @@ class SamplingBody(Strict):
 class GenerateBody(Strict):
     """Lists are one value per prompt."""
 
-    text: str | list[str] | None = None
-    input_ids: list[int] | list[list[int]] | None = None
-    sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
-    return_logprob: bool | list[bool] | None = None
-    logprob_start_len: int | list[int] | None = None
-    top_logprobs_num: int | list[int] | None = None
-    token_ids_logprob: list[int] | list[list[int] | None] | None = None
+    text: str | Many[str] | None = None
+    input_ids: Many[int] | Many[Many[int]] | None = None
+    sampling_params: dict[str, Any] | Many[dict[str, Any]] | None = None
+    return_logprob: bool | Many[bool] | None = None
+    logprob_start_len: int | Many[int] | None = None
+    top_logprobs_num: int | Many[int] | None = None
+    token_ids_logprob: Many[int] | Many[Many[int] | None] | None = None
     return_text_in_logprobs: bool | None = None
     return_prompt_token_ids: bool | None = None
     stream: bool | None = None
-    rid: str | list[str] | None = None
-    lora_path: str | list[str | None] | None = None
+    rid: str | Many[str] | None = None
+    lora_path: str | Many[str | None] | None = None
     priority: int | None = Field(None, ge=-MAX_INT, le=MAX_INT)
-    extra_key: str | list[str] | None = None
-    cache_salt: str | list[str] | None = None
+    extra_key: str | Many[str] | None = None
+    cache_salt: str | Many[str] | None = None
     user: str | None = None  # ours: the tenant, when the API key names none
 
 

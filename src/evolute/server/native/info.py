@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from evolute.models.config import ARCHITECTURES
 from evolute.server import admin
 from evolute.server.native.operations import Operations
+from evolute.server.tenants import is_admin, visible
 
 
 async def model_info(request: Request, operations: Operations) -> Response:
@@ -45,7 +46,9 @@ async def model_info(request: Request, operations: Operations) -> Response:
 async def server_info(request: Request, operations: Operations) -> Response:
     """The engine's settings at the top, its figures as the one entry of internal_states."""
     settings = _plain(operations.known("config", {}))
-    stats = _plain(await operations.call("stats"))
+    stats = visible(request, _plain(await operations.call("stats")))
+    if not is_admin(request):
+        settings.pop("tenant_weights", None)
     page_size, num_pages = settings.get("page_size", 0), stats.get("num_pages", 0)
     served = {
         "model_path": str(operations.known("model_path", operations.engine.model_name)),

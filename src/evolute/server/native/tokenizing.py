@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from evolute.server import admin
-from evolute.server.bodies import Strict, check_token_ids
+from evolute.server.bodies import Many, Strict, check_token_ids
 from evolute.server.errors import FieldError
 from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
@@ -27,15 +27,15 @@ ROLES = ("system", "user", "assistant", "tool")
 
 class TokenizeBody(Strict):
     model: str = "default"
-    prompt: str | list[str] | None = None
-    messages: list[dict[str, Any]] | None = None
+    prompt: str | Many[str] | None = None
+    messages: Many[dict[str, Any]] | None = None
     add_special_tokens: bool | None = None  # those that the tokenizer adds by itself; default true
     add_generation_prompt: bool | None = None
 
 
 class DetokenizeBody(Strict):
     model: str = "default"
-    tokens: list[int] | list[list[int]]
+    tokens: Many[int] | Many[Many[int]]
     skip_special_tokens: bool | None = None
 
 
@@ -57,7 +57,7 @@ async def detokenize(request: Request, operations: Operations) -> Response:
     await operations.names.resolve(body.model)
     tokenizer, tokens = operations.engine.tokenizer, body.tokens
     is_batch = bool(tokens) and isinstance(tokens[0], list)
-    lists: list[Any] = list(tokens) if is_batch else [tokens]
+    lists: Many[Any] = list(tokens) if is_batch else [tokens]
     _check_size("tokens", sum(map(len, lists)))
     for ids in lists:
         check_token_ids(ids, tokenizer.vocab_size, "tokens")

@@ -50,7 +50,7 @@ class UpdateBody(Strict):
     abort_all_requests: bool | None = None
     weight_version: str | None = None
     flush_cache: bool | None = Field(None, json_schema_extra={"enum": [True, None]})
-    keep_pause: bool | None = None
+    keep_pause: Literal[True] | None = None  # a paused engine stays paused
 
 
 class DiskBody(UpdateBody):
@@ -92,6 +92,10 @@ async def unload_lora_adapter(request: Request, operations: Operations) -> Respo
 
 async def update_from_disk(request: Request, operations: Operations) -> Response:
     body = await read(request, DiskBody)
+
+    if body.load_format == "safetensors" and body.model_path.endswith(".gguf"):
+        text = "load_format is 'safetensors', but model_path is a .gguf file; use 'auto'."
+        raise FieldError(text, param="load_format")
 
     def read_weights() -> ModelWeights:
         loaded = load_model(body.model_path)

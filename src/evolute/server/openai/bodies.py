@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from evolute.server.bodies import Strict, StrictBody
+from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError
 from evolute.types import SamplingParams
 from evolute.types.sampling import MAX_TOP_LOGPROBS
@@ -82,7 +82,7 @@ class GenerationBody(StrictBody):
 
     model: str = "default"
     n: int | None = Field(None, ge=1, le=128)
-    stop: str | list[str] | None = None
+    stop: str | Many[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=100)
@@ -102,19 +102,19 @@ class GenerationBody(StrictBody):
     regex: str | None = None
     lark: str | None = None
     ebnf: str | None = None
-    stop_regex: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_regex: str | Many[str] | None = None
+    stop_token_ids: Many[int] | None = None
     ignore_eos: bool | None = None
     include_stop: bool | None = None
     no_stop_trim: bool | None = None  # SGLang's word for include_stop
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None
-    priority: int | None = None  # higher goes first, where the policy knows priorities
+    priority: int | None = Field(None, ge=-(2**31), lt=2**31)  # higher goes first
     return_token_ids: bool | None = None
 
 
 class CompletionBody(GenerationBody):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Many[str] | Many[int] | Many[Many[int]]
     max_tokens: int | None = Field(None, ge=0)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -123,8 +123,8 @@ class CompletionBody(GenerationBody):
 
 
 class ChatBody(GenerationBody):
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None = None
+    messages: Many[dict[str, Any]]
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -218,7 +218,7 @@ def _texts(value: str | list[str] | None) -> tuple[str, ...]:
 
 def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
     for key, value in bias.items():
-        if not key.isdecimal() or not -100 <= value <= 100:
-            text = f"logit_bias[{key!r}] is {value}; keys are token ids, values -100 to 100."
+        if not key.isdecimal() or len(key) > 9 or not -100 <= value <= 100:
+            text = f"logit_bias[{key[:40]!r}] is {value}; keys are token ids, values -100 to 100."
             raise FieldError(text, param="logit_bias")
     return {int(key): value for key, value in bias.items()}

@@ -82,6 +82,10 @@ def _prompts(body: CompletionBody, engine: Backend) -> list[list[int]]:
     prompt: Any = body.prompt
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         prompt = [prompt]
+    num_choices = len(prompt) * (body.n or 1)  # before anything is encoded
+    if num_choices > MAX_CHOICES:
+        text = f"{num_choices} completions in one call; at most {MAX_CHOICES} are allowed."
+        raise FieldError(text, param="prompt")
     token_lists = []
     for item in prompt:
         if isinstance(item, str):
@@ -92,10 +96,6 @@ def _prompts(body: CompletionBody, engine: Backend) -> list[list[int]]:
         token_lists.append(list(item))
     if not token_lists or not all(token_lists):
         raise FieldError("Prompt cannot be empty; send at least one token.", param="prompt")
-    num_choices = len(token_lists) * (body.n or 1)
-    if num_choices > MAX_CHOICES:
-        text = f"{num_choices} completions in one call; at most {MAX_CHOICES} are allowed."
-        raise FieldError(text, param="prompt")
     return token_lists
 
 

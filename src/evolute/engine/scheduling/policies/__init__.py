@@ -1,7 +1,12 @@
 """Who is next? One class for each policy; `make_policy` chooses by name."""
 
 from evolute.engine.scheduling.policies.arrival import Fcfs, Lpm
-from evolute.engine.scheduling.policies.build import POLICY_NAMES, PolicySettings, make_policy
+from evolute.engine.scheduling.policies.build import (
+    POLICY_NAMES,
+    PolicySettings,
+    change_policy,
+    make_policy,
+)
 from evolute.engine.scheduling.policies.counter import Vtc
 from evolute.engine.scheduling.policies.deficit import Dlpm
 from evolute.engine.scheduling.policies.policy import Policy, Share
@@ -20,5 +25,6 @@ __all__ = [
     "Priority",
     "Share",
     "Vtc",
+    "change_policy",
     "make_policy",
 ]

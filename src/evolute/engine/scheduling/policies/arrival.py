@@ -42,10 +42,14 @@ class Fcfs:
     def admit(self, sequence: Sequence, num_cached: int) -> None:
         del self._waiting[sequence]
         self._running[sequence] = None
-        if sequence.num_cached is None:  # not one that was preempted
+        if not sequence.num_preemptions:
             self._served[sequence.tenant] += sequence.num_tokens - num_cached
             if len(self._served) > self._forget_at:
                 self._forget_absent()
+
+    def adopt(self, sequence: Sequence) -> None:
+        if sequence not in self._waiting:
+            self._running[sequence] = None
 
     def made(self, sequence: Sequence) -> None:
         self._served[sequence.tenant] += 1

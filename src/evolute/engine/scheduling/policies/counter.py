@@ -69,6 +69,11 @@ class Vtc:
         self._leave(sequence)
         self.ledger.admit(sequence, num_cached)
 
+    def adopt(self, sequence: Sequence) -> None:
+        self.ledger.adopt(sequence)
+        self._arrivals += 1
+        self._arrived.setdefault(sequence, self._arrivals)
+
     def made(self, sequence: Sequence) -> None:
         self.ledger.made(sequence)
 

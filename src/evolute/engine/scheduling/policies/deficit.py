@@ -12,6 +12,8 @@ A tenant that waits has a deficit in (-U, Q]:
   below: it was above 0 at its last admission. Since then it was charged that admission, at most
   w_p L, and the outputs of its sequences that ran: U = w_p L + w_q M, or w_q M H_n in place of
   w_q M where memory that one frees is filled again (`counter.py`).
+  With outputs charged ahead (`engine.predict`), what is charged and not made yet counts in U too, and
+  a refund may lift a deficit above Q for as long.
 Two tenants that wait all the time get the same grants, so |W_f - W_g| = |d_g - d_f| at the end
 less that at the start <= 2 (Q + U). If f waits all the time and g does not, g is granted no more
 than f, and W_f >= W_g - 2 (Q + U), unless g was forgotten among a thousand that asked for nothing
@@ -42,6 +44,12 @@ class Dlpm(Vtc):
         super().__init__(ledger)
         self.quantum = quantum
         self._granted = quantum  # to every tenant since the start; nobody begins at 0
+
+    def set_quantum(self, quantum: float) -> None:
+        """Nobody keeps more than the new one."""
+        self.quantum = quantum
+        for account in self._accounts():
+            self._lift(account)
 
     def deficit(self, account: Account) -> float:
         """What the tenant may still be served before the others' turn."""
@@ -75,6 +83,7 @@ class Dlpm(Vtc):
         if self.deficit(account) <= 0:
             self._granted += self._grant([self.deficit(a) for a in self._accounts() if a.waiting])
         count_passed(account.waiting, sequence)
+        sequence.is_displaced = False
         super().admit(sequence, num_cached)
 
     def victim(self, running: Iterable[Sequence]) -> Sequence | None:
@@ -105,11 +114,11 @@ class Dlpm(Vtc):
     # -- internals -------------------------------------------------------------
 
     def _is_shut_out(self, account: Account, busiest: Account) -> bool:
-        """It waits with nothing running, is owed more than the busiest, and was not preempted."""
+        """It waits with nothing running, is owed more than the busiest, and was not displaced."""
         if account.running or not account.waiting:
             return False
         is_owed = account.counter < busiest.counter
-        return is_owed and next(iter(account.waiting)).num_preemptions == 0
+        return is_owed and not next(iter(account.waiting)).is_displaced
 
     def _lift(self, account: Account) -> None:
         """No grants are saved up while nothing is asked for; debts are paid off meanwhile."""

@@ -48,6 +48,9 @@ class Policy(Protocol):
     def admit(self, sequence: Sequence, num_cached: int) -> None:
         """It runs from now on; `num_cached` of its tokens need not be computed."""
 
+    def adopt(self, sequence: Sequence) -> None:
+        """It was admitted under another policy, which charged for what it did so far."""
+
     def made(self, sequence: Sequence) -> None:
         """One more output token was made for it."""
 

@@ -130,6 +130,21 @@ class Ledger:
             self._open[sequence] = Charge(num_cached, prompt, ahead=ahead)
         account.running[sequence] = None
 
+    def adopt(self, sequence: Sequence) -> None:
+        """One whose past was charged elsewhere; what it makes from now on is charged here."""
+        account, made = self.account(sequence), sequence.num_generated
+        self._open[sequence] = Charge(0, 0, made=made, ahead=made)
+        if sequence not in account.waiting:
+            account.running[sequence] = None
+
+    def set_weights(self, weights: dict[str, float]) -> None:
+        """Counters stay where they are; what comes is divided by the new weights."""
+        self._weights = weights
+        for tenant, account in self.accounts.items():
+            weight, counter = weights.get(tenant, 1.0), account.counter
+            account.service *= account.weight / weight
+            account.weight, account.lifted = weight, counter - account.service
+
     def made(self, sequence: Sequence) -> None:
         charge = self._open.get(sequence)
         if charge is None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from evolute.server.bodies import Strict, StrictBody
+from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.openai.bodies import schema_of
 from evolute.server.openai.messages import check_type, read_choice, read_function
@@ -61,15 +61,15 @@ class ResponseBody(StrictBody):
     unions: ClassVar[Mapping[str, str]] = UNIONS
 
     model: str = "default"
-    input: str | list[dict[str, Any]]
+    input: str | Many[dict[str, Any]]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    include: list[str] | None = None
+    include: Many[str] | None = None
     text: TextOptions | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
