@@ -12,8 +12,8 @@ A tenant that waits has a deficit in (-U, Q]:
   below: it was above 0 at its last admission. Since then it was charged that admission, at most
   w_p L, and the outputs of its sequences that ran: U = w_p L + w_q M, or w_q M H_n in place of
   w_q M where memory that one frees is filled again (`counter.py`).
-  With outputs charged ahead (`engine.predict`), what is charged and not made yet counts in U too, and
-  a refund may lift a deficit above Q for as long.
+  With outputs charged ahead (`engine.predict`), what is charged and not made yet counts in U
+  too, and a refund may lift a deficit above Q for as long.
 Two tenants that wait all the time get the same grants, so |W_f - W_g| = |d_g - d_f| at the end
 less that at the start <= 2 (Q + U). If f waits all the time and g does not, g is granted no more
 than f, and W_f >= W_g - 2 (Q + U), unless g was forgotten among a thousand that asked for nothing
