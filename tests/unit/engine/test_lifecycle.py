@@ -285,7 +285,7 @@ def test_when_the_thread_dies_everybody_is_told_at_once(engine):
 @pytest.mark.parametrize("is_paused", [False, True])
 def test_close_ends_what_runs_and_refuses_the_rest(engine, is_paused):
     output = in_background(lambda: engine.generate([PROMPT] * 3, ENDLESS))
-    until(lambda: engine.stats().running)
+    until(lambda: engine.stats().running == 3)  # all three are in, not only the first
     if is_paused:
         engine.pause()
     engine.close()
