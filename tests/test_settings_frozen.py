@@ -63,6 +63,7 @@ KEYS = (
     "engine.page_size",
     "engine.memory_mb",
     "engine.prefix_cache",
+    "engine.shared_attention",
     "engine.adapter_paging",
     "engine.adapter_prefetch",
     "engine.adapter_host_mb",

@@ -40,6 +40,7 @@ class EngineConfig:
     page_size: int = 16  # tokens a page of the prefix cache holds, 1 to 16
     memory_mb: int = 1024  # keys and values, and adapters in use
     prefix_cache: bool = True
+    shared_attention: bool = True  # native: keys that several rows read are read once
     adapter_paging: bool = True  # adapters share the pages; False: all stay resident beside them
     adapter_prefetch: bool = True  # copied to pages while the step before computes
     adapter_host_mb: int = 0  # host memory of all adapters; 0: no bound

@@ -142,6 +142,20 @@ class NativeDecoder:
     def num_threads(self, value: int) -> None:
         self._native.num_threads = value
 
+    @property
+    def share_prefixes(self) -> bool:
+        """Whether sequences with the same first pages have them read once; the answers are equal."""
+        return bool(self._native.share_prefixes)
+
+    @share_prefixes.setter
+    def share_prefixes(self, value: bool) -> None:
+        self._native.share_prefixes = value
+
+    @property
+    def key_blocks(self) -> int:
+        """Blocks of 64 keys of a head that a layer of the last step read, windows aside."""
+        return int(self._native.key_blocks)
+
     def forward(
         self,
         pool: KvPool,

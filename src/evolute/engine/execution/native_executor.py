@@ -50,6 +50,7 @@ class NativeExecutor:
         self.decoder = NativeDecoder(
             _shape(config), rotary_table(config).numpy(), chosen.num_threads
         )
+        self.decoder.share_prefixes = chosen.shared_attention
         self.set_weights(model.weights)
         self._pages = KvPool(
             config.num_layers,

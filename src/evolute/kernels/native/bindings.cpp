@@ -296,6 +296,9 @@ NB_MODULE(_native, m) {
                      std::lock_guard<std::mutex> lock(s.mutex);
                      s.decoder.pool.resize(n);
                    })
+      .def_prop_ro("key_blocks", [](const Serial& s) { return s.decoder.key_blocks(); })
+      .def_prop_rw("share_prefixes", [](const Serial& s) { return s.decoder.share_prefixes; },
+                   [](Serial& s, bool value) { s.decoder.share_prefixes = value; })
       .def("forward", &run_step)
       .def("draw", &draw_tokens)
       .def("score", &score_tokens);

@@ -255,17 +255,15 @@ void Decoder::attend(const Pages& pages, const Step& step, int layer) {
   const int width = shape.head_width, group = shape.num_heads / shape.num_kv_heads;
   const ptrdiff_t stride = (ptrdiff_t)shape.num_heads * width;
   const auto tile = [&](int64_t i) {
-    const auto [b, head, first, count] = tiles_[i];
-    const int64_t base = pages.at(layer, 0, head), at = first * stride + head * group * width;
+    const AttentionPlan::Tile& one = plan_.tiles[i];
+    const int64_t base = pages.at(layer, 0, one.head), at = (int64_t)one.head * group * width;
     const int size = pages.half ? 2 : 4;
-    return AttentionTile{q_.data() + at, stride, a_.data() + at, stride, count, group, width,
-                         step.positions + first,
-                         step.page_table + (int64_t)b * step.table_width, pages.page_size,
-                         shape.window, pages.keys.data() + base * size,
-                         pages.values.data() + base * size,
-                         (ptrdiff_t)pages.page_elements()};
+    return AttentionTile{plan_.parts.data() + one.first_part, one.num_parts, one.shared,
+                         q_.data() + at, stride, a_.data() + at, stride, group, width,
+                         pages.page_size, shape.window, pages.keys.data() + base * size,
+                         pages.values.data() + base * size, (ptrdiff_t)pages.page_elements()};
   };
-  const int64_t count = (int64_t)tiles_.size();
+  const int64_t count = (int64_t)plan_.tiles.size();
   const int64_t chunk = std::max<int64_t>(1, count / (pool.size() * 8));
   const auto attention = pages.half ? active_ops().attention_half : active_ops().attention_float;
   pool.run((count + chunk - 1) / chunk, [&](int64_t c) {
@@ -291,13 +289,8 @@ void Decoder::forward(Pages& pages, const Step& step) {
   codes_.resize(whole_tiles(t) * widest);
   for (auto* buffer : {&scale_, &sum_}) buffer->resize(whole_tiles(t) * (widest / kBlock + 1));
   total_.resize(t);
-  tiles_.clear();
   const int most = std::max(1, kMaxTileRows / (shape.num_heads / shape.num_kv_heads));
-  for (int b = 0; b < step.num_sequences; b++)
-    for (int first = step.row_start[b]; first < step.row_start[b + 1]; first += most)
-      for (int head = 0; head < shape.num_kv_heads; head++)
-        tiles_.push_back({b, head, first, std::min(most, step.row_start[b + 1] - first)});
-
+  plan_.make(step, pages.page_size, shape.num_kv_heads, most, share_prefixes && !shape.window);
   plan_lora(step);
   each_row(t, [&](int64_t i) { embedding.packed->row(step.token_ids[i], x_.data() + i * width); });
   const float* extra = nullptr;

@@ -8,6 +8,7 @@
 #include "lora.h"
 #include "memory.h"
 #include "packing.h"
+#include "prefixes.h"
 
 namespace evolute {
 
@@ -70,6 +71,8 @@ class Decoder {
   Linear embedding, head;
   std::map<int, Adapter> adapters;
   Pool pool;
+  int64_t key_blocks() const { return plan_.key_blocks; }  // of the last step
+  bool share_prefixes = true;  // keys that several sequences read are read once
 
  private:
   struct Target {
@@ -93,7 +96,7 @@ class Decoder {
   int tokens_ = 0;
   std::vector<float> x_, h_, q_, k_, v_, a_, y_, g_, u_, scale_, sum_, total_, low_;
   std::vector<int8_t> codes_;
-  std::vector<std::array<int, 4>> tiles_;
+  AttentionPlan plan_;
   LoraPlan lora_;
   std::vector<ShrinkTask> shrinks_;
   std::vector<ExpandTask> expands_;

@@ -46,16 +46,24 @@ inline int64_t scale_at(int64_t row, int64_t k) {
   return row / kRowTile * kRowTile * (k / kBlock) + row % kRowTile;
 }
 
-// One head's keys and values for some queries of one sequence.
+// Some queries of one sequence.
+struct AttentionPart {
+  int first, num_tokens;     // tokens of the step
+  const int32_t* positions;  // of these tokens
+  const int32_t* page_table;
+};
+
+// One head's keys and values for queries of some sequences, which have the pages of their first
+// `shared` positions in common: those are read once for all of them.
 struct AttentionTile {
-  const float* q;  // first row; already scaled by 1 / sqrt(E)
+  const AttentionPart* parts;
+  int num_parts;
+  int shared;          // a multiple of kKeyBlock that no query's position is below
+  const float* q;      // token 0, first head of the group; already scaled by 1 / sqrt(E)
   ptrdiff_t q_stride;  // floats between tokens; heads of a group are head_width apart
   float* out;
   ptrdiff_t out_stride;
-  int num_tokens, group, head_width;
-  const int32_t* positions;  // of the tile's tokens
-  const int32_t* page_table;
-  int page_size;
+  int group, head_width, page_size;
   int window;           // 0: none
   const void* keys;     // of this layer and kv head; [page][E][page_size]
   const void* values;   // [page][page_size][E]
