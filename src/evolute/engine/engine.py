@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from evolute.engine.adapters import AdapterInfo, AdapterTable
-from evolute.engine.build import build_core
+from evolute.engine.build import build_core, give_back_memory
 from evolute.engine.config import EngineConfig
 from evolute.engine.core import Counts
 from evolute.engine.execution.adapter_loading import LoadCounts
@@ -99,6 +99,8 @@ class Engine:
         self._core = build_core(loaded, config, cores=num_cores())
         self._adapters = AdapterTable(self._core, loaded.config, loaded.weights)
         self._loop = EngineLoop(self._core, self._adapters.resolve, tracer or Tracer(None))
+        del loaded
+        give_back_memory()
 
     @property
     def is_alive(self) -> bool:
@@ -219,7 +221,9 @@ class Engine:
 
         Raises RequestError, with nothing loaded, when names or shapes differ.
         """
-        return self._loop.call(lambda: self._adapters.load_base(weights, version))
+        fingerprint = self._loop.call(lambda: self._adapters.load_base(weights, version))
+        give_back_memory()
+        return fingerprint
 
     def adapters(self) -> dict[str, AdapterInfo]:
         return self._loop.call(self._adapters.infos)

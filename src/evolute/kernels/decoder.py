@@ -144,7 +144,7 @@ class NativeDecoder:
 
     @property
     def share_prefixes(self) -> bool:
-        """Whether sequences with the same first pages have them read once; the answers are equal."""
+        """Whether first pages that sequences have in common are read once; answers are equal."""
         return bool(self._native.share_prefixes)
 
     @share_prefixes.setter

@@ -14,6 +14,8 @@ beside it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -58,18 +60,18 @@ class PackedLinear:
         return cls.from_blocks(codes.reshape(values.shape), scale, offset, bits)
 
     @classmethod
-    def quantize_channels(cls, weight: ArrayLike, group: int = 1) -> PackedLinear:
-        """Round to 255 values around 0 for each output.
+    def quantize_channels(
+        cls, weight: ArrayLike | Iterator[ArrayLike], group: int = 1
+    ) -> PackedLinear:
+        """Round to 255 values around 0 for each output; `weight` [N, K], or runs of its rows.
 
         Fewer operations than blocks: one scale an output, and activations that are rounded by
         `group` blocks of 32 together. Raises ValueError unless that divides the width.
         """
-        values = _float32(weight)
-        scale = np.abs(values).max(-1, initial=0.0) / 127
-        steps = np.where(scale > 0, scale, 1)[:, None]
-        codes = (np.rint(values / steps) + 128).astype(np.uint8)
-        scale = scale.astype(np.float32)
-        return cls(_native.Packed.from_channels(codes, scale, -128 * scale, group))
+        runs = weight if isinstance(weight, Iterator) else [weight]
+        codes, scales = zip(*(_channel_codes(_float32(run)) for run in runs))
+        scale = np.concatenate(scales)
+        return cls(_native.Packed.from_channels(np.concatenate(codes), scale, -128 * scale, group))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,6 +96,14 @@ class PackedLinear:
 
     def dense(self) -> Float32:
         return self.rows(np.arange(self.shape[0]))
+
+
+def _channel_codes(values: Float32) -> tuple[NDArray[np.uint8], Float32]:
+    """Codes [N, K] around 128, and the size of a step [N]."""
+    scale = np.abs(values).max(-1, initial=0.0) / 127
+    steps = np.where(scale > 0, scale, 1)[:, None]
+    codes = np.rint(values / steps) + 128
+    return codes.astype(np.uint8), scale.astype(np.float32)
 
 
 def _float32(values: ArrayLike) -> Float32:

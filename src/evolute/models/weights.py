@@ -77,6 +77,15 @@ class ModelWeights(Mapping[str, Weight]):
         weight = self._tensors[name]
         return weight.dense() if isinstance(weight, BlockQuantized) else weight.float()
 
+    def runs(self, name: str, rows: int) -> Iterator[Tensor]:
+        """A matrix as float32, `rows` rows after the other: large ones need not be whole."""
+        weight = self._tensors[name]
+        for first in range(0, weight.shape[0], rows):
+            if isinstance(weight, BlockQuantized):
+                yield weight.rows(np.arange(first, min(first + rows, weight.shape[0]))).dense()
+            else:
+                yield weight[first : first + rows].float()
+
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raises ModelError unless these are the tensors of `shapes`, no more and no less."""
         for names, fault in ((shapes.keys() - self.keys(), "lacks"), (self.keys() - shapes, "has")):

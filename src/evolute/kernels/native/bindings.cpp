@@ -203,6 +203,7 @@ void set_adapter(Serial& self, int index, float scale, In<int64_t, 2> parts, In<
 
 NB_MODULE(_native, m) {
   m.def("set_isa", [](const std::string& name) { select_isa(name.c_str()); });
+  m.def("give_back_memory", &give_back_memory, nb::call_guard<nb::gil_scoped_release>());
   m.def("isa", [] { return std::string(active_ops().name); });
   nb::class_<Packed>(m, "Packed")
       .def_static("from_float32", [](In<float, 2> w) {

@@ -5,6 +5,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace evolute {
 
@@ -14,6 +17,12 @@ void ask_for_large_pages(void* memory, size_t bytes) {
   const uintptr_t first = ((uintptr_t)memory + kLarge - 1) / kLarge * kLarge;
   const uintptr_t end = ((uintptr_t)memory + bytes) / kLarge * kLarge;
   if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
+void give_back_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
 #endif
 }
 

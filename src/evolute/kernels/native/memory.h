@@ -10,6 +10,7 @@
 namespace evolute {
 
 void ask_for_large_pages(void* memory, size_t bytes);
+void give_back_memory();  // what the allocator keeps of freed memory, to the system
 
 // Takes memory only where it was written.
 class Room {
