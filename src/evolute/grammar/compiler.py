@@ -25,7 +25,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from evolute.grammar.matcher import Matcher
-from evolute.grammar.vocabulary import vocabulary
+from evolute.grammar.vocabulary import check_ends, vocabulary
 from evolute.types import BadGrammar, SamplingParams, Tokenizer
 from evolute.types.sampling import GRAMMARS
 
@@ -78,7 +78,10 @@ class GrammarCompiler:
         ids = tokenizer.stop_token_ids if eos_token_ids is None else eos_token_ids
         self._eos_token_ids = frozenset(ids)
         self._vocab_size = tokenizer.vocab_size
-        self._vocabulary: LLTokenizer = vocabulary(tokenizer, self._eos_token_ids)
+        check_ends(tokenizer, self._eos_token_ids)
+        self._tokenizer = tokenizer
+        self._vocabulary: LLTokenizer | None = None  # made by the first compilation
+        self._vocabulary_lock = threading.Lock()
         self._cache_size = cache_size
         self._timeout_s = timeout_s
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
@@ -139,12 +142,19 @@ class GrammarCompiler:
 
     def _build(self, kind: str, text: str) -> Grammar:
         source = _source(kind, text)
-        pristine = LLMatcher(self._vocabulary, source, log_level=0, limits=self._limits())
+        pristine = LLMatcher(self._known(), source, log_level=0, limits=self._limits())
         if pristine.is_error():
             raise BadGrammar(f"{kind} cannot be compiled: {_reason(pristine.get_error())}")
         grammar = Grammar(kind, pristine, self._vocab_size, self._eos_token_ids)
         self._refuse_if_unsatisfiable(kind, grammar)
         return grammar
+
+    def _known(self) -> LLTokenizer:
+        """The vocabulary. Starting without it saves those who use no grammars half a second."""
+        with self._vocabulary_lock:
+            if self._vocabulary is None:
+                self._vocabulary = vocabulary(self._tokenizer, self._eos_token_ids)
+            return self._vocabulary
 
     def _limits(self) -> LLParserLimits:
         """The library's own bounds on work; errors leave out the grammar's text."""

@@ -40,8 +40,9 @@ class BlockQuantized:
 
     def dense(self) -> Float[Tensor, "N K"]:
         rows, columns = self.shape
-        blocks = self.codes.reshape(rows, -1, BLOCK).astype(np.float32)
-        values = blocks * self.scale[..., None] + self.offset[..., None]
+        values = self.codes.reshape(rows, -1, BLOCK).astype(np.float32)
+        values *= self.scale[..., None]
+        values += self.offset[..., None]
         return torch.from_numpy(values.reshape(rows, columns))
 
     def rows(self, order: NDArray[np.int64]) -> BlockQuantized:

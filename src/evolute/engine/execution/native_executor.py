@@ -9,6 +9,7 @@ operations and more memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -97,17 +98,11 @@ class NativeExecutor:
 
     def set_weights(self, weights: ModelWeights) -> None:
         """Pack every matrix anew, then hand all over: what can fail comes first."""
-        packed: dict[str, PackedLinear | Float32] = {}
-        for name in weights:
-            values = weights[name]
-            if len(values.shape) != 2:
-                packed[name] = _vector(weights, name)
-            elif name == EMBEDDING:
-                packed[name] = self._packed_blocks(weights, name)
-            else:
-                packed[name] = self._packed(weights, name)
+        names = dict.fromkeys(weights)
         if self._config.tie_embeddings and self._precision == "int8":
-            packed[HEAD] = self._packed(weights, EMBEDDING)
+            names[HEAD] = None
+        with ThreadPoolExecutor(self.decoder.num_threads) as threads:
+            packed = dict(zip(names, threads.map(lambda name: self._pack(weights, name), names)))
         self._hand_over(packed)
         self._packed_weights = packed
 
@@ -134,6 +129,15 @@ class NativeExecutor:
 
     def set_num_threads(self, num_threads: int) -> None:
         self.decoder.num_threads = num_threads
+
+    def _pack(self, weights: ModelWeights, name: str) -> PackedLinear | Float32:
+        if name not in weights:  # a head in 8 bits of a tied model
+            return self._packed(weights, EMBEDDING)
+        if len(weights[name].shape) != 2:
+            return _vector(weights, name)
+        if name == EMBEDDING:
+            return self._packed_blocks(weights, name)
+        return self._packed(weights, name)
 
     def _packed(self, weights: ModelWeights, name: str) -> PackedLinear:
         width = weights[name].shape[1]
