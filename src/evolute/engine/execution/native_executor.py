@@ -8,7 +8,7 @@ operations and more memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,12 @@ class NativeExecutor:
 
     def set_num_threads(self, num_threads: int) -> None:
         self.decoder.num_threads = num_threads
+
+    def watch(self, on_lost: Callable[[Exception], None]) -> None:
+        """Nothing that this executor needs can be lost."""
+
+    def close(self) -> None:
+        """There is nothing to end: threads end with the decoder."""
 
     def _packed(self, weights: ModelWeights, name: str) -> PackedLinear:
         width = weights[name].shape[1]
