@@ -55,6 +55,8 @@ KEYS = (
     "train.lora.rslora",
     "engine.executor",
     "engine.precision",
+    "engine.device",
+    "engine.tensor_parallel",
     "engine.sampler",
     "engine.kv_dtype",
     "engine.context",

@@ -44,8 +44,12 @@ def give_back_memory() -> None:
 
 
 def _executor(model: LoadedModel, settings: Resolved) -> tuple[Executor, Sampler]:
+    if settings.config.tensor_parallel > 1:
+        from evolute.engine.execution.parallel.executor import ParallelExecutor
+
+        return ParallelExecutor(model.config, model.weights, settings), PlainSampler()
     if settings.config.executor == "torch":
-        return TorchExecutor(model, settings), PlainSampler()
+        return TorchExecutor(model.config, model.weights, settings), PlainSampler()
     from evolute.engine.execution.native_executor import NativeExecutor
     from evolute.engine.execution.native_sampler import NativeSampler
 

@@ -15,11 +15,12 @@ from evolute.engine.scheduling.policies import PolicySettings
 from evolute.engine.scheduling.policies.build import PolicyName, PredictorName
 from evolute.engine.scheduling.policies.service import CostName, parse_weights
 from evolute.models import ModelConfig
+from evolute.models.partition import check_size
 from evolute.types import ConfigError
 
 MAX_PAGE_SIZE = 16
 AT_LEAST_ONE = (
-    *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum"),
+    *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum", "tensor_parallel"),
     *("draft_tokens", "ngram_min", "speculate_up_to"),
 )
 BYTES = {"float32": 4, "float16": 2}
@@ -30,8 +31,11 @@ class EngineConfig:
     """Settings of one engine. `auto` and 0 are decided by `resolve`."""
 
     executor: Literal["auto", "native", "torch"] = "auto"  # torch: the plain reference
-    # auto: float32; quantized: the file's own codes; int8: a scale per output, for many at once
-    precision: Literal["auto", "float32", "quantized", "int8"] = "auto"
+    # auto: float32; quantized: the file's own codes; int8: a scale per output, for many at once;
+    # bfloat16: torch
+    precision: Literal["auto", "float32", "bfloat16", "quantized", "int8"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: torch, one GPU for each rank
+    tensor_parallel: int = 1  # processes that share the network; torch
     sampler: Literal["auto", "native", "plain"] = "auto"  # plain: numpy, row by row
     kv_dtype: Literal["auto", "float32", "float16"] = "auto"  # auto: follows precision
     context: int = 0  # longest prompt + output; 0: the model's own
@@ -108,21 +112,21 @@ class Resolved:
 
 def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native: bool) -> Resolved:
     """Decide everything that was left open. Raises ConfigError when it cannot work."""
-    executor = config.executor
-    if executor == "auto":
-        executor = "native" if has_native else "torch"
-    if executor == "native" and not has_native:
-        raise ConfigError(
-            "engine.executor is 'native' but the kernels are not built; run `make build`."
-        )
+    executor = _executor(config, model, has_native=has_native)
     precision = "float32" if config.precision == "auto" else config.precision
-    if precision != "float32" and executor == "torch":
-        raise ConfigError(f"engine.precision {precision!r} needs engine.executor 'native'.")
+    wanted = "torch" if precision == "bfloat16" else "native"
+    if precision != "float32" and executor != wanted:
+        raise ConfigError(
+            f"engine.precision {precision!r} needs engine.executor {wanted!r}, but "
+            f"{_why(config, executor)}; change one of them."
+        )
     sampler = config.sampler
     if sampler == "auto":
         sampler = "native" if executor == "native" else "plain"
     if sampler == "native" and executor == "torch":
-        raise ConfigError("engine.sampler 'native' needs engine.executor 'native'.")
+        raise ConfigError(
+            f"engine.sampler 'native' needs engine.executor 'native', but {_why(config, executor)}."
+        )
     kv_dtype = config.kv_dtype
     if kv_dtype == "auto":
         kv_dtype = "float32" if precision == "float32" else "float16"
@@ -139,8 +143,42 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
     return Resolved(chosen, *_pages(chosen, model))
 
 
+def _executor(
+    config: EngineConfig, model: ModelConfig, *, has_native: bool
+) -> Literal["native", "torch"]:
+    check_size(model, config.tensor_parallel)
+    needs_torch = config.tensor_parallel > 1 or config.device == "cuda"
+    if config.executor == "native" and needs_torch:
+        what, fix = f"engine.tensor_parallel is {config.tensor_parallel}", "tensor_parallel = 1"
+        if config.device == "cuda":
+            what, fix = "engine.device is 'cuda'", "device = 'cpu' and tensor_parallel = 1"
+        raise ConfigError(
+            f"{what}, but engine.executor 'native' computes in one process on the CPU; set "
+            f"executor to 'torch' or 'auto', or {fix}."
+        )
+    if config.executor == "native" and not has_native:
+        raise ConfigError(
+            "engine.executor is 'native' but the kernels are not built; run `make build`."
+        )
+    if config.executor != "auto":
+        return config.executor
+    is_torch = needs_torch or config.precision == "bfloat16" or not has_native
+    return "torch" if is_torch else "native"
+
+
+def _why(config: EngineConfig, executor: str) -> str:
+    """What decided on an executor."""
+    if config.executor != "auto":
+        return f"engine.executor is {executor!r}"
+    if config.tensor_parallel > 1:
+        return f"engine.tensor_parallel = {config.tensor_parallel} needs {executor!r}"
+    return f"{executor!r} is what this machine and engine.device {config.device!r} allow"
+
+
 def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int]:
-    width = 2 * model.num_layers * model.num_kv_heads * model.head_width
+    """Pages, and bytes of one, of all ranks together; ranks may share kv heads by copies."""
+    num_kv_heads = max(model.num_kv_heads, config.tensor_parallel)
+    width = 2 * model.num_layers * num_kv_heads * model.head_width
     page_bytes = config.page_size * width * BYTES[config.kv_dtype]
     num_pages = config.memory_mb * 2**20 // page_bytes
     if num_pages < 2:

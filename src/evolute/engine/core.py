@@ -28,7 +28,7 @@ import numpy as np
 from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.adapter_loading import AdapterLoader
-from evolute.engine.execution.batch import Executor, Segment, build_batch
+from evolute.engine.execution.batch import Executor, ExecutorLost, Segment, build_batch
 from evolute.engine.execution.sampler import Chosen, Float32, Sampler
 from evolute.engine.output import Draft, stop_ids
 from evolute.engine.prompt_scores import score_prompt
@@ -249,6 +249,8 @@ class EngineCore:
         """Compute; if that fails, compute each alone, so that only the guilty are lost."""
         try:
             logits = self.executor.forward(build_batch([one.segment for one in work]))
+        except ExecutorLost:
+            raise
         except Exception as error:
             logger.exception("a step of %d sequences failed", len(work))
             if len(work) == 1:

@@ -99,6 +99,7 @@ class Engine:
         self._core = build_core(loaded, config, cores=num_cores())
         self._adapters = AdapterTable(self._core, loaded.config, loaded.weights)
         self._loop = EngineLoop(self._core, self._adapters.resolve, tracer or Tracer(None))
+        self._core.executor.watch(self._loop.break_off)
         del loaded
         give_back_memory()
 
@@ -295,9 +296,10 @@ class Engine:
         self._loop.call(self._core.check)
 
     def close(self) -> None:
-        """Abort everything and end the threads. Idempotent."""
+        """Abort everything, end the threads and the processes of other ranks. Idempotent."""
         self._loop.close()
         self._core.loader.close()
+        self._core.executor.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -24,6 +24,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from evolute.engine.core import EngineCore, Event
+from evolute.engine.execution.batch import ExecutorLost
 from evolute.engine.history import Explanation, History, describe, explain
 from evolute.engine.metrics import refresh
 from evolute.engine.output import Draft
@@ -47,6 +48,7 @@ class EngineLoop:
     def __init__(self, core: EngineCore, resolve: Resolve, tracer: Tracer) -> None:
         self.core, self._tracer = core, tracer
         self.is_paused = self._should_close = False
+        self._fault: Exception | None = None  # with which the thread is to end
         # time.monotonic of the last completed step, or of the command that woke the thread; None:
         # there is nothing to do
         self.busy_since: float | None = None
@@ -93,6 +95,11 @@ class EngineLoop:
         self.submit(lambda: setattr(self, "_should_close", True))
         self._thread.join(timeout=30)
 
+    def break_off(self, why: Exception) -> None:
+        """End the thread with this fault, at once if it waits."""
+        self._fault = why
+        self.submit(lambda: None)
+
     # -- on the thread: commands -------------------------------------------------
 
     def add(
@@ -136,6 +143,8 @@ class EngineLoop:
         why: Callable[[], Exception] = closed
         try:
             while not self._should_close:
+                if self._fault is not None:
+                    raise self._fault
                 idle = self.is_paused or self.core.is_idle
                 if self.core.is_idle:
                     self._inspect()
@@ -188,6 +197,8 @@ class EngineLoop:
         steps = self.core.counts.steps
         try:
             events = self.core.step()
+        except ExecutorLost:
+            raise
         except Exception as error:  # planning failed: those that run are lost, the engine goes on
             logger.exception("a step failed; its requests end with an error")
             events = self.core.fail_running(f"{type(error).__name__}: {error}")

@@ -1,9 +1,10 @@
 """The network: one definition of the Llama family, for training and for reference serving.
 
-Tokens are packed, without padding. Two seams let everyone use it:
+Tokens are packed, without padding. Three seams let everyone use it:
 
     attend(layer, q, k, v) -> o      who sees whom, and where keys and values are kept
     delta(layer, module, x) -> y     what is added to a linear layer's output: LoRA
+    total(y) -> y                    the sum over ranks that hold a part of the network each
 
 Letters: T tokens, D model width, H query heads, K kv heads, E head width, V vocabulary.
 Llama, Mistral, Qwen2 (biases) and Qwen3 (norms on q and k) differ by switches of ModelConfig.
@@ -43,6 +44,13 @@ class Delta(Protocol):
     def __call__(self, layer: int, module: str, x: Tensor) -> Tensor | None: ...
 
 
+@runtime_checkable
+class Total(Protocol):
+    """The sum over all ranks; it may overwrite `y`."""
+
+    def __call__(self, y: Tensor, /) -> Tensor: ...
+
+
 class RmsNorm(nn.Module):
     """x / rms(x) * weight (Zhang and Sennrich 2019)."""
 
@@ -70,10 +78,17 @@ class Block(nn.Module):
             self.self_attn["k_norm"] = RmsNorm(config.head_width, config.norm_eps)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, delta: Delta | None
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attend: Attend,
+        delta: Delta | None,
+        total: Total | None = None,
     ) -> Tensor:
-        x = x + self._attention(self.input_layernorm(x), rotary, attend, delta)
-        return x + self._mlp(self.post_attention_layernorm(x), delta)
+        y = self._attention(self.input_layernorm(x), rotary, attend, delta)
+        x = x + (total(y) if total else y)
+        y = self._mlp(self.post_attention_layernorm(x), delta)
+        return x + (total(y) if total else y)
 
     def _attention(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, delta: Delta | None
@@ -105,6 +120,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.first_token = 0  # of the embedding's rows
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = RmsNorm(config.width, config.norm_eps)
@@ -124,16 +140,29 @@ class Decoder(nn.Module):
         positions: Int[Tensor, " T"],
         attend: Attend,
         delta: Delta | None = None,
+        total: Total | None = None,
     ) -> Float[Tensor, "T D"]:
         """Hidden states after the final norm; multiply by `head_weight` for logits."""
-        x = self.embed_tokens(token_ids)
+        x = self.embed(token_ids, total)
         half = self.config.head_width // 2
         table = self.get_buffer("rotary")[positions].to(x.dtype).unsqueeze(1)
         rotary = (table[..., :half], table[..., half:])
         for block in self.layers:
-            x = block(x, rotary, attend, delta)
+            x = block(x, rotary, attend, delta, total)
         out: Tensor = self.norm(x)
         return out
+
+    def embed(
+        self, token_ids: Int[Tensor, " T"], total: Total | None = None
+    ) -> Float[Tensor, "T D"]:
+        """Rows of the embedding. With `total` the module's rows begin at token `first_token`, and
+        other ranks have those of other tokens."""
+        if total is None:
+            embedded: Tensor = self.embed_tokens(token_ids)
+            return embedded
+        local = token_ids - self.first_token
+        is_own = (local >= 0) & (local < self.config.vocab_size)
+        return total(self.embed_tokens(local.where(is_own, 0)) * is_own.unsqueeze(-1))
 
     def load(self, weights: ModelWeights) -> None:
         """Copy weights in. Raises ModelError for one missing, too many or of another shape."""

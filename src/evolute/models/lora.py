@@ -97,7 +97,10 @@ class LoraWeights:
     def delta(self, layer: int, module: str, x: Float[Tensor, "T K"]) -> Tensor | None:
         """The adapter's part of one linear layer; a `Delta` of the decoder."""
         pair = self.tensors.get((layer, module))
-        return None if pair is None else ((x @ pair[0].T) @ pair[1].T) * self.scale
+        if pair is None:
+            return None
+        a, b = (half.to(x.device, x.dtype) for half in pair)
+        return ((x @ a.T) @ b.T) * self.scale
 
     def check(self, model: ModelConfig) -> None:
         """Raises ConfigError unless every matrix fits a layer of `model`."""

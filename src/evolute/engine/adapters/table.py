@@ -18,6 +18,7 @@ import torch
 from evolute.engine.core import EngineCore
 from evolute.engine.scheduling import Namespace
 from evolute.models import LoraWeights, ModelConfig, ModelWeights, PackedLora, pack
+from evolute.models.lora_shards import sharded_bytes
 from evolute.types import GenerateRequest, RequestError, UnknownAdapter
 from evolute.types.settings import nearest
 
@@ -125,7 +126,8 @@ class AdapterTable:
         settings = self._core.settings
         if not settings.config.adapter_paging:
             return 0
-        return max(-(-packed.num_bytes // settings.page_bytes), 1)
+        num_bytes = sharded_bytes(packed, self._model, settings.config.tensor_parallel)
+        return max(-(-num_bytes // settings.page_bytes), 1)
 
     def _check_host_memory(self, name: str, packed: PackedLora, index: int) -> None:
         loader, limit = self._core.loader, self._core.settings.config.adapter_host_mb

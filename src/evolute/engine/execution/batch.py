@@ -6,7 +6,7 @@ logits are wanted, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolute.models import ModelWeights, PackedLora
+from evolute.types import BackendError
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+
+
+class ExecutorLost(BackendError):
+    """No step can be computed any more, whatever is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,14 @@ class Executor(Protocol):
         ...
 
     def set_num_threads(self, num_threads: int) -> None: ...
+
+    def watch(self, on_lost: Callable[[Exception], None]) -> None:
+        """Call `on_lost`, from any thread, when no step can be computed any more."""
+        ...
+
+    def close(self) -> None:
+        """End what it started. Idempotent."""
+        ...
 
 
 def build_batch(segments: Sequence[Segment]) -> StepBatch:

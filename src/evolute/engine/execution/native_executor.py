@@ -8,7 +8,7 @@ operations and more memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -138,6 +138,12 @@ class NativeExecutor:
         if name == EMBEDDING:
             return self._packed_blocks(weights, name)
         return self._packed(weights, name)
+
+    def watch(self, on_lost: Callable[[Exception], None]) -> None:
+        """Nothing that this executor needs can be lost."""
+
+    def close(self) -> None:
+        """There is nothing to end: threads end with the decoder."""
 
     def _packed(self, weights: ModelWeights, name: str) -> PackedLinear:
         width = weights[name].shape[1]
