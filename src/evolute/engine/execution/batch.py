@@ -17,6 +17,7 @@ from evolute.models import ModelWeights, PackedLora
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,19 @@ class StepBatch:
 class Executor(Protocol):
     """Computes steps: weights, keys and values, and adapters live here."""
 
+    page_bytes: int  # of the keys and values of one page, all layers
+
     def forward(self, batch: StepBatch) -> Float32:
         """Logits [R, V] of `batch.logit_rows`, good until the next call; writes keys and values of
         all T tokens."""
+        ...
+
+    def read_page(self, page: int, into: Bytes) -> None:
+        """Copy a page's keys and values out, [page_bytes]."""
+        ...
+
+    def write_page(self, page: int, data: Bytes) -> None:
+        """Make a page what `read_page` gave, to the bit."""
         ...
 
     def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evolute.engine.config import Resolved
-from evolute.engine.execution.batch import Float32, StepBatch
+from evolute.engine.execution.batch import Bytes, Float32, StepBatch
 from evolute.models import (
     Decoder,
     LoadedModel,
@@ -38,6 +38,7 @@ class TorchExecutor:
         self._keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
         self._values = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
         self._adapters: dict[int, tuple[PackedLora, list[int] | None]] = {}
+        self.page_bytes = settings.page_bytes
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Float32:
@@ -50,6 +51,20 @@ class TorchExecutor:
         rows = hidden[torch.from_numpy(batch.logit_rows).long()]
         logits: Float32 = (rows @ self.decoder.head_weight.T).numpy()
         return logits
+
+    def read_page(self, page: int, into: Bytes) -> None:
+        rest = torch.from_numpy(into)
+        for block in self._blocks([page]):
+            size = len(block) * 4
+            rest[:size].copy_(block.view(torch.uint8))
+            rest = rest[size:]
+
+    def write_page(self, page: int, data: Bytes) -> None:
+        rest = torch.from_numpy(data)
+        for block in self._blocks([page]):
+            size = len(block) * 4
+            block.view(torch.uint8).copy_(rest[:size])
+            rest = rest[size:]
 
     def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
         rest = torch.from_numpy(adapter.flat)
