@@ -85,7 +85,8 @@ def test_answers_are_those_without_it(tmp_path, plain, executor, tier, settings)
     assert found == tokens
     assert stats.tier.faults == stats.counts.repairs == 0
     assert stats.tier.hits > 0 and stats.tier.written_pages > 0 < stats.tier_pages
-    assert stats.counts.cached_tokens == sum(o.cached_tokens for o in outputs)
+    if not stats.counts.preemptions:  # who is admitted again is told of the first time only
+        assert stats.counts.cached_tokens == sum(o.cached_tokens for o in outputs)
     assert stats.tier.restored_tokens <= stats.counts.cached_tokens
     if not settings:
         assert stats.counts.computed_tokens < 0.5 * without.counts.computed_tokens
