@@ -7,6 +7,7 @@ padded_s(...)                         the adapters' products as padded batches i
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import statistics
 import time
@@ -155,7 +156,7 @@ class StaticPlacement(Placement):
         if fits:
             self._promised.add(adapter)
         cost = 0 if fits else self.pool.num_pages
-        return Candidate(sequence, found.num_cached, found.pinned_pages, cost)
+        return dataclasses.replace(found, adapter_pages=cost)
 
     def prefetch(self, sequences: Iterable[Running]) -> None:
         """None of it."""

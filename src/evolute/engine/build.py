@@ -1,6 +1,6 @@
-"""Putting an engine together: settings, executor, sampler, grammars.
+"""Putting an engine together: settings, executor, sampler, grammars, second tier.
 
-This is the one file that knows which executors there are.
+This is the one file that knows which executors and which tiers there are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from importlib.util import find_spec
 
 from evolute.engine.config import EngineConfig, Resolved, resolve
 from evolute.engine.core import EngineCore
-from evolute.engine.execution.batch import Executor
+from evolute.engine.execution.batch import Executor, PageMemory
 from evolute.engine.execution.sampler import PlainSampler, Sampler
+from evolute.engine.execution.tier_directory import TierDirectory
+from evolute.engine.execution.tier_stores import DiskSlots, HostSlots
 from evolute.engine.execution.torch_executor import TorchExecutor
+from evolute.engine.memory import Costs, SlotStore, Tier
 from evolute.grammar import GrammarCompiler
 from evolute.models import LoadedModel
+from evolute.types import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ def build_core(model: LoadedModel, config: EngineConfig, *, cores: int) -> Engin
         model.tokenizer,
         GrammarCompiler(model.tokenizer),
         model.config.vocab_size,
+        _tier(executor, settings),
     )
 
 
@@ -56,3 +61,24 @@ def _executor(model: LoadedModel, settings: Resolved) -> tuple[Executor, Sampler
     executor = NativeExecutor(model, settings)
     is_native = settings.config.sampler == "native"
     return executor, NativeSampler(executor.decoder) if is_native else PlainSampler()
+
+
+def _tier(executor: Executor, settings: Resolved) -> Tier:
+    config, count = settings.config, settings.num_slots
+    if not count:
+        return Tier()
+    assert isinstance(executor, PageMemory), "settings refuse a tier for all others"
+    store: SlotStore
+    if config.tier == "disk":
+        directory = TierDirectory(count * executor.page_bytes, config.tier_dir)
+        logger.info("second tier: %d pages in %s", count, directory.path)
+        store = DiskSlots(executor, count, directory, config.tier_queue_mb)
+    else:
+        try:
+            store = HostSlots(executor, count)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"engine.tier_mb is {config.tier_mb}, but the host does not give that much: "
+                f"{error}. Lower it."
+            ) from None
+    return Tier(store, Costs(config.tier_restore))

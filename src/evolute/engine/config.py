@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from evolute.engine.memory import RestoreName
 from evolute.engine.scheduling import SpeculationSettings
 from evolute.engine.scheduling.policies import PolicySettings
 from evolute.engine.scheduling.policies.build import PolicyName, PredictorName
@@ -21,7 +22,7 @@ from evolute.types import ConfigError
 MAX_PAGE_SIZE = 16
 AT_LEAST_ONE = (
     *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum", "tensor_parallel"),
-    *("draft_tokens", "ngram_min", "speculate_up_to"),
+    *("draft_tokens", "ngram_min", "speculate_up_to", "tier_mb"),
 )
 BYTES = {"float32": 4, "float16": 2}
 
@@ -45,6 +46,11 @@ class EngineConfig:
     memory_mb: int = 1024  # keys and values, and adapters in use
     prefix_cache: bool = True
     shared_attention: bool = True  # native: keys that several rows read are read once
+    tier: Literal["none", "disk", "host"] = "none"  # where evicted pages of the cache are kept
+    tier_mb: int = 4096  # room of the second tier; on disk it is taken at the start
+    tier_dir: str = ""  # of tier disk; empty: the system's temporary directory
+    tier_restore: RestoreName = "measured"  # copy back if that is cheaper than computing
+    tier_queue_mb: int = 64  # memory for pages on their way to disk; 0: written within the step
     adapter_paging: bool = True  # adapters share the pages; False: all stay resident beside them
     adapter_prefetch: bool = True  # copied to pages while the step before computes
     adapter_host_mb: int = 0  # host memory of all adapters; 0: no bound
@@ -74,15 +80,37 @@ class EngineConfig:
                 f"engine.ngram_max is {self.ngram_max}; it must be at least ngram_min, which is "
                 f"{self.ngram_min}."
             )
-        for name in ("context", "num_threads", "adapter_host_mb"):
+        for name in ("context", "num_threads", "adapter_host_mb", "tier_queue_mb"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"engine.{name} is {getattr(self, name)}; use 0 for automatic.")
+                raise ConfigError(
+                    f"engine.{name} is {getattr(self, name)}; it must not be below 0."
+                )
+        self._check_tier()
         if self.tenant_weights and self.policy not in ("vtc", "dlpm"):
             raise ConfigError(
                 f"engine.tenant_weights is set, but engine.policy {self.policy!r} knows no "
                 "tenants; use dlpm or vtc."
             )
         self.fairness()
+
+    def _check_tier(self) -> None:
+        if self.tier != "none" and self.tensor_parallel > 1:
+            raise ConfigError(
+                f"engine.tier is {self.tier!r}, but with engine.tensor_parallel = "
+                f"{self.tensor_parallel} each rank has a part of every page and nobody a whole "
+                "one; leave one of them out."
+            )
+        if self.tier != "none" and not self.prefix_cache:
+            raise ConfigError(
+                f"engine.tier is {self.tier!r}, but engine.prefix_cache is false, so nothing is "
+                "ever evicted from it; leave one of them out."
+            )
+        if self.tier_dir and self.tier != "disk":
+            raise ConfigError(
+                f"engine.tier_dir is set, but engine.tier is {self.tier!r}; use 'disk'."
+            )
+        if self.tier_restore != "measured" and self.tier == "none":
+            raise ConfigError("engine.tier_restore is set, but engine.tier is 'none'.")
 
     def fairness(self) -> PolicySettings:
         """What the policy is made from. Raises ConfigError for a weight that is none."""
@@ -108,6 +136,7 @@ class Resolved:
     config: EngineConfig
     num_pages: int
     page_bytes: int
+    num_slots: int = 0  # pages of the second tier
 
 
 def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native: bool) -> Resolved:
@@ -175,8 +204,9 @@ def _why(config: EngineConfig, executor: str) -> str:
     return f"{executor!r} is what this machine and engine.device {config.device!r} allow"
 
 
-def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int]:
-    """Pages, and bytes of one, of all ranks together; ranks may share kv heads by copies."""
+def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int, int]:
+    """Pages of the pool and bytes of one, of all ranks together, which may share kv heads by
+    copies; slots of the tier."""
     num_kv_heads = max(model.num_kv_heads, config.tensor_parallel)
     width = 2 * model.num_layers * num_kv_heads * model.head_width
     page_bytes = config.page_size * width * BYTES[config.kv_dtype]
@@ -186,4 +216,10 @@ def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int]:
             f"engine.memory_mb is {config.memory_mb}, but one page of {config.page_size} tokens "
             f"takes {page_bytes / 2**20:.1f} MB and two are needed; raise memory_mb."
         )
-    return num_pages, page_bytes
+    num_slots = config.tier_mb * 2**20 // page_bytes if config.tier != "none" else 0
+    if config.tier != "none" and not num_slots:
+        raise ConfigError(
+            f"engine.tier_mb is {config.tier_mb}, but one page takes {page_bytes / 2**20:.1f} MB; "
+            "raise tier_mb."
+        )
+    return num_pages, page_bytes, num_slots

@@ -30,6 +30,7 @@ from evolute.engine.config import EngineConfig, Resolved
 from evolute.engine.execution.adapter_loading import AdapterLoader
 from evolute.engine.execution.batch import Executor, ExecutorLost, Segment, build_batch
 from evolute.engine.execution.sampler import Chosen, Float32, Sampler
+from evolute.engine.memory import Tier
 from evolute.engine.output import Draft, stop_ids
 from evolute.engine.prompt_scores import score_prompt
 from evolute.engine.scheduling import (
@@ -111,12 +112,13 @@ class EngineCore:
         tokenizer: Tokenizer,
         grammars: GrammarCompiler,
         vocab_size: int,
+        tier: Tier | None = None,
     ) -> None:
         self.vocab_size = vocab_size
         self.settings, self.counts = settings, Counts()
         self.executor, self.tokenizer, self.grammars = executor, tokenizer, grammars
         self.loader = AdapterLoader(executor)
-        self.placement = Placement(settings.num_pages, settings.config.page_size, self.loader)
+        self.placement = Placement(settings.num_pages, settings.config.page_size, self.loader, tier)
         self.queue: Policy = make_policy(settings.config.fairness())
         self.blocked: Blocked | str | None = None  # why the last step admitted no more
         self.admitted: list[Draft] = []  # by the last step
@@ -464,7 +466,8 @@ class EngineCore:
         sequence = chunk.sequence
         draft = self._drafts[sequence]
         drafted = sequence.proposed[: chunk.num_drafted]
-        start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
+        start, most = sequence.num_computed, sequence.num_tokens + len(drafted)
+        end = min(start + chunk.num_tokens, most)  # more may be cached than was planned
         logits_from: int | None = None
         first = draft.request.sampling.prompt_logprobs_from
         if draft.lacks_prompt_logprobs and first < end and start < sequence.prompt_len:

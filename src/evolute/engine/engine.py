@@ -31,6 +31,7 @@ from evolute.engine.core import Counts
 from evolute.engine.execution.adapter_loading import LoadCounts
 from evolute.engine.history import Explanation, Visit, describe
 from evolute.engine.loop import EngineLoop
+from evolute.engine.memory import TierCounts
 from evolute.engine.output import Draft
 from evolute.engine.scheduling import Share
 from evolute.engine.snapshot import MemoryMap, Snapshot, map_memory, take_snapshot
@@ -62,6 +63,9 @@ class EngineStats:
     adapter_pages: int  # of resident adapters
     resident_adapters: int
     adapter_loads: LoadCounts
+    tier_slots: int = 0  # pages that the second tier has room for; 0: there is none, or it broke
+    tier_pages: int = 0  # that it holds
+    tier: TierCounts = dataclasses.field(default_factory=TierCounts)
     limit: str = ""  # what stopped the last admission
     tenants: tuple[Share, ...] = ()
 
@@ -300,6 +304,7 @@ class Engine:
         self._loop.close()
         self._core.loader.close()
         self._core.executor.close()
+        self._core.placement.tier.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -351,6 +356,9 @@ class Engine:
             adapter_pages=placement.adapters.num_pages,
             resident_adapters=placement.adapters.num_resident,
             adapter_loads=dataclasses.replace(core.loader.counts),
+            tier_slots=placement.tier.num_slots,
+            tier_pages=placement.tier.num_pages,
+            tier=dataclasses.replace(placement.tier.counts),
             limit=describe(core.blocked) if core.num_waiting else "",
             tenants=tuple(core.queue.shares()),
         )

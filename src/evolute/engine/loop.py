@@ -194,7 +194,8 @@ class EngineLoop:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens
         waited_for, begun = describe(self.core.blocked), self._step_begun
         self._step_begun = time.monotonic()
-        steps = self.core.counts.steps
+        steps, tier = self.core.counts.steps, self.core.placement.tier
+        restore_s = tier.counts.restore_s
         try:
             events = self.core.step()
         except ExecutorLost:
@@ -204,6 +205,8 @@ class EngineLoop:
             events = self.core.fail_running(f"{type(error).__name__}: {error}")
         now = time.monotonic()
         self.rates.note(now, self.core.counts)
+        seconds = now - self._step_begun - (tier.counts.restore_s - restore_s)
+        tier.costs.computed(self.core.counts.computed_tokens - before, seconds)
         for draft in self.core.admitted:
             self.history.admitted(draft, now, waited_for, begun)
         self._tell(events)

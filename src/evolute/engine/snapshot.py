@@ -56,6 +56,8 @@ class MemoryMap:
     idle_adapters: int  # of the adapters' ones, of adapters that nobody uses
     owners: tuple[Owned, ...]  # of `own`, most first, at most MAX_TENANTS
     tree: Outline
+    tier_pages: int = 0  # evicted ones that the second tier holds
+    tier_slots: int = 0  # that it has room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ def map_memory(placement: Placement, branches: int, tenant: str | None = None) -
         idle_adapters=placement.adapters.num_idle_pages,
         owners=tuple(owners[:MAX_TENANTS]),
         tree=placement.cache.outline(branches),
+        tier_pages=placement.tier.num_pages,
+        tier_slots=placement.tier.num_slots,
     )
 
 

@@ -11,6 +11,7 @@ token's result does not depend on its batch, on how its prompt was cut, or on th
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ from evolute.kernels.linear import PackedLinear
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 UInt64 = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("attention", "mlp", "q", "k")
@@ -72,6 +74,7 @@ class KvPool:
     ) -> None:
         sizes = (num_layers, num_pages, page_size, num_kv_heads, head_width)
         self.native = _native.Pages(*sizes, dtype == "float16")
+        self._num_pages = num_pages
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +82,15 @@ class KvPool:
 
     def copy_page(self, source: int, target: int) -> None:
         self.native.copy_page(source, target)
+
+    def memory(self) -> tuple[Bytes, Bytes]:
+        """The pool's own keys and values, each [pages, bytes of a page]; good while it lives."""
+        found = np.empty(2, np.uint64)
+        self.native.blocks(np.zeros(1, np.int32), found)
+        size = self.native.block_floats * 4
+        sides = [(ctypes.c_uint8 * (self._num_pages * size)).from_address(int(a)) for a in found]
+        keys, values = (np.ctypeslib.as_array(side).reshape(-1, size) for side in sides)
+        return keys, values
 
     def write_floats(self, pages: Int32, flat: Float32) -> PagedFloats:
         """Fill pages that nobody reads; from any thread, beside a step."""

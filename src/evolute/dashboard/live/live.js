@@ -169,7 +169,8 @@ function showMemory(memory) {
     { owner: "free", short: "free", pages: memory.free, kind: "edge", on: "label" },
   ];
   say("memory-text", `${many(all, "page")} of ${many(memory.page_size, "token")} each; ${share(memory.free, all)} free, and ` +
-    `${share(memory.cached - memory.pinned + memory.idle_adapters, all)} idle, to be taken when wanted.`);
+    `${share(memory.cached - memory.pinned + memory.idle_adapters, all)} idle, to be taken when wanted.` +
+    (memory.tier_slots ? ` The second tier holds ${whole(memory.tier_pages)} evicted ones, and has room for ${whole(memory.tier_slots)}.` : ""));
   drawMemory(owners, all);
   fill("memory-table", owners.map((one) => ({ ...one, all })), "");
 }

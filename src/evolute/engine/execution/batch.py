@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from evolute.types import BackendError
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 
 class ExecutorLost(BackendError):
@@ -90,6 +91,21 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End what it started. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class PageMemory(Protocol):
+    """An executor whose pages can be copied out and back."""
+
+    page_bytes: int  # of the keys and values of one page, all layers
+
+    def read_page(self, page: int, into: Bytes) -> None:
+        """Copy a page's keys and values out, [page_bytes]."""
+        ...
+
+    def write_page(self, page: int, data: Bytes) -> None:
+        """Make a page what `read_page` gave, to the bit."""
         ...
 
 

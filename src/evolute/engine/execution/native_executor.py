@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evolute.engine.config import Resolved
-from evolute.engine.execution.batch import Float32, StepBatch
+from evolute.engine.execution.batch import Bytes, Float32, StepBatch
 from evolute.kernels import DecoderShape, KvPool, NativeDecoder, PackedLinear, PagedFloats
 from evolute.models import (
     BlockQuantized,
@@ -62,6 +62,8 @@ class NativeExecutor:
             config.head_width,
             "float16" if chosen.kv_dtype == "float16" else "float32",
         )
+        self._page_memory = self._pages.memory()
+        self.page_bytes = sum(side.shape[1] for side in self._page_memory)
         self._logits = np.empty((0, config.vocab_size), np.float32)
 
     def forward(self, batch: StepBatch) -> Float32:
@@ -81,6 +83,14 @@ class NativeExecutor:
             logit_rows=batch.logit_rows,
             out=self._logits[:rows],
         )
+
+    def read_page(self, page: int, into: Bytes) -> None:
+        keys, values = self._page_memory
+        into[: keys.shape[1]], into[keys.shape[1] :] = keys[page], values[page]
+
+    def write_page(self, page: int, data: Bytes) -> None:
+        keys, values = self._page_memory
+        keys[page], values[page] = data[: keys.shape[1]], data[keys.shape[1] :]
 
     def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
         self._pages.write_floats(np.array(pages, np.int32), adapter.flat)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evolute.engine.config import EngineConfig, Resolved
-from evolute.engine.execution.batch import Float32, Int32, StepBatch
+from evolute.engine.execution.batch import Bytes, Float32, Int32, StepBatch
 from evolute.models import (
     Decoder,
     Delta,
@@ -52,6 +52,7 @@ class TorchExecutor:
             for _ in range(2)
         )
         self._adapters: dict[int, tuple[PackedLora, list[int] | None]] = {}
+        self.page_bytes = settings.page_bytes
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Float32:
@@ -77,6 +78,20 @@ class TorchExecutor:
 
     def _index(self, values: Int32) -> Tensor:
         return torch.from_numpy(values).long().to(self._device)
+
+    def read_page(self, page: int, into: Bytes) -> None:
+        rest = torch.from_numpy(into)
+        for block in self._blocks([page]):
+            size = len(block) * 4
+            rest[:size].copy_(block.view(torch.uint8))
+            rest = rest[size:]
+
+    def write_page(self, page: int, data: Bytes) -> None:
+        rest = torch.from_numpy(data)
+        for block in self._blocks([page]):
+            size = len(block) * 4
+            block.view(torch.uint8).copy_(rest[:size])
+            rest = rest[size:]
 
     def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
         self._write(torch.from_numpy(adapter.flat), pages)

@@ -3,7 +3,7 @@
     match(namespace, tokens) -> Match     read only; whole pages
     pin(match) -> node / unpin(node)      hold a path while a request uses it
     insert(namespace, tokens, pages)      publish pages; returns the caller's duplicates
-    evict(n) -> pages                     the least recently used, unpinned leaves first
+    evict(n, spill) -> pages              the least recently used, unpinned leaves first
     drop(is_stale) -> pages               namespaces that must never match again
     outline(count) -> Outline             its largest branches, for people to look at
 
@@ -23,6 +23,8 @@ from typing import Any
 from evolute.engine.memory.pages import PageId
 
 Tokens = tuple[int, ...]
+# namespace, tokens from the root, pages of the last of them: what leaves the tree, before it does
+Spill = Callable[[Any, Tokens, tuple[PageId, ...]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +44,7 @@ class RadixNode:
     refs: int = 0
     last_used: int = 0
     is_dropped: bool = False  # of a stale namespace: gone as soon as it is unpinned
+    namespace: Hashable = None  # of a root
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +164,16 @@ class RadixCache:
             self._offer(new)
         return tuple(mine for mine, cached in zip(pages, match.pages) if mine != cached)
 
-    def evict(self, count: int) -> list[PageId]:
-        """Drop unpinned leaves, oldest first, until `count` pages are free or none is left."""
+    def evict(self, count: int, spill: Spill | None = None) -> list[PageId]:
+        """Drop unpinned leaves, oldest first, until `count` pages are free or none is left.
+        `spill` sees each before it goes, but for those of stale namespaces."""
         freed: list[PageId] = []
         while self._leaves and len(freed) < count:
             used, _, leaf = heapq.heappop(self._leaves)
             if self._is_evictable(leaf) and used == leaf.last_used:
                 parent = leaf.parent
+                if spill is not None and not leaf.is_dropped:
+                    spill(*self._whole_path(leaf), leaf.pages)
                 freed += self._remove(leaf)
                 if parent is not None:
                     self._offer(parent)
@@ -229,7 +235,7 @@ class RadixCache:
         """The namespace's tree; empty trees of others are forgotten now and then."""
         if namespace not in self._roots and len(self._roots) > 2 * self.num_pages + 64:
             self._roots = {name: root for name, root in self._roots.items() if root.children}
-        return self._roots.setdefault(namespace, RadixNode((), (), None))
+        return self._roots.setdefault(namespace, RadixNode((), (), None, namespace=namespace))
 
     def _shared_pages(self, node: RadixNode, tokens: Tokens, start: int) -> int:
         size, count = self.page_size, len(node.pages)
@@ -290,6 +296,14 @@ class RadixCache:
             above = current.parent
             yield current
             current = above
+
+    def _whole_path(self, node: RadixNode) -> tuple[Hashable, Tokens]:
+        """The node's namespace, and all tokens from the root to its end."""
+        runs, root = [node.tokens], node
+        while root.parent is not None:
+            root = root.parent
+            runs.append(root.tokens)
+        return root.namespace, tuple(itertools.chain.from_iterable(reversed(runs)))
 
     def _nodes(self) -> Iterator[RadixNode]:
         for _, root in self._named():

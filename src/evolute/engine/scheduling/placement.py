@@ -1,7 +1,7 @@
-"""Which pages does each sequence hold? Pool, prefix cache, adapters and running sequences.
+"""Which pages does each sequence hold? Pool, prefix cache, tier, adapters, running sequences.
 
-    look_up(sequence) -> Candidate    what the cache would give it
-    admit(sequence)                   pin what is cached; it runs from now on
+    look_up(sequence) -> Candidate    what cache and tier would give it
+    admit(sequence)                   pin what is cached, copy back what pays; it runs from now on
     reserve(chunk) -> bool            pages for what a chunk writes, evicting if needed
     publish(sequence)                 whole computed pages become the cache's
     release(sequence)                 it runs no more; its pages stay cached or become free
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from evolute.engine.memory import (
     AdapterId,
@@ -28,6 +29,8 @@ from evolute.engine.memory import (
     RadixCache,
     RadixNode,
     Residency,
+    Tier,
+    page_digests,
 )
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.step import Candidate, Chunk
@@ -39,15 +42,22 @@ class Placement:
 
     prefetch_share = 4  # adapters expected soon take at most this part of the pool
 
-    def __init__(self, num_pages: int, page_size: int, loader: Loader | None = None) -> None:
-        self.page_size = page_size
+    def __init__(
+        self,
+        num_pages: int,
+        page_size: int,
+        loader: Loader | None = None,
+        tier: Tier | None = None,
+    ) -> None:
+        self.page_size, self.tier = page_size, tier or Tier()
         self.pool, self.cache = PagePool(num_pages), RadixCache(page_size)
         self.adapters = Residency(loader)
         self.running: list[Sequence] = []
         self.num_evicted = 0
         self._pinned: dict[Sequence, RadixNode] = {}
-        self._matches: dict[Sequence, Match] = {}  # of waiting ones, while the cache stays as it is
-        self._matches_at = 0
+        # of waiting ones, with the pages that the tier would add, while both stay as they are
+        self._matches: dict[Sequence, tuple[Match, int]] = {}
+        self._matches_at = (0, 0)
 
     @property
     def num_available(self) -> int:
@@ -55,35 +65,41 @@ class Placement:
         return self.pool.num_free + self.cache.num_evictable + self.adapters.num_idle_pages
 
     def look_up(self, sequence: Sequence) -> Candidate:
-        match, cost = self._match(sequence), self.adapters.cost(sequence.adapter)
-        if match is None:
+        found, cost = self._match(sequence), self.adapters.cost(sequence.adapter)
+        if found is None:
             return Candidate(sequence, 0, 0, cost)
-        return Candidate(sequence, match.num_tokens, len(match.pages), cost)
+        match, in_tier = found
+        if in_tier and not self._prefers_copy(in_tier):
+            in_tier = 0
+        cached = match.num_tokens + in_tier * self.page_size
+        return Candidate(sequence, cached, len(match.pages), cost, in_tier)
 
     def admit(self, sequence: Sequence) -> int:
         """Start a waiting sequence. Returns the tokens it need not compute. What its adapter's
         loading raises is raised, and then it holds nothing."""
-        match = self._match(sequence)
+        match, in_tier = self._match(sequence) or (None, 0)
         self._matches.pop(sequence, None)
-        cached = match.num_tokens if match else 0
         if match is not None and match.pages:
             self._pinned[sequence] = self.cache.pin(match)
             sequence.pages = list(match.pages)
             sequence.num_shared_pages = len(match.pages)
-            sequence.num_computed = cached
+            sequence.num_computed = match.num_tokens
         try:  # after the pin: room is not made of what it matched
             self._hold_adapter(sequence.adapter)
         except Exception:
             self._let_go(sequence)
             raise
         self.running.append(sequence)
+        if in_tier:
+            self._restore(sequence, in_tier)
         if sequence.num_cached is None:
-            sequence.num_cached = cached
-        return cached
+            sequence.num_cached = sequence.num_computed
+        return sequence.num_computed
 
     def reserve(self, chunk: Chunk) -> bool:
         """Give the sequence the pages that a chunk writes to; False if there are too few."""
-        count = chunk.sequence.pages_for(chunk.num_tokens, self.page_size)
+        most = chunk.sequence.num_uncomputed + chunk.num_drafted  # more may be cached than planned
+        count = chunk.sequence.pages_for(min(chunk.num_tokens, most), self.page_size)
         if not count:
             return True
         pages = self._allocate(count)
@@ -155,11 +171,13 @@ class Placement:
     def drop(self, is_stale: Callable[[Namespace], bool]) -> None:
         """Forget cached pages of namespaces that must never match again."""
         self._matches.clear()
+        self.tier.drop(is_stale)
         self.pool.free(self.cache.drop(is_stale))
 
     def check(self) -> None:
         self.cache.check()
         self.adapters.check()
+        self.tier.check()
         own = [page for s in self.running for page in s.pages[s.num_shared_pages :]]
         held = self.cache.pages() + own + self.adapters.pages()
         assert len(held) + self.pool.num_free == self.pool.num_pages, "pages were lost"
@@ -183,7 +201,7 @@ class Placement:
             return f"{self.cache.num_pinned} cached pages are pinned, and nothing runs"
         if self.adapters.num_idle_pages != adapters:
             return f"{self.adapters.num_idle_pages} of {adapters} adapters' pages are idle"
-        return ""
+        return self.tier.fault()
 
     def whole_fault(self) -> str:
         """The same by a walk over every page."""
@@ -201,7 +219,7 @@ class Placement:
         """Make the pages' sums right while nothing runs; returns what that took.
 
         Lost pages become free. When a page has two owners nobody knows whose its bytes are:
-        then cache and adapters in pages go, which costs computing and copying them anew.
+        then cache, tier and adapters in pages go, which costs computing and copying them anew.
         """
         self._pinned.clear()
         self._matches.clear()
@@ -209,7 +227,9 @@ class Placement:
         if held is None:
             self.cache = RadixCache(self.page_size)
             self.adapters.clear()
-        self._matches_at = self.cache.changes
+        if held is None or self._is_tier_broken():
+            self.tier.clear()
+        self._matches_at = (self.cache.changes, self.tier.changes)
         self.pool.rebuild(held or ())
         return "the free list was built anew" if held is not None else "the cache was dropped"
 
@@ -226,6 +246,13 @@ class Placement:
         in_use = self.cache.num_pinned or self.adapters.num_idle_pages != self.adapters.num_pages
         known = set(range(self.pool.num_pages)).difference(self.pool.free_pages())
         return None if in_use or len(set(held)) < len(held) or not known.issuperset(held) else held
+
+    def _is_tier_broken(self) -> bool:
+        try:
+            self.tier.check()
+        except Exception:  # as above
+            return True
+        return False
 
     def _let_go(self, sequence: Sequence) -> None:
         """Of its pages and of its place in the cache."""
@@ -262,21 +289,59 @@ class Placement:
             self.pool.free(evict(count - self.pool.num_free))
 
     def _evict_cached(self, count: int) -> list[PageId]:
-        evicted = self.cache.evict(count)
+        evicted = self.cache.evict(count, self._spill if self.tier.num_slots else None)
         self.num_evicted += len(evicted)
         return evicted
 
-    def _match(self, sequence: Sequence) -> Match | None:
-        """The sequence's cached prefix, remembered until the cache changes; None: it reads none."""
+    def _spill(self, namespace: Any, tokens: tuple[int, ...], pages: tuple[PageId, ...]) -> None:
+        self.tier.spill(namespace, page_digests(tokens, self.page_size)[-len(pages) :], pages)
+
+    def _restore(self, sequence: Sequence, count: int) -> None:
+        """Copy back the `count` pages that follow what a sequence matched, if that pays. They are
+        the cache's at once. What does not come back is computed."""
+        if not self._prefers_copy(count):
+            self.tier.costs.declined()
+            self.tier.counts.declined += 1
+            return
+        first = len(sequence.pages)
+        digests = sequence.digests[first : first + count]
+        self.tier.touch(sequence.namespace, digests)  # room is not made of what is wanted
+        pages = self._allocate(count)
+        if pages is None:
+            return
+        done = self.tier.restore(sequence.namespace, digests, pages)
+        self.pool.free(pages[done:])
+        sequence.pages += pages[:done]
+        sequence.num_computed += done * self.page_size
+        self.tier.counts.restored_tokens += done * self.page_size
+        if done:
+            self.publish(sequence)
+
+    def _prefers_copy(self, pages: int) -> bool:
+        return self.tier.costs.prefers_copy(pages, pages * self.page_size)
+
+    def _match(self, sequence: Sequence) -> tuple[Match, int] | None:
+        """The sequence's cached prefix, and how many pages of the tier follow it; remembered until
+        either changes. None: it reads none."""
         if sequence.is_private or not sequence.reads_cache:
             return None
-        if self._matches_at != self.cache.changes:
+        now = (self.cache.changes, self.tier.changes)
+        if self._matches_at != now:
             self._matches.clear()
-            self._matches_at = self.cache.changes
-        match = self._matches.get(sequence)
-        if match is None:
+            self._matches_at = now
+        found = self._matches.get(sequence)
+        if found is None:
             # the last token is never matched: its logits are needed
             most = min(sequence.num_tokens - 1, sequence.most_cached)
             match = self.cache.match(sequence.namespace, sequence.tokens[:most])
-            self._matches[sequence] = match
-        return match
+            found = match, self._in_tier(sequence, len(match.pages), most // self.page_size)
+            self._matches[sequence] = found
+        return found
+
+    def _in_tier(self, sequence: Sequence, first: int, end: int) -> int:
+        """How many pages from `first` to `end` the tier holds in a row."""
+        if not self.tier.num_pages or first >= end:
+            return 0
+        if len(sequence.digests) < end:  # its tokens only ever grow
+            sequence.digests = page_digests(sequence.tokens, self.page_size)
+        return self.tier.match(sequence.namespace, sequence.digests[first:end])

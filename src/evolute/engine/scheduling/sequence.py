@@ -38,6 +38,7 @@ class Sequence:
     num_preemptions: int = 0
     is_displaced: bool = False  # it gave up its place for another tenant, and waits
     proposed: list[int] = field(default_factory=list)  # guessed to follow `tokens`
+    digests: list[bytes] = field(default_factory=list)  # names of its whole pages, as far as asked
 
     @property
     def num_tokens(self) -> int:

@@ -39,6 +39,7 @@ class Candidate:
     num_cached: int  # tokens; at most all but the last
     pinned_pages: int  # evictable pages that admission would pin
     adapter_pages: int = 0  # what its adapter takes, unless one admitted before brings it
+    restored_pages: int = 0  # that admission would take to copy back what the second tier holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ class _Admission:
         uncached = sequence.num_tokens - candidate.num_cached
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
-        left = self._pages - candidate.pinned_pages
+        left = self._pages - candidate.pinned_pages - candidate.restored_pages
         left -= candidate.adapter_pages if sequence.adapter not in self._brought else 0
         if left <= 0 or (reserve > left and self._num_running):
             return f"it needs {reserve} pages of memory, and {max(left, 0)} can be had"
