@@ -20,6 +20,7 @@ OUTPUT = gauge("engine/output_tokens_total", "tokens sampled since the start")
 DRAFTED = gauge("engine/drafted_tokens_total", "tokens guessed and computed ahead")
 ACCEPTED = gauge("engine/accepted_tokens_total", "guessed tokens that the sampler drew too")
 PREEMPTIONS = gauge("engine/preemptions_total", "sequences sent back to the queue")
+LATE = gauge("engine/late_total", "outputs ended before a first token that would be too late")
 REPAIRS = gauge("engine/repairs_total", "faults in the accounts of pages, found and put right")
 
 
@@ -40,4 +41,5 @@ def refresh(core: EngineCore) -> None:
     DRAFTED.set(core.counts.drafted_tokens)
     ACCEPTED.set(core.counts.accepted_tokens)
     PREEMPTIONS.set(core.counts.preemptions)
+    LATE.set(core.counts.late)
     REPAIRS.set(core.counts.repairs)
