@@ -1,6 +1,9 @@
 """Is the engine fair, at what cost, and does a chat beside rollouts feel it?
 
     published      the paper's workloads on a virtual clock; a broken bound fails the bench
+    pools          two greedy tenants there, by the size of memory (the paper's figure 15)
+    limits         what limits on requests a minute cost instead (its table 2)
+    overhead       what deciding takes of a step, with 10,000 waiting of 1,000 tenants
     shared         tenants with long prefixes of their own: dlpm beside lpm and vtc (DLPM's aim)
     interactive    first token of a chat alone, and beside rollouts that fill the engine
 
@@ -18,7 +21,8 @@ from dataclasses import asdict, dataclass
 
 from evolute.bench.replay import percentile
 from evolute.bench.result import BenchResult, summarize
-from evolute.bench.simulated.tenants import run_published
+from evolute.bench.simulated.full_machine import step_us
+from evolute.bench.simulated.tenants import run_limits, run_pools, run_published
 from evolute.engine import Engine, EngineConfig
 from evolute.engine.scheduling.policies.build import PolicyName
 from evolute.models import LoadedModel, load_model
@@ -41,9 +45,11 @@ class Size:
     rollouts: int = 64
     chats: int = 20
     chat_prompt: int = 512
+    steps: int = 200  # of `overhead`
 
 
-QUICK = Size(4, 4, 64, 8, 4, 2.5, 8, 4, 64)
+POLICIES: tuple[PolicyName, ...] = ("fcfs", "lpm", "vtc", "dlpm", "priority")
+QUICK = Size(4, 4, 64, 8, 4, 2.5, 8, 4, 64, 20)
 
 
 def run(
@@ -59,8 +65,12 @@ def run(
     names = ("overload",) if quick else None
     published = run_published(names, scale=0.3) if names else run_published()
     figures = {f"published/{name}": value for name, value in published.items()}
+    scale = 0.2 if quick else 1.0
+    figures |= {f"pools/{name}": value for name, value in run_pools(scale).items()}
+    figures |= {f"limits/{name}": value for name, value in run_limits(scale).items()}
     spread = {name: (value, value) for name, value in figures.items()}
-    for name, section in {"shared": _shared, "interactive": _interactive}.items():
+    sections = {"overhead": _overhead, "shared": _shared, "interactive": _interactive}
+    for name, section in sections.items():
         median, ranges = summarize([section(loaded, config, size, turn) for turn in range(n)])
         figures |= {f"{name}/{key}": value for key, value in median.items()}
         spread |= {f"{name}/{key}": value for key, value in ranges.items()}
@@ -69,6 +79,15 @@ def run(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _overhead(model: LoadedModel, config: EngineConfig, size: Size, turn: int) -> Figures:
+    """A place for every running request of the aim: 100 of them, a thousand tenants."""
+    return {
+        f"{policy}_{waiting}_waiting_us": step_us(policy, 1000, waiting, 100, size.steps)
+        for policy in POLICIES
+        for waiting in (1000, 10_000)
+    }
 
 
 def _shared(model: LoadedModel, config: EngineConfig, size: Size, turn: int) -> Figures:

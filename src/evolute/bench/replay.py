@@ -152,7 +152,7 @@ def _sampling(item: WorkItem) -> SamplingParams:
 
 def _check(items: Sequence[WorkItem], outputs: Sequence[Output]) -> None:
     for item, output in zip(items, outputs, strict=True):
-        if output.finish_reason in (FinishReason.ABORT, FinishReason.ERROR):
+        if output.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise BackendError(
                 f"request {item.id!r} ended with {output.finish_reason}: {output.error}. "
                 "A bench of failed requests says nothing."

@@ -2,7 +2,7 @@
 
 from evolute.engine.adapters import AdapterInfo
 from evolute.engine.config import EngineConfig, resolve
-from evolute.engine.core import Counts
+from evolute.engine.counts import Counts
 from evolute.engine.engine import Engine, EngineStats, Heartbeat
 from evolute.engine.snapshot import MemoryMap, Snapshot
 

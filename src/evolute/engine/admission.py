@@ -12,6 +12,7 @@ import math
 from evolute.engine.config import Resolved
 from evolute.engine.stop_regex import compile_regexes
 from evolute.types import GenerateRequest, OutOfCapacity, PromptTooLong, RequestError
+from evolute.types.request import MAX_DEADLINE_S
 
 MAX_PRIORITY = 2**31
 MAX_BIAS = 1e9  # what float32 logits still hold when divided by the lowest temperature
@@ -34,6 +35,10 @@ def check_request(
     compile_regexes(request.sampling.stop_regex)
     if abs(request.priority) > MAX_PRIORITY:
         raise RequestError(f"priority must lie within {MAX_PRIORITY} of 0.")
+    if request.deadline_s is not None and not 0 <= request.deadline_s <= MAX_DEADLINE_S:
+        raise RequestError(
+            f"deadline_s is {request.deadline_s}; it must lie in [0, {MAX_DEADLINE_S:g}] seconds."
+        )
     if request.priority and settings.config.policy != "priority":
         raise RequestError(
             f"priority is {request.priority}, but engine.policy is {settings.config.policy!r}, "

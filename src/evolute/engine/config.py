@@ -18,6 +18,7 @@ from evolute.engine.scheduling.policies.service import CostName, parse_weights
 from evolute.models import ModelConfig
 from evolute.models.partition import check_size
 from evolute.types import ConfigError
+from evolute.types.request import MAX_DEADLINE_S
 
 MAX_PAGE_SIZE = 16
 AT_LEAST_ONE = (
@@ -53,6 +54,7 @@ class EngineConfig:
     tier_queue_mb: int = 64  # memory for pages on their way to disk; 0: written within the step
     adapter_paging: bool = True  # adapters share the pages; False: all stay resident beside them
     adapter_prefetch: bool = True  # copied to pages while the step before computes
+    adapter_cluster: int = 0  # distinct adapters in a batch that are preferred; 0: any number
     adapter_host_mb: int = 0  # host memory of all adapters; 0: no bound
     policy: PolicyName = "dlpm"  # who is next among those that wait
     cost: CostName = "tokens"  # what vtc and dlpm charge tenants for
@@ -64,6 +66,8 @@ class EngineConfig:
     ngram_min: int = 2  # last tokens that must have occurred before
     ngram_max: int = 4  # last tokens that are looked for first
     speculate_up_to: int = 4  # running sequences; nothing is guessed when there are more
+    # seconds until a first token; who cannot have it in time is ended early. 0: nobody is
+    first_token_deadline_s: float = 0.0
     max_waiting: int = 4096  # requests queued before new ones are refused
     num_threads: int = 0  # 0: one for each core
 
@@ -80,11 +84,27 @@ class EngineConfig:
                 f"engine.ngram_max is {self.ngram_max}; it must be at least ngram_min, which is "
                 f"{self.ngram_min}."
             )
-        for name in ("context", "num_threads", "adapter_host_mb", "tier_queue_mb"):
+        for name in (
+            "context",
+            "num_threads",
+            "adapter_host_mb",
+            "adapter_cluster",
+            "tier_queue_mb",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"engine.{name} is {getattr(self, name)}; it must not be below 0."
                 )
+        if not 0 <= self.first_token_deadline_s <= MAX_DEADLINE_S:
+            raise ConfigError(
+                f"engine.first_token_deadline_s is {self.first_token_deadline_s}; it must lie in "
+                f"[0, {MAX_DEADLINE_S:g}] seconds, 0 for none."
+            )
+        if self.adapter_cluster and self.policy in ("vtc", "priority"):
+            raise ConfigError(
+                f"engine.adapter_cluster is set, but engine.policy {self.policy!r} never passes "
+                "over its first request; use dlpm, lpm or fcfs."
+            )
         self._check_tier()
         if self.tenant_weights and self.policy not in ("vtc", "dlpm"):
             raise ConfigError(

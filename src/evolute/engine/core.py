@@ -2,9 +2,10 @@
 
     add(request)  -> drafts             validated and queued
     step()        -> events             one forward pass; what it gave to whom
-    abort(drafts), fail(drafts, why)    end them as they are
+    abort(drafts), fail(drafts, why)    end them as they are; end_late: before their first token
     forget_weights(who, version), flush, apply
     inspect() -> events                 while idle: are all pages accounted for? Repair if not
+    abandon(why)                        accounts broke: end everything and begin anew
 
     waiting --admit: match, pin--> running --chunk by chunk--> sampled --stop?--> finished
        ^                              |                                              |
@@ -27,11 +28,12 @@ import numpy as np
 
 from evolute.engine.admission import check_request
 from evolute.engine.config import EngineConfig, Resolved
+from evolute.engine.counts import Counts
 from evolute.engine.execution.adapter_loading import AdapterLoader
 from evolute.engine.execution.batch import Executor, ExecutorLost, Segment, build_batch
 from evolute.engine.execution.sampler import Chosen, Float32, Sampler
 from evolute.engine.memory import Tier
-from evolute.engine.output import Draft, stop_ids
+from evolute.engine.output import Draft, Event, stop_ids
 from evolute.engine.prompt_scores import score_prompt
 from evolute.engine.scheduling import (
     Blocked,
@@ -50,35 +52,10 @@ from evolute.engine.scheduling import (
 from evolute.engine.stop_regex import compile_regexes
 from evolute.engine.text import TextStream, TokenTexts
 from evolute.grammar import Grammar, GrammarCompiler
-from evolute.types import Delta, FinishReason, GenerateRequest, Tokenizer
+from evolute.types import FinishReason, GenerateRequest, Tokenizer
 
 logger = logging.getLogger(__name__)
 PREFETCH_AHEAD = 8  # waiting sequences whose adapters are copied beside a step
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the engine did since it started; exact, for gates and reports."""
-
-    steps: int = 0
-    computed_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    drafted_tokens: int = 0  # guessed and computed ahead
-    accepted_tokens: int = 0  # of them, drawn by the sampler too
-    requests: int = 0
-    finished: int = 0  # outputs that came to their own end
-    preemptions: int = 0
-    evicted_pages: int = 0
-    repairs: int = 0  # faults in the accounts of pages, found and put right while idle
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something new for one draft."""
-
-    draft: Draft
-    delta: Delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +160,14 @@ class EngineCore:
             draft.sequence.is_private = True
         return [self._end(draft, FinishReason.ERROR, why) for draft in failed]
 
+    def end_late(self, drafts: Iterable[Draft], why: str, retry_after_s: float) -> list[Event]:
+        """End drafts that wait and whose first token would come too late."""
+        late = [draft for draft in drafts if draft.output is None]
+        self.counts.late += len(late)
+        for draft in late:
+            draft.retry_after_s = retry_after_s
+        return [self._end(draft, FinishReason.DEADLINE, why) for draft in late]
+
     def fail_running(self, why: str) -> list[Event]:
         """Fail those that run; all, when none does and the fault must lie with those that wait."""
         return self.fail([self._drafts[s] for s in self.running or list(self._drafts)], why)
@@ -208,8 +193,9 @@ class EngineCore:
             config.page_size,
             config.max_running,
             placement.adapters.sizes,
+            config.adapter_cluster,
         )
-        victim = displaced(placement.running, self.queue, limits)
+        victim = displaced(placement.running, self.queue, placement.look_up, limits)
         if victim is not None:
             self._preempt(victim)
             victim.is_displaced = True
@@ -401,6 +387,19 @@ class EngineCore:
             logger.error("%d requests neither ran nor waited; they were ended", len(events))
         self.counts.repairs += bool(fault) + bool(events)
         return events
+
+    def abandon(self, why: str) -> None:
+        """End all drafts as failed without asking any account, and begin with new ones. No event
+        tells of it: whoever listens looks at `Draft.output`."""
+        drafts = list(self._drafts.values())
+        self._drafts.clear()
+        self._speculator = Speculator(self.settings.config.drafting())
+        self.queue = make_policy(self.settings.config.fairness())
+        self.placement.reset()
+        self.blocked, self.admitted = None, []
+        self.counts.repairs += 1
+        for draft in drafts:
+            draft.give_up(why)
 
     def check(self) -> None:
         """Assert that each page is free, cached, or owned by exactly one sequence or adapter."""

@@ -27,7 +27,7 @@ from typing import Any
 from evolute.engine.adapters import AdapterInfo, AdapterTable
 from evolute.engine.build import build_core, give_back_memory
 from evolute.engine.config import EngineConfig
-from evolute.engine.core import Counts
+from evolute.engine.counts import Counts
 from evolute.engine.execution.adapter_loading import LoadCounts
 from evolute.engine.history import Explanation, Visit, describe
 from evolute.engine.loop import EngineLoop
@@ -44,6 +44,7 @@ from evolute.types.settings import from_mapping
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 LIVE_SETTINGS = {
     *("max_running", "token_budget", "num_threads", "max_waiting"),
+    *("adapter_cluster", "first_token_deadline_s"),
     *("policy", "cost", "predict", "quantum", "tenant_weights"),
     *("speculation", "draft_tokens", "ngram_min", "ngram_max", "speculate_up_to"),
 }

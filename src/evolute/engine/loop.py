@@ -6,7 +6,8 @@
     pause, resume, close
     busy_since     when a step was last completed: a heartbeat that needs no command
 
-    while open:   (idle: inspect) -> commands (waits when idle or paused) -> one step -> listeners
+    while open:   (idle: inspect) -> commands (waits when idle or paused) -> the late end
+                  -> one step -> listeners
 
 When the thread ends, by `close` or by a fault of its own, every draft gets its last delta and
 every waiting command an error: nobody waits for ever.
@@ -23,11 +24,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from evolute.engine.core import EngineCore, Event
+from evolute.engine.core import EngineCore
+from evolute.engine.early_abort import EarlyAbort
 from evolute.engine.execution.batch import ExecutorLost
 from evolute.engine.history import Explanation, History, describe, explain
 from evolute.engine.metrics import refresh
-from evolute.engine.output import Draft
+from evolute.engine.output import Draft, Event
 from evolute.engine.rates import Rates
 from evolute.engine.scheduling import Namespace
 from evolute.grammar import Grammar
@@ -57,7 +59,7 @@ class EngineLoop:
         self._by_request: dict[str, list[Draft]] = {}
         self._walked_s, self._walked_at = time.monotonic(), 0  # when, and after how many steps
         self._step_begun = 0.0
-        self.history, self.rates = History(), Rates()
+        self.history, self.rates, self.early = History(), Rates(), EarlyAbort()
         self._commands: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
         self._commands = queue.SimpleQueue()
         self._end: Callable[[], Exception] | None = None  # why no more commands are taken
@@ -111,7 +113,10 @@ class EngineLoop:
         drafts = self.core.add(request, *self._resolve(request), grammar)
         self._by_request[request.id] = list(drafts)
         self._listeners |= dict.fromkeys(drafts, listener)
-        now = time.monotonic()
+        now, deadline_s = time.monotonic(), request.deadline_s
+        if deadline_s is None:
+            deadline_s = self.core.settings.config.first_token_deadline_s
+        self.early.arrived(drafts, deadline_s, now)
         for draft in drafts:
             self.history.arrived(draft, now)
         return drafts
@@ -149,8 +154,9 @@ class EngineLoop:
                 if self.core.is_idle:
                     self._inspect()
                 self._run_commands(wait=idle)
+                self._end_late()
                 if not (self.is_paused or self.core.is_idle or self._should_close):
-                    self._step()
+                    self._step_safely()
             self._tell(self.core.abort(self._listeners))
         except BaseException as error:
             logger.critical("the engine's thread ends", exc_info=error)
@@ -162,13 +168,26 @@ class EngineLoop:
         try:
             if wait:
                 self.busy_since = None
-                first = self._commands.get()
+                first = self._commands.get(timeout=self._idle_s())
                 self.busy_since = time.monotonic()
                 self._carry_out(*first)
             while True:
                 self._carry_out(*self._commands.get_nowait())
         except queue.Empty:
             pass
+
+    def _idle_s(self) -> float | None:
+        """How long to wait for a command: a request of a paused engine may become late."""
+        due_s = self.early.next_due_s()
+        return None if due_s is None else max(due_s - time.monotonic(), 0.0)
+
+    def _end_late(self) -> None:
+        try:
+            for late in self.early.before(self.core, time.monotonic()):
+                self._tell(self.core.end_late(late.drafts, late.why, late.retry_after_s))
+        except Exception as error:
+            logger.exception("late requests could not be ended")
+            self._recover(f"{type(error).__name__}: {error}")
 
     def _carry_out(self, future: Future[Any], command: Callable[[], Any]) -> None:
         if not future.set_running_or_notify_cancel():
@@ -190,23 +209,41 @@ class EngineLoop:
         except Exception:
             logger.exception("the accounts of pages could not be inspected")
 
+    def _step_safely(self) -> None:
+        """Planning failed, or the accounts: those that run are lost, the engine goes on."""
+        try:
+            self._step()
+        except ExecutorLost:
+            raise
+        except Exception as error:
+            logger.exception("a step failed; its requests end with an error")
+            self._recover(f"{type(error).__name__}: {error}")
+
+    def _recover(self, why: str) -> None:
+        """End those that run. When the accounts are too broken even for that, all end and the
+        accounts begin anew. Whoever ended without being told is told now."""
+        try:
+            self._tell(self.core.fail_running(why))
+        except Exception:
+            logger.exception("the accounts are broken; they begin anew, and all requests end")
+            self.core.abandon(why)
+        ended = [draft for draft in self._listeners if draft.output is not None]
+        self._tell([Event(draft, draft.last_word()) for draft in ended])
+        self.busy_since = time.monotonic()
+
     def _step(self) -> None:
         started, before = self._tracer.now_s(), self.core.counts.computed_tokens
         waited_for, begun = describe(self.core.blocked), self._step_begun
         self._step_begun = time.monotonic()
         steps, tier = self.core.counts.steps, self.core.placement.tier
         restore_s = tier.counts.restore_s
-        try:
-            events = self.core.step()
-        except ExecutorLost:
-            raise
-        except Exception as error:  # planning failed: those that run are lost, the engine goes on
-            logger.exception("a step failed; its requests end with an error")
-            events = self.core.fail_running(f"{type(error).__name__}: {error}")
+        events = self.core.step()
         now = time.monotonic()
         self.rates.note(now, self.core.counts)
-        seconds = now - self._step_begun - (tier.counts.restore_s - restore_s)
-        tier.costs.computed(self.core.counts.computed_tokens - before, seconds)
+        tokens = self.core.counts.computed_tokens - before
+        seconds = now - self._step_begun
+        tier.costs.computed(tokens, seconds - (tier.counts.restore_s - restore_s))
+        self.early.after(self.core, now, seconds, tokens)
         for draft in self.core.admitted:
             self.history.admitted(draft, now, waited_for, begun)
         self._tell(events)
@@ -214,7 +251,6 @@ class EngineLoop:
             self.busy_since = time.monotonic()
         refresh(self.core)
         if self._tracer.is_enabled:
-            tokens = self.core.counts.computed_tokens - before
             self._tracer.add("engine/step", started, self._tracer.now_s(), tokens=tokens)
 
     def _tell(self, events: list[Event]) -> None:
@@ -243,6 +279,7 @@ class EngineLoop:
             drafts.remove(draft)
         if not drafts:
             self._by_request.pop(draft.request.id, None)
+            self.early.forget(draft.request.id)
 
     def _finish(self, why: Callable[[], Exception]) -> None:
         """Take no more commands; answer everybody who still waits."""

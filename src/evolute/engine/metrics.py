@@ -27,6 +27,7 @@ TIER_WRITTEN = gauge("engine/tier_written_pages_total", "evicted pages copied to
 TIER_DROPPED = gauge("engine/tier_dropped_pages_total", "evicted pages that were not copied")
 TIER_WAIT = gauge("engine/tier_restore_seconds_total", "time that steps waited for copies back")
 TIER_FAULTS = gauge("engine/tier_faults_total", "slots that did not hold what was written")
+LATE = gauge("engine/late_total", "outputs ended before a first token that would be too late")
 REPAIRS = gauge("engine/repairs_total", "faults in the accounts of pages, found and put right")
 
 
@@ -55,4 +56,5 @@ def refresh(core: EngineCore) -> None:
     TIER_DROPPED.set(tier.counts.dropped_pages)
     TIER_WAIT.set(tier.counts.restore_s)
     TIER_FAULTS.set(tier.counts.faults)
+    LATE.set(core.counts.late)
     REPAIRS.set(core.counts.repairs)

@@ -45,6 +45,7 @@ class Draft:
     versions: list[list[int]] = field(default_factory=list)  # [version, tokens], as they came
     matched_stop: str | int | None = None
     error: str | None = None
+    retry_after_s: float | None = None  # of one that is ended for its deadline
     output: Output | None = None
 
     @property
@@ -142,11 +143,30 @@ class Draft:
             index=self.index,
             request_id=self.request.id,
             error=error or self.error,
+            retry_after_s=self.retry_after_s,
             num_preemptions=sequence.num_preemptions,
         )
         cached, version = self.output.cached_tokens, self.output.weight_version
         return Delta(
             self.index, rest, (), (), (), self.output, cached_tokens=cached, weight_version=version
+        )
+
+    def give_up(self, error: str) -> None:
+        """Close the output as failed, if it is open; text that was held back is lost if need be."""
+        if self.output is not None:
+            return
+        try:
+            self.finish(FinishReason.ERROR, error)
+        except Exception:  # what is held back may be what broke
+            self.text_stream.drop()
+            self.finish(FinishReason.ERROR, error)
+
+    def last_word(self) -> Delta:
+        """For whom the last delta did not reach: nothing new but that it has ended."""
+        assert self.output is not None, "it has not ended"
+        cached, version = self.output.cached_tokens, self.output.weight_version
+        return Delta(
+            self.index, "", (), (), (), self.output, cached_tokens=cached, weight_version=version
         )
 
     def _row_after(self, drafted: list[int]) -> Row:
@@ -197,6 +217,14 @@ class Draft:
         if len(self.logprobs) >= self.sequence.max_new_tokens:
             return FinishReason.LENGTH
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something new for one draft."""
+
+    draft: Draft
+    delta: Delta
 
 
 def stop_ids(request: GenerateRequest, tokenizer: Tokenizer) -> frozenset[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from evolute.engine.core import Counts
+from evolute.engine.counts import Counts
 
 KEPT_S = 600
 

@@ -80,6 +80,11 @@ class TextStream:
         self._held = ""
         return rest
 
+    def drop(self) -> None:
+        """Forget what is held; nothing more is shown."""
+        self._utf8.reset()
+        self._held, self._scan = "", None
+
     def _release(self, new: str) -> str:
         text = self._held + new
         found = [(at, at + len(stop), stop) for stop in self._stop if (at := text.find(stop)) >= 0]

@@ -161,7 +161,7 @@ def _check_outputs(outputs: Sequence[Output]) -> None:
     if len(outputs) != 1:
         raise BackendError(f"one completion was asked for, {len(outputs)} came back.")
     (output,) = outputs
-    if output.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
+    if output.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
         raise BackendError(f"generation ended with {output.finish_reason}: {output.error}")
     if len(output.logprobs) != len(output.token_ids):
         raise BackendError(

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from evolute.types import (
+    DeadlineMissed,
     EvoluteError,
     FinishReason,
     OutOfCapacity,
@@ -88,7 +89,10 @@ def anthropic_envelope(error: Exception) -> dict[str, Any]:
 
 
 def raise_if_failed(output: Output) -> None:
-    """An output that the engine could not finish is an error of the server, not a text."""
+    """An output that the engine could not finish, or in time not begin, is an error of the server,
+    not a text."""
+    if output.finish_reason is FinishReason.DEADLINE:
+        raise DeadlineMissed(output.error or "too late.", output.retry_after_s or 1.0)
     if output.finish_reason is FinishReason.ERROR:
         raise EvoluteError(output.error or "the engine failed on this request; see its log.")
 

@@ -59,6 +59,10 @@ class OutOfCapacity(EvoluteError):
         self.retry_after_s = retry_after_s
 
 
+class DeadlineMissed(OutOfCapacity):
+    """The first token was wanted earlier than it can be had; nothing was made."""
+
+
 class BackendError(EvoluteError):
     """A model service failed or answered with something that is not an answer."""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from evolute.types.sampling import SamplingParams
 
+MAX_DEADLINE_S = 86_400.0
 _ids = itertools.count()
 
 
@@ -29,6 +30,9 @@ class FinishReason(StrEnum):
     STOP = "stop"  # end of sequence, a stop string or token, or a finished grammar
     LENGTH = "length"  # max_new_tokens or the end of the context
     ABORT = "abort"  # cancelled by the client or the operator
+    DEADLINE = (
+        "deadline"  # its first token would have come too late; `Output.error` has the numbers
+    )
     ERROR = "error"  # the engine failed; `Output.error` says why
 
 
@@ -41,6 +45,9 @@ class GenerateRequest:
     adapter: str | None = None
     tenant: str = "default"  # who is billed for fairness
     priority: int = 0  # higher goes first; only under engine.policy = "priority"
+    # seconds from its arrival to its first token, else it is ended with finish reason `deadline`;
+    # 0: it may wait; None: what engine.first_token_deadline_s says
+    deadline_s: float | None = None
     cache_salt: str = ""  # requests with different salts never share cached pages
     id: str = field(default_factory=lambda: f"req-{next(_ids)}")
 
@@ -78,6 +85,7 @@ class Output:
     index: int = 0  # which of the n
     request_id: str = ""
     error: str | None = None
+    retry_after_s: float | None = None  # after finish reason `deadline`
     num_preemptions: int = 0
 
 

@@ -16,7 +16,8 @@ def tiny():
 
 def test_the_whole_bench_tells_its_figures(tiny):
     result = fairness.run(True, model=tiny)
-    assert {name.split("/")[0] for name in result.figures} == {"published", "shared", "interactive"}
+    sections = {"published", "pools", "limits", "overhead", "shared", "interactive"}
+    assert {name.split("/")[0] for name in result.figures} == sections
     assert result.figures["published/overload/vtc/gap_of_bound"] < 1
     assert result.figures["published/overload/fcfs/gap_of_bound"] > 1, "the bound can be broken"
 

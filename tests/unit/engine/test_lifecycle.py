@@ -267,7 +267,8 @@ def test_when_the_thread_dies_everybody_is_told_at_once(engine):
         in_background(lambda: asyncio.run(engine.agenerate(GenerateRequest(PROMPT, ENDLESS)))[0]),
     ]
     until(lambda: engine.stats().running == 3)
-    engine._core.step = engine._core.fail_running = lambda *_: die()
+    core = engine._core
+    core.step = core.fail_running = core.abandon = lambda *_: die()
     for wait in waiting:
         output = wait()
         assert output.finish_reason == "error" and "planted" in output.error

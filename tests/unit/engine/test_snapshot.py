@@ -6,7 +6,7 @@ import random
 import pytest
 
 from evolute.engine import Engine
-from evolute.engine.core import Counts
+from evolute.engine.counts import Counts
 from evolute.engine.memory import RadixCache
 from evolute.engine.rates import Rates
 from evolute.engine.snapshot import MAX_RECENT, MAX_SHOWN, SECONDS

@@ -185,7 +185,7 @@ class _Churn:
         limits = Limits(
             BUDGET, placement.num_available, PAGE_SIZE, MAX_RUNNING, placement.adapters.sizes
         )
-        victim = displaced(placement.running, queue, limits)
+        victim = displaced(placement.running, queue, placement.look_up, limits)
         if victim is not None:
             self._preempt(victim)
             limits = replace(limits, available_pages=placement.num_available)

@@ -1,15 +1,17 @@
 """The fairness paper's experiments on a virtual clock, with the engine's own policies.
 
     serve(items, policy, hardware, pool_tokens=10_000) -> Served
-    served.worst_gap(), difference(), first_token_s(tenant), tokens_per_s(), share(tenant, a, b)
+    served.worst_gap(), worst_lag(), difference(), jain(), first_token_s(tenant), tokens_per_s(),
+    share(tenant, a, b)
 
 The loop is that of its artifact: admission every 10 decode steps or when nothing runs, a prefill
 that makes the first token, output lengths known to the admission and to nobody else.
-Service = prompt tokens + 2 output tokens (VTC, section 3.2).
+Service = prompt tokens + 2 output tokens (VTC, section 3.2), or another cost of the engine's.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -22,10 +24,12 @@ from numpy.typing import NDArray
 from evolute.bench.shapes.item import WorkItem
 from evolute.bench.simulated.hardware import Hardware
 from evolute.engine.scheduling import Policy, Sequence
+from evolute.engine.scheduling.policies import Cost
+from evolute.engine.scheduling.policies.service import COSTS
 
 ADMIT_EVERY = 10  # decode steps
 MAX_PREFILL = 3072  # prompt tokens of one admission
-PROMPT, OUTPUT = 1.0, 2.0  # service of a token
+TOKENS = COSTS["tokens"]
 HALF_WINDOW_S = 30.0
 WARM_UP_S = 30.0
 TICK_S = 30.0
@@ -37,12 +41,9 @@ class Visit:
 
     item: WorkItem
     sequence: Sequence
+    service: float  # that it asks for
     first_s: float = 0.0
     end_s: float = 0.0
-
-    @property
-    def service(self) -> float:
-        return PROMPT * self.sequence.prompt_len + OUTPUT * self.sequence.max_new_tokens
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class Served:
     waiting: list[list[bool]] = field(default_factory=list)  # after that moment
     visits: list[Visit] = field(default_factory=list)
     refused: int = 0
+    idled: int = 0  # admissions that ended although somebody waited who was not asked
 
     def worst_gap(self, weights: Mapping[str, float] = MappingProxyType({})) -> float:
         """Largest difference of service, divided by the weights, between two tenants over a time
@@ -69,6 +71,31 @@ class Served:
                 for start, end in zip(edges[::2], edges[1::2]):
                     worst = max(worst, float(np.ptp(gap[start:end])))
         return worst
+
+    def worst_lag(self, weights: Mapping[str, float] = MappingProxyType({})) -> float:
+        """The most by which any tenant got ahead of one that waited all that time."""
+        divisors = [weights.get(tenant, 1.0) for tenant in self.tenants]
+        service, waits = np.array(self.service) / divisors, np.array(self.waiting)
+        worst = 0.0
+        for f in range(len(self.tenants)):
+            edges = np.flatnonzero(np.diff(np.r_[False, waits[:, f], False].astype(int)))
+            ahead = service - service[:, f : f + 1]
+            for start, end in zip(edges[::2], edges[1::2]):
+                part = ahead[start:end]
+                worst = max(worst, float((part - np.minimum.accumulate(part)).max()))
+        return worst
+
+    def jain(self, window_s: float = 60.0) -> float:
+        """Of service in windows, the mean over those in which everybody always waits; 1 is equal.
+        NaN when there is none."""
+        times, service, waits = map(np.array, (self.times_s, self.service, self.waiting))
+        marks = np.searchsorted(times, np.arange(0.0, times[-1], window_s))
+        found = []
+        for start, end in itertools.pairwise(marks):
+            if end > start and waits[start:end].all():
+                got = service[end] - service[start]
+                found.append(got.sum() ** 2 / (len(got) * (got**2).sum()))
+        return statistics.fmean(found) if found else float("nan")
 
     def accumulated_gap(self) -> float:
         """At the end, between the tenants served most and least."""
@@ -127,9 +154,10 @@ def serve(
     admit_every: int = ADMIT_EVERY,
     per_minute: int | None = None,
     until_s: float = float("inf"),
+    cost: Cost = TOKENS,
 ) -> Served:
     """Serve all, or until `until_s`. `per_minute`: what a tenant sends beyond is refused."""
-    run = _Run(items, policy, hardware, pool_tokens, admit_every, per_minute)
+    run = _Run(items, policy, hardware, pool_tokens, admit_every, per_minute, cost)
     return run.serve(until_s)
 
 
@@ -145,10 +173,11 @@ class _Run:
         pool_tokens: int,
         admit_every: int,
         per_minute: int | None,
+        cost: Cost,
     ) -> None:
         self.items = deque(sorted(items, key=lambda item: item.arrival_s))
         self.policy, self.hardware, self.pool_tokens = policy, hardware, pool_tokens
-        self.admit_every, self.per_minute = admit_every, per_minute
+        self.admit_every, self.per_minute, self.cost = admit_every, per_minute, cost
         self.now, self.running = 0.0, dict[Sequence, Visit]()
         self.waiting: dict[Sequence, Visit] = {}
         self.served = Served(sorted({item.tenant for item in self.items}))
@@ -183,7 +212,9 @@ class _Run:
             sequence = Sequence(
                 number, len(tokens), tokens, item.max_new_tokens, tenant=item.tenant
             )
-            self.waiting[sequence] = Visit(item, sequence)
+            asked = self.cost.of_prompt(len(tokens))
+            asked += self.cost.of_output(len(tokens), 0, item.max_new_tokens)
+            self.waiting[sequence] = Visit(item, sequence, asked)
             self.in_queue[item.tenant] += 1
             self.policy.push(sequence)
 
@@ -206,6 +237,8 @@ class _Run:
                 break
             admitted.append(sequence)
             tokens += sequence.prompt_len
+        else:
+            self.served.idled += len(admitted) < len(self.waiting)
         if not admitted:
             return
         for sequence in admitted:
@@ -216,7 +249,7 @@ class _Run:
             visit = self.running[sequence] = self.waiting.pop(sequence)
             self.in_queue[sequence.tenant] -= 1
             visit.first_s = self.now
-            self.total[sequence.tenant] += PROMPT * sequence.prompt_len
+            self.total[sequence.tenant] += self.cost.of_prompt(sequence.prompt_len)
             self._make_token(sequence)
 
     def _fits(self, newcomer: Sequence, admitted: list[Sequence]) -> bool:
@@ -248,7 +281,8 @@ class _Run:
     def _make_token(self, sequence: Sequence) -> None:
         sequence.tokens.append(0)
         sequence.num_computed = sequence.num_tokens - 1
-        self.total[sequence.tenant] += OUTPUT
+        made = sequence.num_generated
+        self.total[sequence.tenant] += self.cost.of_output(sequence.prompt_len, made - 1, made)
         self.policy.made(sequence)
 
     def _note(self) -> None:

@@ -4,7 +4,8 @@
 
 Admission every 10 steps, or when nothing runs: a request may come in when the largest number of
 tokens that all admitted ones can hold at once stays below the pool less the adapters in use.
-Output lengths are taken as known, as its artifact does. Policies order the queue, and may drop:
+Output lengths are taken as known, as its artifact does. Policies order the queue, and may drop;
+what is early, late or of the batch's kind is decided by the engine's own classes:
 
     fcfs     arrival order                                  lifo     newest first
     abort    drop the late, newest first under overload     area     drop the late, least keys first
@@ -14,13 +15,15 @@ Output lengths are taken as known, as its artifact does. Policies order the queu
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from evolute.bench.simulated.hardware import Hardware
 from evolute.bench.simulated.traces import Request
+from evolute.engine.scheduling.clustering import Clustering
+from evolute.engine.scheduling.deadlines import Deadlines, Overload
 
 ADMIT_EVERY = 10  # steps
 SLO_S = 6.0  # to the first token
@@ -47,12 +50,11 @@ class State:
     now_s: float = 0.0
     running: list[Request] = field(default_factory=list)
     waiting: list[Request] = field(default_factory=list)
-    arrivals: float = 1.0  # smoothed, between two admissions
-    admissions: float = 1.0  # smoothed, of one admission
-    left_waiting: int = 0  # after the last admission
+    deadlines: Deadlines[int] = field(default_factory=Deadlines)  # by id(request)
+    overload: Overload = field(default_factory=Overload)
 
 
-Policy = Callable[[State], list[Request]]
+Policy = Callable[[State], Iterable[Request]]
 
 
 def simulate(trace: list[Request], hardware: Hardware, policy: str = "fcfs") -> Report:
@@ -78,10 +80,9 @@ def _lifo(state: State) -> list[Request]:
 
 
 def _abort(state: State) -> list[Request]:
-    came = int(0.7 * (len(state.waiting) - state.left_waiting) + 0.3 * state.arrivals)
-    state.arrivals = came
+    is_overload = state.overload.look(len(state.waiting))
     _drop_late(state)
-    return state.waiting[::-1] if came >= state.admissions else list(state.waiting)
+    return state.waiting[::-1] if is_overload else list(state.waiting)
 
 
 def _area(state: State) -> list[Request]:
@@ -90,17 +91,26 @@ def _area(state: State) -> list[Request]:
 
 
 def _cluster(limit: int) -> Policy:
-    def order(state: State) -> list[Request]:
-        here = {request.adapter for request in state.running}
-        if len(here) < limit:
-            return list(state.waiting)
-        return sorted(state.waiting, key=lambda request: request.adapter not in here)
+    def order(state: State) -> Iterator[Request]:
+        here = {request.adapter for request in state.running if request.rank}
+        clustering = Clustering(limit, here)
+        taken: set[int] = set()
+
+        def turns() -> Iterator[Request]:
+            return (r for r in state.waiting if id(r) not in taken)
+
+        for request in clustering.order(turns, lambda r: r.adapter, lambda r: r.passed_over):
+            taken.add(id(request))
+            yield request
+            clustering.take(request.adapter)  # whoever is not admitted ends the admission
 
     return order
 
 
 def _drop_late(state: State) -> None:
-    state.waiting = [r for r in state.waiting if state.now_s - r.arrival_s + PATIENCE_S < SLO_S]
+    late = set(state.deadlines.late(state.now_s, lambda _: PATIENCE_S, PATIENCE_S))
+    if late:
+        state.waiting = [r for r in state.waiting if id(r) not in late]
 
 
 POLICIES: dict[str, Policy] = {"fcfs": _fcfs, "lifo": _lifo, "abort": _abort, "area": _area}
@@ -119,6 +129,7 @@ class _Run:
         while came < len(self.trace) or state.running or state.waiting:
             while came < len(self.trace) and self.trace[came].arrival_s <= state.now_s:
                 state.waiting.append(self.trace[came])
+                state.deadlines.add(id(self.trace[came]), self.trace[came].arrival_s + SLO_S)
                 came += 1
             if not state.running and not state.waiting:
                 state.now_s = self.trace[came].arrival_s
@@ -142,10 +153,7 @@ class _Run:
             chosen.append(request)
         if not chosen:
             return
-        gone = set(map(id, chosen))
-        state.waiting = [r for r in state.waiting if id(r) not in gone]
-        state.left_waiting = len(state.waiting)
-        state.admissions = max(int(0.7 * len(chosen) + 0.3 * state.admissions), 1)
+        self._take(chosen)
         new = {r.adapter: r.rank for r in chosen if r.rank and r.adapter not in self.resident}
         self.loads += len(new)
         ranks = [r.rank for r in chosen if r.rank]
@@ -156,6 +164,19 @@ class _Run:
             request.made = 1
         state.running += chosen
         self.resident |= new.keys()
+
+    def _take(self, chosen: list[Request]) -> None:
+        """Out of the queue; those before the last of them that stay were passed over."""
+        state, gone = self.state, set(map(id, chosen))
+        passed = 0
+        for request in reversed(state.waiting):
+            if id(request) in gone:
+                passed += 1
+                state.deadlines.drop(id(request))
+            else:
+                request.passed_over += passed
+        state.waiting = [r for r in state.waiting if id(r) not in gone]
+        state.overload.admitted(len(chosen), len(state.waiting))
 
     def _fits(self, running: list[Request], request: Request) -> bool:
         """Whether the peak of all tokens, each running to its end, stays within the pool."""

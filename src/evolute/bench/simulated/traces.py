@@ -23,6 +23,7 @@ class Request:
     prompt: int
     output: int
     made: int = 0
+    passed_over: int = 0
     first_token_s: float | None = None  # after its arrival
     latency_s: float | None = None
 

@@ -8,6 +8,7 @@
     prefetch(sequences)               copy adapters of the next ones while a step computes
     resize_adapter(adapter, pages)    a new version of one that may be in use
     fault() -> str, rebuild()         while nothing runs: are the sums right? Put them right
+    reset()                           begin anew, when that cannot be asked any more
 
 Pages of a running sequence, from position 0:
 
@@ -232,6 +233,16 @@ class Placement:
         self._matches_at = (self.cache.changes, self.tier.changes)
         self.pool.rebuild(held or ())
         return "the free list was built anew" if held is not None else "the cache was dropped"
+
+    def reset(self) -> None:
+        """Nothing runs and nothing is cached, whatever was believed before."""
+        self.running.clear()
+        self._pinned.clear()
+        self._matches.clear()
+        self.cache = RadixCache(self.page_size)
+        self._matches_at = self.cache.changes
+        self.adapters.clear()
+        self.pool.rebuild(())
 
     # -- internals -----------------------------------------------------------
 

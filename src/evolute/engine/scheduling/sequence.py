@@ -37,6 +37,7 @@ class Sequence:
     passed_over: int = 0  # how often a later arrival was admitted before it
     num_preemptions: int = 0
     is_displaced: bool = False  # it gave up its place for another tenant, and waits
+    has_deadline: bool = False  # its first token is wanted by a moment that the loop knows
     proposed: list[int] = field(default_factory=list)  # guessed to follow `tokens`
     digests: list[bytes] = field(default_factory=list)  # names of its whole pages, as far as asked
 

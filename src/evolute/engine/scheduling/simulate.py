@@ -177,7 +177,7 @@ class _Simulation:
             settings.page_size,
             settings.max_running,
         )
-        victim = displaced(placement.running, self.queue, limits)
+        victim = displaced(placement.running, self.queue, placement.look_up, limits)
         if victim is not None:
             self._preempt(victim)
             victim.is_displaced = True

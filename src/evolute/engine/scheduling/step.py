@@ -10,10 +10,11 @@ get what nobody else wants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from evolute.engine.memory import AdapterId
+from evolute.engine.scheduling.clustering import Clustering
 from evolute.engine.scheduling.policies.policy import Policy
 from evolute.engine.scheduling.sequence import Sequence
 
@@ -51,6 +52,7 @@ class Limits:
     page_size: int
     max_running: int
     adapter_sizes: Mapping[AdapterId, int] = field(default_factory=dict)  # in pages
+    adapter_cluster: int = 0  # distinct adapters that are preferred; 0: any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +102,30 @@ def next_step(
         budget -= count
         if count:
             step.chunks.append(Chunk(sequence, count))
-    rest = sum(s.pages_for(s.num_uncomputed, limits.page_size) for s in prefills)
+    rest = _pages_to_come(prefills, step.chunks, limits.page_size)
     if step.preempted:
         step.blocked = "memory is short: those that run go on first"
     else:
-        admission = _Admission(step, look_up, limits, keep, budget, pages - rest)
+        admission = _Admission(step, _Outlook(keep, look_up, limits), limits, budget, pages - rest)
         admission.run(waiting)
         _add_drafted(step, *admission.left, limits.page_size)
     return step
 
 
-def displaced(running: list[Sequence], waiting: Policy, limits: Limits) -> Sequence | None:
+def displaced(
+    running: list[Sequence],
+    waiting: Policy,
+    look_up: Callable[[Sequence], Candidate],
+    limits: Limits,
+) -> Sequence | None:
     """Who gives up its place before the next step, when there is no place or not a step's worth
-    of pages and the policy would rather see somebody who waits. It is to be preempted first, as
-    what it leaves in the cache changes what newcomers need."""
+    of pages and the policy would rather see somebody who waits for nothing but that. It is to be
+    preempted first, as what it leaves in the cache changes what newcomers need."""
     is_full = len(running) >= min(limits.max_running, limits.token_budget)
     is_scarce = limits.available_pages * limits.page_size < limits.token_budget
     if len(running) < 2 or not len(waiting) or not (is_full or is_scarce):
         return None
-    return waiting.victim(running)
+    return waiting.victim(running, _Outlook(running, look_up, limits).is_ready)
 
 
 # -- internals ---------------------------------------------------------------
@@ -151,6 +158,15 @@ def _fit(sequence: Sequence, count: int, pages: int, limits: Limits) -> tuple[in
     return count, pages - sequence.pages_for(count, limits.page_size)
 
 
+def _pages_to_come(prefills: list[Sequence], chunks: list[Chunk], page_size: int) -> int:
+    """That prompts already begun will take after this step."""
+    now = {chunk.sequence: chunk.num_tokens for chunk in chunks}
+    return sum(
+        s.pages_for(s.num_uncomputed, page_size) - s.pages_for(now.get(s, 0), page_size)
+        for s in prefills
+    )
+
+
 def _add_drafted(step: Step, budget: int, pages: int, page_size: int) -> None:
     """Lengthen decodes by what is guessed to follow, as far as tokens and pages are left."""
     for number, chunk in enumerate(step.chunks):
@@ -166,30 +182,59 @@ def _add_drafted(step: Step, budget: int, pages: int, page_size: int) -> None:
             step.chunks[number] = Chunk(sequence, 1 + count, count)
 
 
+class _Outlook:
+    """For whom would room be enough? Not for those whose prefix is being computed just now, nor
+    for those that wait until an adapter has left the batch."""
+
+    def __init__(
+        self,
+        running: list[Sequence],
+        look_up: Callable[[Sequence], Candidate],
+        limits: Limits,
+    ) -> None:
+        self.look_up, self._size, self.num_running = look_up, limits.page_size, len(running)
+        self.clustering = Clustering(limits.adapter_cluster, set())
+        self._fillers: list[Sequence] = []
+        for sequence in running:
+            self._note(sequence, is_filler=sequence.num_uncomputed > 1)
+
+    def is_ready(self, sequence: Sequence) -> bool:
+        is_deferred = self.clustering.defers(sequence.adapter, sequence.passed_over)
+        return not is_deferred and not self.waits_for_sibling(sequence)
+
+    def waits_for_sibling(self, sequence: Sequence) -> bool:
+        if not self._fillers:
+            return False
+        cached = self.look_up(sequence).num_cached
+        return any(_fills(f, sequence, cached, self._size) for f in self._fillers)
+
+    def admit(self, sequence: Sequence) -> None:
+        self.num_running += 1
+        self._note(sequence, is_filler=True)
+
+    def _note(self, sequence: Sequence, *, is_filler: bool) -> None:
+        self.clustering.take(sequence.adapter)
+        if is_filler and not sequence.is_private:
+            self._fillers.append(sequence)
+
+
 class _Admission:
     """Takes in waiting sequences while tokens, places and pages last."""
 
     def __init__(
-        self,
-        step: Step,
-        look_up: Callable[[Sequence], Candidate],
-        limits: Limits,
-        running: list[Sequence],
-        budget: int,
-        pages: int,
+        self, step: Step, outlook: _Outlook, limits: Limits, budget: int, pages: int
     ) -> None:
-        self._step, self._look_up, self._size = step, look_up, limits.page_size
-        self._budget, self._pages, self._num_running = budget, pages, len(running)
+        self._step, self._outlook, self._size = step, outlook, limits.page_size
+        self._budget, self._pages = budget, pages
         # every running sequence decodes in every step, so there are never more than the budget
         self._most = min(limits.max_running, limits.token_budget)
-        self._fillers = [s for s in running if s.num_uncomputed > 1 and not s.is_private]
         self._brought: set[AdapterId] = set()  # adapters whose pages an earlier newcomer pays for
 
     def run(self, waiting: Policy) -> None:
-        step, num_skipped = self._step, 0
         if not len(waiting) or self._is_full():
             return  # before the queue is looked at: putting it in order is not free
-        for sequence in waiting.order(lambda s: self._look_up(s).num_cached, step.admitted):
+        num_skipped = 0
+        for sequence in self._candidates(waiting):
             if self._is_full():
                 return
             why = self._refuse(sequence)
@@ -197,8 +242,18 @@ class _Admission:
                 num_skipped += 1
                 continue
             if why:
-                step.blocked = Blocked(sequence, why)
+                self._step.blocked = Blocked(sequence, why)
                 return
+
+    def _candidates(self, waiting: Policy) -> Iterator[Sequence]:
+        def turns() -> Iterator[Sequence]:
+            look_up, admitted = self._outlook.look_up, self._step.admitted
+            return waiting.order(lambda s: look_up(s).num_cached, admitted)
+
+        clustering = self._outlook.clustering
+        if not clustering.most:
+            return turns()
+        return clustering.order(turns, lambda s: s.adapter, lambda s: s.passed_over)
 
     @property
     def left(self) -> tuple[int, int]:
@@ -206,23 +261,24 @@ class _Admission:
         return self._budget, max(self._pages, 0)
 
     def _is_full(self) -> bool:
-        if self._num_running >= self._most:
-            self._step.blocked = f"{self._num_running} run, and no more may (engine.max_running)"
+        num_running = self._outlook.num_running
+        if num_running >= self._most:
+            self._step.blocked = f"{num_running} run, and no more may (engine.max_running)"
         elif self._budget <= 0:
             self._step.blocked = "the step is full (engine.token_budget)"
         return self._step.blocked is not None
 
     def _refuse(self, sequence: Sequence) -> str | None:
         """Admit it, or say why not."""
-        candidate, size = self._look_up(sequence), self._size
-        if any(_fills(f, sequence, candidate.num_cached, size) for f in self._fillers):
+        if self._outlook.waits_for_sibling(sequence):
             return SIBLING
+        candidate, size = self._outlook.look_up(sequence), self._size
         uncached = sequence.num_tokens - candidate.num_cached
         output = max(sequence.max_new_tokens - sequence.num_generated, 0)
         reserve = -(-int(uncached + RESERVE_FRAC * output) // size) + 1
         left = self._pages - candidate.pinned_pages - candidate.restored_pages
         left -= candidate.adapter_pages if sequence.adapter not in self._brought else 0
-        if left <= 0 or (reserve > left and self._num_running):
+        if left <= 0 or (reserve > left and self._outlook.num_running):
             return f"it needs {reserve} pages of memory, and {max(left, 0)} can be had"
         count = min(self._budget, uncached, left * size)
         self._step.admitted.append(sequence)
@@ -230,9 +286,7 @@ class _Admission:
         self._brought.add(sequence.adapter)
         self._budget -= count
         self._pages = left - (-(-uncached // size))  # the whole prompt is spoken for
-        self._num_running += 1
-        if not sequence.is_private:
-            self._fillers.append(sequence)
+        self._outlook.admit(sequence)
         return None
 
 

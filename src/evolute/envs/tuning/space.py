@@ -94,6 +94,9 @@ def engine_space(start: Mapping[str, Any] | None = None) -> Space:
         "page_size": (1, 2, 4, 8, 16),
         "prefix_cache": (True, False),
         "policy": ("fcfs", "lpm", "dlpm"),
+        "speculation": ("none", "ngram"),
+        "draft_tokens": (2, 4, 8),
+        "speculate_up_to": (1, 4, 16),
         "num_threads": (1, 2),
     }
     dimensions = []

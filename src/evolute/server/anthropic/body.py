@@ -16,6 +16,7 @@ from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.tools import Choice, Tool, Toolset
 from evolute.types import SamplingParams
+from evolute.types.request import MAX_DEADLINE_S
 
 CACHE_HINTS = ({"type": "ephemeral"}, {"type": "ephemeral", "ttl": "5m"})  # we cache without
 TOOL_FIELDS = {"type", "name", "description", "input_schema", "strict", "cache_control"}
@@ -70,6 +71,7 @@ class MessagesBody(CountBody):
     temperature: float | None = Field(None, ge=0, le=100)
     top_k: int | None = Field(None, ge=0)  # 0: off
     top_p: float | None = Field(None, gt=0, le=1)
+    deadline_s: float | None = Field(None, ge=0, le=MAX_DEADLINE_S)  # ours: to the first token
 
 
 def toolset_of(body: CountBody) -> Toolset:

@@ -83,7 +83,8 @@ async def _turn(
     sampling = sampling_of(body, grammar, skip_special_tokens=not has_special_tags)
     user = body.metadata.user_id if body.metadata else None
     tenant = enter(request, user=user, adapter=adapter)
-    call = Call.of("msg", [prompt], sampling, adapter=adapter, tenant=tenant)
+    settings = {"adapter": adapter, "tenant": tenant, "deadline_s": body.deadline_s}
+    call = Call.of("msg", [prompt], sampling, **settings)
     return call, Answer(names.shown(body.model), len(prompt), parser(toolset, tool_format))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from evolute.types import (
     BackendError,
     ConfigError,
+    DeadlineMissed,
     Delta,
     FinishReason,
     GenerateRequest,
@@ -89,11 +90,13 @@ def payload(request: GenerateRequest, model: str, dialect: Dialect) -> dict[str,
             body["cache_salt"] = request.cache_salt
         if request.priority:
             body["priority"] = request.priority
+        if request.deadline_s is not None:
+            body["deadline_s"] = request.deadline_s
         if request.adapter:
             body["model"] = f"{model.partition(':')[0]}:{request.adapter}"
         return body
     foreign = sorted(name for name in changed if name not in STANDARD or name == "top_logprobs")
-    foreign += [name for name in ("cache_salt", "priority") if getattr(request, name)]
+    foreign += [n for n in ("cache_salt", "priority", "deadline_s") if getattr(request, n)]
     if foreign:
         raise NotSupported(f"an OpenAI endpoint has no field for {', '.join(foreign)}; unset it.")
     body["model"] = request.adapter or model
@@ -217,7 +220,8 @@ def failure(body: Mapping[str, Any], status: int, retry_after: str | None = None
     text = str(error.get("message") or "no message")
     if status in (429, 503):
         known = retry_after is not None and retry_after.isdecimal()
-        return OutOfCapacity(text, float(retry_after or 1) if known else 1.0)
+        kind = DeadlineMissed if error.get("code") == "deadline_missed" else OutOfCapacity
+        return kind(text, float(retry_after or 1) if known else 1.0)
     if error.get("code") == "context_length_exceeded":
         return PromptTooLong(text)
     if status == 404:

@@ -24,6 +24,7 @@ from evolute.server.client.answers import Dialect
 from evolute.types import (
     BackendError,
     ConfigError,
+    DeadlineMissed,
     Delta,
     GenerateRequest,
     OutOfCapacity,
@@ -38,8 +39,8 @@ class HttpBackend:
     """Implements `evolute.types.Backend`. Usable from several event loops; close each by `aclose`.
 
     Only what cannot have started is tried again, `max_retries` times: a refused connection,
-    429 and 503. A failure of the service is a BackendError; a refusal of the request is the
-    RequestError that the server named.
+    429 and 503, but not a missed deadline. A failure of the service is a BackendError; a refusal
+    of the request is the RequestError that the server named.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class HttpBackend:
                 if response.status_code == 200:
                     return response
                 failure = await _refusal(response)
-                if not isinstance(failure, OutOfCapacity):
+                if not isinstance(failure, OutOfCapacity) or isinstance(failure, DeadlineMissed):
                     raise failure
             if attempt < self._max_retries:
                 self.num_retries += 1

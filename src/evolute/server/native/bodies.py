@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from evolute.server.bodies import Many, Strict, read_json
 from evolute.server.errors import FieldError, not_supported
 from evolute.types import SamplingParams
+from evolute.types.request import MAX_DEADLINE_S
 from evolute.types.settings import nearest
 
 NOTHING: tuple[Any, ...] = (None, False, [], {}, "")  # values that ask for nothing
@@ -111,6 +112,7 @@ class GenerateBody(Strict):
     priority: int | None = Field(None, ge=-MAX_INT, le=MAX_INT)
     extra_key: str | Many[str] | None = None
     cache_salt: str | Many[str] | None = None
+    deadline_s: float | None = Field(None, ge=0, le=MAX_DEADLINE_S)  # ours: to the first token
     user: str | None = None  # ours: the tenant, when the API key names none
 
 

@@ -49,6 +49,7 @@ def items(body: GenerateBody, engine: Backend) -> list[Item]:
             split.one("lora_path", body.lora_path, i) or None,
             cache_salt=_salt(body, split, i),
             priority=body.priority or 0,
+            deadline_s=body.deadline_s,
             id=ids[i],
         )
         found.append(Item(request, told, interval))

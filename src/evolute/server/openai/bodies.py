@@ -15,6 +15,7 @@ from pydantic import Field
 from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError
 from evolute.types import SamplingParams
+from evolute.types.request import MAX_DEADLINE_S
 from evolute.types.sampling import MAX_TOP_LOGPROBS
 
 # field of OpenAI's or SGLang's -> values that ask for nothing and are therefore accepted
@@ -110,6 +111,7 @@ class GenerationBody(StrictBody):
     skip_special_tokens: bool | None = None
     cache_salt: str | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31)  # higher goes first
+    deadline_s: float | None = Field(None, ge=0, le=MAX_DEADLINE_S)  # to the first token; 0: none
     return_token_ids: bool | None = None
 
 

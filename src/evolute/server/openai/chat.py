@@ -64,6 +64,7 @@ async def converse(
         tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
         priority=body.priority or 0,
+        deadline_s=body.deadline_s,
     )
     reading = _Reading(toolset, tool_format)
     model = names.shown(body.model)

@@ -54,6 +54,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
         tenant=enter(request, user=body.user, adapter=adapter),
         cache_salt=body.cache_salt or "",
         priority=body.priority or 0,
+        deadline_s=body.deadline_s,
     )
     answer = _Answer(body, engine.tokenizer, call, names.shown(body.model), int(time.time()))
     if body.stream:

@@ -6,16 +6,24 @@ Lpm     longest cached prefix first, with ageing (RadixAttention, section 3)
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
-from evolute.engine.scheduling.policies.policy import CachedTokens, Share
+from evolute.engine.scheduling.policies.ageing import (
+    LAST_PASS,
+    MAX_PASSES,
+    WINDOW,
+    Waiting,
+    count_passed,
+    in_turn,
+    level,
+    put,
+)
+from evolute.engine.scheduling.policies.policy import CachedTokens, IsReady, Share, anyone
 from evolute.engine.scheduling.sequence import Sequence
 
-WINDOW = 128  # so many are matched in a step; matching all of a long queue costs more than it saves
 KEPT = 1024  # tenants whose served tokens are counted, beside those in flight
-MAX_PASSES = 64  # passed over this often, a sequence goes before all that were not
 
 
 class Fcfs:
@@ -24,23 +32,23 @@ class Fcfs:
     is_strict = False
 
     def __init__(self) -> None:
-        self._waiting: dict[Sequence, None] = {}
+        self.newest_first = False
+        self._waiting: Waiting = OrderedDict()
         self._running: dict[Sequence, None] = {}
         self._served: Counter[str] = Counter()
         self._forget_at = KEPT
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None:
         self._running.pop(sequence, None)
-        if front:
-            self._waiting = {sequence: None, **self._waiting}
-        else:
-            self._waiting[sequence] = None
+        put(self._waiting, sequence, front=front)
 
     def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
-        return iter(list(self._waiting))
+        taken = set(admitted)
+        return (s for s in self._turns() if s not in taken)
 
     def admit(self, sequence: Sequence, num_cached: int) -> None:
-        del self._waiting[sequence]
+        self._count_passed(sequence)
+        self._take(sequence)
         self._running[sequence] = None
         if not sequence.num_preemptions:
             self._served[sequence.tenant] += sequence.num_tokens - num_cached
@@ -58,9 +66,10 @@ class Fcfs:
         self._running.pop(sequence, None)
 
     def discard(self, sequence: Sequence) -> None:
-        self._waiting.pop(sequence, None)
+        if sequence in self._waiting:
+            self._take(sequence)
 
-    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
+    def victim(self, running: Iterable[Sequence], is_ready: IsReady = anyone) -> Sequence | None:
         return None
 
     def turn(self, sequence: Sequence) -> float:
@@ -88,6 +97,15 @@ class Fcfs:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._waiting)
 
+    def _turns(self) -> Iterator[Sequence]:
+        return in_turn(self._waiting, newest_first=self.newest_first)
+
+    def _count_passed(self, sequence: Sequence) -> None:
+        count_passed(self._waiting, sequence, newest_first=self.newest_first)
+
+    def _take(self, sequence: Sequence) -> None:
+        del self._waiting[sequence]
+
     def _forget_absent(self) -> None:
         """Counts are of those who run or wait."""
         present = {sequence.tenant for sequence in (*self._waiting, *self._running)}
@@ -96,23 +114,20 @@ class Fcfs:
 
 
 class Lpm(Fcfs):
-    """Longest prefix match first, but a sequence passed over MAX_PASSES times goes before.
+    """Longest prefix match first, but who was passed over too often goes before (`ageing.py`).
 
-    A bound on passes, not a bonus in tokens: a bonus larger than the shared prefixes turns the
-    order back into arrival order, and a small one lets a cold request starve. Only the WINDOW
-    that came first are put in order; the others follow as they came.
+    Only the WINDOW that came first are put in order; the others follow as they came.
     """
 
     def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
-        first = list(islice(self._waiting, WINDOW))
-        first.sort(key=lambda s: (s.passed_over < MAX_PASSES, -cached_tokens(s)))
-        rest = list(islice(self._waiting, WINDOW, None))
-        yield from first
-        yield from rest
-
-    def admit(self, sequence: Sequence, num_cached: int) -> None:
-        count_passed(self._waiting, sequence)
-        super().admit(sequence, num_cached)
+        turns = super().order(cached_tokens, admitted)
+        window = list(islice(turns, WINDOW))
+        window.sort(key=lambda s: ranked(s, cached_tokens))
+        for sequence in chain(window, turns):
+            num_admitted = len(admitted)
+            yield sequence
+            if len(admitted) == num_admitted and sequence.passed_over >= LAST_PASS:
+                return  # nobody passes it any more
 
     def explain(self, sequence: Sequence) -> str:
         return (
@@ -121,9 +136,7 @@ class Lpm(Fcfs):
         )
 
 
-def count_passed(waiting: Iterable[Sequence], admitted: Sequence) -> None:
-    """Those that came before the admitted one were passed over once more."""
-    for earlier in waiting:
-        if earlier is admitted:
-            return
-        earlier.passed_over += 1
+def ranked(sequence: Sequence, cached_tokens: CachedTokens) -> tuple[int, int]:
+    """Smaller goes first; of equals who came first."""
+    aged = level(sequence)
+    return aged, -cached_tokens(sequence) if aged else 0

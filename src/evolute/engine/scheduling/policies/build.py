@@ -58,7 +58,7 @@ def change_policy(
     pushed in this order, and the accounts begin anew for all."""
     is_same = before == replace(now, quantum=before.quantum, weights=before.weights)
     if is_same and isinstance(old, Vtc):
-        old.ledger.set_weights(dict(now.weights))
+        old.set_weights(dict(now.weights))
         if isinstance(old, Dlpm):
             old.set_quantum(now.quantum)
         return old

@@ -15,10 +15,13 @@ accounts with the largest counters are remembered. Who is forgotten returns as a
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 
-from evolute.engine.scheduling.policies.policy import CachedTokens, Share
+from evolute.engine.scheduling.policies.ageing import in_turn, put
+from evolute.engine.scheduling.policies.policy import CachedTokens, IsReady, Share, anyone
 from evolute.engine.scheduling.policies.service import Account, Ledger
+from evolute.engine.scheduling.policies.standing import Rank, Standing
 from evolute.engine.scheduling.sequence import Sequence
 
 KEPT = 1024  # accounts of tenants that ask for nothing
@@ -30,9 +33,10 @@ class Vtc:
     is_strict = True
 
     def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+        self.ledger, self.newest_first = ledger, False
         self._num_waiting = self._arrivals = 0
         self._arrived: dict[Sequence, int] = {}
+        self._standing = Standing(self._rank)
         self._last_left: Account | None = None  # the tenant that emptied its queue last
         self._forget_at = 2 * KEPT
 
@@ -41,33 +45,36 @@ class Vtc:
         self.ledger.preempt(sequence)
         if not account.waiting:
             self._lift(account)
-        if front:
-            account.waiting = {sequence: None, **account.waiting}
-        else:
-            account.waiting[sequence] = None
+        put(account.waiting, sequence, front=front)
         self._arrivals += 1
         self._arrived.setdefault(sequence, self._arrivals)
         self._num_waiting += 1
+        self._standing.touch(account)
 
     def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
         """The head of the tenant with the least counter, those just admitted counted in."""
-        queues = {a.tenant: iter(a.waiting) for a in self._accounts() if a.waiting}
-        heads = {tenant: next(queue) for tenant, queue in queues.items()}
-        counter = {tenant: self.ledger.accounts[tenant].counter for tenant in heads}
-        while heads:
-            tenant = min(heads, key=lambda t: (counter[t], self._arrived[heads[t]]))
-            sequence = heads.pop(tenant)
+        spent, taken = self._spent(admitted, cached_tokens), set(admitted)
+        walk = iter(self._standing)
+        following = next(walk, None)
+        heads: list[tuple[Rank, Sequence, Iterator[Sequence]]] = []  # of tenants reached so far
+        while following is not None or heads:
+            while following is not None and (not heads or self._rank(following) < heads[0][0]):
+                queue = (s for s in self._turns(following) if s not in taken)
+                self._line_up(heads, following.counter + spent.get(following.tenant, 0.0), queue)
+                following = next(walk, None)
+            if not heads:
+                return
+            (counter, _), sequence, rest = heapq.heappop(heads)
             num_admitted = len(admitted)
             yield sequence
             if len(admitted) > num_admitted:
-                counter[tenant] += self.ledger.price(sequence, cached_tokens(sequence))
-            following = next(queues[tenant], None)
-            if following is not None:
-                heads[tenant] = following
+                counter += self.ledger.price(sequence, cached_tokens(sequence))
+            self._line_up(heads, counter, rest)
 
     def admit(self, sequence: Sequence, num_cached: int) -> None:
         self._leave(sequence)
         self.ledger.admit(sequence, num_cached)
+        self._standing.touch(self.ledger.account(sequence))
 
     def adopt(self, sequence: Sequence) -> None:
         self.ledger.adopt(sequence)
@@ -76,10 +83,12 @@ class Vtc:
 
     def made(self, sequence: Sequence) -> None:
         self.ledger.made(sequence)
+        self._standing.touch(self.ledger.account(sequence))
 
     def finish(self, sequence: Sequence) -> None:
         self.ledger.finish(sequence)
         self._arrived.pop(sequence, None)
+        self._standing.touch(self.ledger.account(sequence))
         self._forget_idle()
 
     def discard(self, sequence: Sequence) -> None:
@@ -87,7 +96,13 @@ class Vtc:
             self._leave(sequence)
             self.finish(sequence)
 
-    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
+    def set_weights(self, weights: dict[str, float]) -> None:
+        """Counters stay where they are; what comes is divided by the new weights."""
+        self.ledger.set_weights(weights)
+        for account in self._accounts():
+            self._standing.touch(account)
+
+    def victim(self, running: Iterable[Sequence], is_ready: IsReady = anyone) -> Sequence | None:
         return None
 
     def turn(self, sequence: Sequence) -> float:
@@ -123,8 +138,8 @@ class Vtc:
 
     def _level(self) -> float:
         """Counter of the least served tenant that waits, else of the one that waited last."""
-        last = self._last_left.counter if self._last_left else 0.0
-        return min((a.counter for a in self._accounts() if a.waiting), default=last)
+        least = self._standing.first() or self._last_left
+        return least.counter if least else 0.0
 
     def _leave(self, sequence: Sequence) -> None:
         account = self.ledger.account(sequence)
@@ -132,6 +147,32 @@ class Vtc:
         self._num_waiting -= 1
         if not account.waiting:
             self._last_left = account
+        self._standing.touch(account)
+
+    def _rank(self, account: Account) -> Rank:
+        return account.counter, self._arrived[next(iter(account.waiting))]
+
+    def _turns(self, account: Account) -> Iterator[Sequence]:
+        return in_turn(account.waiting, newest_first=self.newest_first)
+
+    def _spent(self, admitted: list[Sequence], cached_tokens: CachedTokens) -> dict[str, float]:
+        """What those that a step admitted so far will be charged, by tenant."""
+        spent: dict[str, float] = {}
+        for sequence in admitted:
+            price = self.ledger.price(sequence, cached_tokens(sequence))
+            spent[sequence.tenant] = spent.get(sequence.tenant, 0.0) + price
+        return spent
+
+    def _line_up(
+        self,
+        heads: list[tuple[Rank, Sequence, Iterator[Sequence]]],
+        counter: float,
+        queue: Iterator[Sequence],
+    ) -> None:
+        """Its next one, if there is any, takes its place among the heads of all queues."""
+        sequence = next(queue, None)
+        if sequence is not None:
+            heapq.heappush(heads, ((counter, self._arrived[sequence]), sequence, queue))
 
     def _settled(self) -> float:
         """A counter at or below this would be lifted to it: it says nothing."""

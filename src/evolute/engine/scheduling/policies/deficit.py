@@ -26,13 +26,41 @@ bound does not change.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
-from evolute.engine.scheduling.policies.arrival import MAX_PASSES, WINDOW, count_passed
+from evolute.engine.scheduling.policies.ageing import LAST_PASS, WINDOW, count_passed
+from evolute.engine.scheduling.policies.arrival import ranked
 from evolute.engine.scheduling.policies.counter import Vtc
-from evolute.engine.scheduling.policies.policy import CachedTokens
+from evolute.engine.scheduling.policies.policy import CachedTokens, IsReady, anyone
 from evolute.engine.scheduling.policies.service import Account, Ledger
 from evolute.engine.scheduling.sequence import Sequence
+
+ASKED = 4  # of a tenant that is shut out: could one of them use a place?
+MAX_ASKED = 32  # of all such tenants
+
+
+@dataclass(slots=True)
+class _Step:
+    """What the order of one step knows beyond the accounts: nothing is charged in them yet."""
+
+    granted: float
+    spent: dict[str, float]  # by tenant, of those admitted in this step
+    taken: Counter[str]  # how many those are
+    seen: set[Sequence]  # named in this step, admitted or not
+    held: set[str] = field(default_factory=set)  # tenants of which nobody more is named
+
+    def deficit(self, account: Account) -> float:
+        return self.granted - account.counter - self.spent.get(account.tenant, 0.0)
+
+    def num_left(self, account: Account) -> int:
+        return len(account.waiting) - self.taken[account.tenant]
+
+    def take(self, account: Account, price: float) -> None:
+        self.spent[account.tenant] = self.spent.get(account.tenant, 0.0) + price
+        self.taken[account.tenant] += 1
 
 
 class Dlpm(Vtc):
@@ -50,51 +78,57 @@ class Dlpm(Vtc):
         self.quantum = quantum
         for account in self._accounts():
             self._lift(account)
+            self._standing.touch(account)
 
     def deficit(self, account: Account) -> float:
         """What the tenant may still be served before the others' turn."""
         return self._granted - account.counter
 
     def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
-        waiting = {a.tenant: len(a.waiting) for a in self._accounts() if a.waiting}
-        left = {tenant: self.deficit(self.ledger.accounts[tenant]) for tenant in waiting}
-        seen: set[Sequence] = set()
-        while left:
-            if max(left.values()) <= 0:
-                grant = self._grant(left.values())
-                left = {tenant: deficit + grant for tenant, deficit in left.items()}
-            window = self._window([t for t, deficit in left.items() if deficit > 0], seen)
+        taken = Counter(s.tenant for s in admitted)
+        step = _Step(self._granted, self._spent(admitted, cached_tokens), taken, set(admitted))
+        while True:
+            window, is_any_left = self._window(step)
+            if not is_any_left:
+                grant = self._next_grant(step)
+                if grant is None:
+                    return
+                step.granted += grant
+                continue
             if not window:
                 return  # those that may be served more wait for a sibling
             for sequence in self._ranked(window, cached_tokens):
-                tenant = sequence.tenant
-                if left[tenant] <= 0:
+                account = self.ledger.account(sequence)
+                if account.tenant in step.held or step.deficit(account) <= 0:
                     continue
                 num_admitted = len(admitted)
-                seen.add(sequence)
+                step.seen.add(sequence)
                 yield sequence
                 if len(admitted) > num_admitted:
-                    left[tenant] -= self.ledger.price(sequence, cached_tokens(sequence))
-                    waiting[tenant] -= 1
-            left = {tenant: deficit for tenant, deficit in left.items() if waiting[tenant]}
+                    step.take(account, self.ledger.price(sequence, cached_tokens(sequence)))
+                elif sequence.passed_over >= LAST_PASS:
+                    step.held.add(account.tenant)  # none of its own passes it any more
 
     def admit(self, sequence: Sequence, num_cached: int) -> None:
         account = self.ledger.account(sequence)
         if self.deficit(account) <= 0:
-            self._granted += self._grant([self.deficit(a) for a in self._accounts() if a.waiting])
-        count_passed(account.waiting, sequence)
+            least = self._standing.first()
+            assert least is not None, "a sequence is admitted that does not wait"
+            self._granted += self._grant(self.deficit(least))
+        count_passed(account.waiting, sequence, newest_first=self.newest_first)
         sequence.is_displaced = False
         super().admit(sequence, num_cached)
 
-    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
+    def victim(self, running: Iterable[Sequence], is_ready: IsReady = anyone) -> Sequence | None:
         """A tenant with nothing running takes a place of the one with the most."""
-        accounts = list(self._accounts())
-        busiest = max(accounts, key=lambda a: len(a.running), default=None)
+        runs = list(running)
+        tenants = {s.tenant: self.ledger.account(s) for s in runs}
+        busiest = max(tenants.values(), key=lambda a: len(a.running), default=None)
         if busiest is None or len(busiest.running) < 2:
             return None
-        if not any(self._is_shut_out(account, busiest) for account in accounts):
+        if not self._is_one_shut_out(busiest, is_ready):
             return None
-        latest = [s for s in running if s in busiest.running][::-1]
+        latest = [s for s in runs if s in busiest.running][::-1]
         return min(latest, key=lambda s: s.num_generated, default=None)
 
     def turn(self, sequence: Sequence) -> float:
@@ -113,12 +147,20 @@ class Dlpm(Vtc):
 
     # -- internals -------------------------------------------------------------
 
-    def _is_shut_out(self, account: Account, busiest: Account) -> bool:
-        """It waits with nothing running, is owed more than the busiest, and was not displaced."""
-        if account.running or not account.waiting:
-            return False
-        is_owed = account.counter < busiest.counter
-        return is_owed and not next(iter(account.waiting)).is_displaced
+    def _is_one_shut_out(self, busiest: Account, is_ready: IsReady) -> bool:
+        """A tenant that waits with nothing running is owed more than the busiest, was not displaced
+        and would take the place: its first few do not all wait for something else."""
+        num_asked = 0
+        for account in self._standing:
+            if account.counter >= busiest.counter or num_asked >= MAX_ASKED:
+                return False
+            if account.running or next(iter(account.waiting)).is_displaced:
+                continue
+            first = list(islice(self._turns(account), ASKED))
+            num_asked += len(first)
+            if any(map(is_ready, first)):
+                return True
+        return False
 
     def _lift(self, account: Account) -> None:
         """No grants are saved up while nothing is asked for; debts are paid off meanwhile."""
@@ -127,29 +169,52 @@ class Dlpm(Vtc):
     def _settled(self) -> float:
         return self._granted - self.quantum
 
-    def _grant(self, deficits: Iterable[float]) -> float:
-        """Whole quanta until one of these deficits is above 0."""
-        return (math.floor(-max(deficits) / self.quantum) + 1) * self.quantum
+    def _grant(self, most: float) -> float:
+        """Whole quanta until the largest deficit is above 0."""
+        return (math.floor(-most / self.quantum) + 1) * self.quantum
 
-    def _window(self, tenants: list[str], seen: set[Sequence]) -> list[Sequence]:
-        """Up to WINDOW sequences not seen yet, the tenants in turn."""
-        window: list[Sequence] = []
-        queues = [iter(self.ledger.accounts[tenant].waiting) for tenant in tenants]
-        while queues and len(window) < WINDOW:
-            for queue in list(queues):
-                sequence = next((s for s in queue if s not in seen), None)
-                if sequence is None:
-                    queues.remove(queue)
-                else:
-                    window.append(sequence)
-        return window[:WINDOW]
+    def _next_grant(self, step: _Step) -> float | None:
+        """For those that still wait; None when nobody does. Whoever was not charged in this step
+        stands where he stood, so the first of them has the most."""
+        most = -math.inf
+        for account in self._standing:
+            if step.num_left(account):
+                most = max(most, step.deficit(account))
+            if account.tenant not in step.spent and step.num_left(account):
+                break
+        return None if most == -math.inf else self._grant(most)
+
+    def _window(self, step: _Step) -> tuple[list[Sequence], bool]:
+        """Up to WINDOW sequences not seen yet, of tenants with a deficit left in turn, the least
+        served first; and whether any such tenant has somebody waiting, seen or not."""
+        queues, is_any_left = list[Iterator[Sequence]](), False
+        for account in self._standing:
+            if account.counter >= step.granted or len(queues) == WINDOW:
+                break
+            if step.deficit(account) <= 0 or not step.num_left(account):
+                continue
+            is_any_left = True
+            if account.tenant not in step.held:
+                turns = (s for s in self._turns(account) if s not in step.seen)
+                first = next(turns, None)
+                if first is not None:
+                    queues.append(chain((first,), turns))
+        return _round_robin(queues, WINDOW), is_any_left
 
     def _ranked(self, window: list[Sequence], cached_tokens: CachedTokens) -> list[Sequence]:
         """Tenants with nothing running first, then those passed over too often, then prefixes."""
         accounts = self.ledger.accounts
 
-        def rank(sequence: Sequence) -> tuple[bool, bool, int]:
-            has_running = bool(accounts[sequence.tenant].running)
-            return has_running, sequence.passed_over < MAX_PASSES, -cached_tokens(sequence)
+        def rank(sequence: Sequence) -> tuple[bool, tuple[int, int]]:
+            return bool(accounts[sequence.tenant].running), ranked(sequence, cached_tokens)
 
         return sorted(window, key=rank)
+
+
+def _round_robin(queues: list[Iterator[Sequence]], most: int) -> list[Sequence]:
+    found: list[Sequence] = []
+    while queues and len(found) < most:
+        heads = [(queue, next(queue, None)) for queue in queues]
+        queues = [queue for queue, head in heads if head is not None]
+        found += [head for _, head in heads if head is not None]
+    return found[:most]

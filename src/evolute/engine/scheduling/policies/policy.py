@@ -16,6 +16,12 @@ from typing import Protocol
 from evolute.engine.scheduling.sequence import Sequence
 
 CachedTokens = Callable[[Sequence], int]
+IsReady = Callable[[Sequence], bool]
+
+
+def anyone(sequence: Sequence) -> bool:
+    """Everybody is ready."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,7 @@ class Policy(Protocol):
     """Waiting sequences in an order, and what is charged for them."""
 
     is_strict: bool  # when the first cannot go on, nobody behind it is looked at
+    newest_first: bool  # under more load than can be served in time: whose deadline is farthest
 
     def push(self, sequence: Sequence, *, front: bool = False) -> None:
         """It waits from now on; `front`: it ran before and was preempted."""
@@ -41,8 +48,8 @@ class Policy(Protocol):
     def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
         """Lazy: nothing is matched before somebody asks for the first.
 
-        `admitted` grows while the caller admits; the next one is chosen knowing that. Nothing
-        is charged here.
+        `admitted` grows while the caller admits; the next one is chosen knowing that, and who is
+        in it is not named again. Nothing is charged here.
         """
 
     def admit(self, sequence: Sequence, num_cached: int) -> None:
@@ -60,8 +67,9 @@ class Policy(Protocol):
     def discard(self, sequence: Sequence) -> None:
         """It gives up; of no effect when it does not wait."""
 
-    def victim(self, running: Iterable[Sequence]) -> Sequence | None:
-        """Who should make room for somebody who waits, now that there is none; None: nobody."""
+    def victim(self, running: Iterable[Sequence], is_ready: IsReady = anyone) -> Sequence | None:
+        """Who should make room for somebody who waits, now that there is none; None: nobody.
+        `is_ready`: room is all that this one waits for."""
 
     def turn(self, sequence: Sequence) -> float:
         """Of prompts already begun, the one with the least is computed first."""

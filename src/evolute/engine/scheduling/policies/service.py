@@ -12,11 +12,12 @@ before it is charged; what was charged ahead and not used is refunded at the end
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evolute.engine.scheduling.policies.ageing import Waiting
 from evolute.engine.scheduling.policies.policy import Share
 from evolute.engine.scheduling.sequence import Sequence
 
@@ -63,7 +64,7 @@ def predict_mean(account: Account, sequence: Sequence) -> int:
 PREDICTORS: dict[str, Predictor] = {"none": lambda account, sequence: 0, "mean": predict_mean}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Account:
     """One tenant. Invariant: it is kept while it has anybody in flight."""
 
@@ -71,7 +72,7 @@ class Account:
     weight: float
     service: float = 0.0  # charged and not refunded, divided by the weight
     lifted: float = 0.0  # counted as if served, for the time it asked for nothing
-    waiting: dict[Sequence, None] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=OrderedDict)
     running: dict[Sequence, None] = field(default_factory=dict)
     recent: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
 

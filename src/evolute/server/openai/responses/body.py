@@ -17,6 +17,7 @@ from evolute.server.openai.bodies import schema_of
 from evolute.server.openai.messages import check_type, read_choice, read_function
 from evolute.server.tools import Toolset
 from evolute.types import SamplingParams
+from evolute.types.request import MAX_DEADLINE_S
 from evolute.types.sampling import MAX_TOP_LOGPROBS
 
 LOGPROBS = "message.output_text.logprobs"
@@ -76,6 +77,7 @@ class ResponseBody(StrictBody):
     store: bool | None = None
     stream: bool | None = None
     user: str | None = None  # the tenant who is billed for fairness
+    deadline_s: float | None = Field(None, ge=0, le=MAX_DEADLINE_S)  # ours: to the first token
     metadata: dict[str, str] | None = None  # given back as it came
 
     @property

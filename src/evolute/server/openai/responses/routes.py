@@ -188,7 +188,8 @@ async def _turn(
         skip_special_tokens=not has_special_tags,
     )
     tenant = enter(request, user=body.user, adapter=adapter)
-    call = Call.of("resp", [prompt], sampling, adapter=adapter, tenant=tenant)
+    settings = {"adapter": adapter, "tenant": tenant, "deadline_s": body.deadline_s}
+    call = Call.of("resp", [prompt], sampling, **settings)
     id = f"resp_{uuid.uuid4().hex}"
     answer = Answer(id, body, toolset, names.shown(body.model), parser(toolset, tool_format))
     return _Turn(body, call, answer, engine, store, owner, messages)
