@@ -2,6 +2,7 @@
 
 from evolute.engine.replicas.config import ROUTING_NAMES, ReplicaConfig
 from evolute.engine.replicas.deficits import D2lpm
+from evolute.engine.replicas.fleet import ReplicatedEngine
 from evolute.engine.replicas.policies import (
     CacheAware,
     Candidate,
@@ -12,6 +13,7 @@ from evolute.engine.replicas.policies import (
 )
 from evolute.engine.replicas.prefixes import PrefixTree
 from evolute.engine.replicas.router import Made, Router, Ticket, make_policy
+from evolute.engine.replicas.totals import FleetStats, ReplicaStats
 
 __all__ = [
     "ROUTING_NAMES",
@@ -19,10 +21,13 @@ __all__ = [
     "Candidate",
     "Choice",
     "D2lpm",
+    "FleetStats",
     "LeastLoaded",
     "Made",
     "PrefixTree",
     "ReplicaConfig",
+    "ReplicaStats",
+    "ReplicatedEngine",
     "RoundRobin",
     "Router",
     "RoutingPolicy",
