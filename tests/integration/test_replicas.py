@@ -193,33 +193,28 @@ def test_a_death_ends_streams_repeats_the_rest_and_is_mended(fleet, url, one):
     """Runs after those above: adapter "a" and weights of version 7 are what all agreed on."""
     pids = [line.pid for line in fleet.stats().replicas]
 
-    async def go():
-        streams = [fleet.stream(GenerateRequest(tuple(b"s%d" % i), LONG)) for i in range(4)]
-        whole = [
-            asyncio.create_task(
-                fleet.agenerate(GenerateRequest(tuple(b"w%d" % i), one_long(i), id=f"w{i}"))
-            )
-            for i in range(4)
-        ]
-        for stream in streams:
-            await anext(stream)
-        doomed = [i for i in range(4) if fleet._flights.replica_of(f"w{i}") == 0]
-        os.kill(pids[0], signal.SIGKILL)
-        ended = 0
-        for stream in streams:
-            try:
-                for _ in range(3000):
-                    await anext(stream)
-                    if ended == 0 and fleet.complaint:
-                        break
-            except BackendError as error:
-                assert "replica 0" in str(error)
-                ended += 1
-            await stream.aclose()
-        return doomed, ended, await asyncio.wait_for(asyncio.gather(*whole), PATIENCE_S)
+    def on_zero(ids):
+        return [id for id in ids if fleet._flights.replica_of(id) == 0]
 
-    doomed, ended, outputs = asyncio.run(go())
-    assert doomed and ended, "the dead replica had both kinds"
+    async def go():
+        streams = {f"s{i}": fleet.stream(request(f"s{i}", LONG)) for i in range(4)}
+        whole = {f"w{i}": fleet.agenerate(request(f"w{i}", one_long(i))) for i in range(4)}
+        tasks = [asyncio.create_task(work) for work in whole.values()]
+        for stream in streams.values():
+            await anext(stream)
+        doomed = on_zero(streams), on_zero(whole)
+        os.kill(pids[0], signal.SIGKILL)
+        for id, stream in streams.items():
+            if id in doomed[0]:
+                with pytest.raises(BackendError, match="replica 0"):
+                    await read_all(stream)
+            else:
+                await anext(stream)
+            await stream.aclose()
+        return doomed, await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_S)
+
+    doomed, outputs = asyncio.run(go())
+    assert all(doomed), "the dead replica had both kinds"
     for i, (output,) in enumerate(outputs):
         expected = one.generate(f"w{i}", one_long(i))
         assert output.token_ids == expected[0].token_ids and output.finish_reason == "length"
@@ -232,6 +227,15 @@ def test_a_death_ends_streams_repeats_the_rest_and_is_mended(fleet, url, one):
     expected = tokens(one.generate(PROMPTS * 2, GREEDY, adapter="a"))
     assert tokens(fleet.generate(PROMPTS * 2, GREEDY, adapter="a")) == expected
     assert all(routed(fleet))
+
+
+async def read_all(stream):
+    async for _ in stream:
+        pass
+
+
+def request(id, sampling):
+    return GenerateRequest(tuple(id.encode()), sampling, id=id)
 
 
 def one_long(i):

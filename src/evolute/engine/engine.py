@@ -167,15 +167,15 @@ class Engine:
         Prompts beyond engine.max_waiting are sent as others finish. Raises RequestError for the
         first prompt that cannot be served; the others are aborted.
         """
-        token_lists = token_lists(self.tokenizer, prompts)
-        each = [sampling] * len(token_lists) if isinstance(sampling, SamplingParams) else sampling
-        if len(each) != len(token_lists):
-            raise RequestError(f"{len(token_lists)} prompts but {len(each)} sampling settings.")
+        ids_of = token_lists(self.tokenizer, prompts)
+        each = [sampling] * len(ids_of) if isinstance(sampling, SamplingParams) else sampling
+        if len(each) != len(ids_of):
+            raise RequestError(f"{len(ids_of)} prompts but {len(each)} sampling settings.")
         jobs: list[Job] = []
         done: list[Output] = []
         waiting, first = 0, 0  # samples in flight; the first job that was not waited for
         try:
-            for ids, one in zip(token_lists, each):
+            for ids, one in zip(ids_of, each):
                 while jobs[first:] and waiting + one.n > self.config.max_waiting:
                     done += jobs[first].outputs.result()
                     waiting, first = waiting - jobs[first].request.sampling.n, first + 1

@@ -125,7 +125,7 @@ def test_figures_are_added():
         assert memory.tree.num_pages == memory.cached > 0
         parents = [branch.parent for branch in memory.tree.branches]
         assert parents.count(-1) == 2 and all(p < i for i, p in enumerate(parents))
-        assert [visit.output_tokens for visit in snapshot.recent][0] == 5, "the last comes first"
+        assert snapshot.recent[0].output_tokens == 5, "the last comes first"
         assert len(snapshot.recent) == 3
 
 

@@ -155,11 +155,12 @@ class ReplicatedEngine:
             raise RequestError(f"{len(ids)} prompts but {len(each)} sampling settings.")
         requests = [GenerateRequest(tuple(i), one, adapter) for i, one in zip(ids, each)]
         jobs: list[tuple[Flight, Future[list[Output]]]] = []
-        done: list[Output] = []
+        first = 0  # that was not waited for
         try:
             for request in requests:
-                while len(jobs) > len(done) and len(self._flights) >= self._room():
-                    done += jobs[len(done)][1].result()
+                while jobs[first:] and len(self._flights) >= self._room():
+                    jobs[first][1].result()
+                    first += 1
                 jobs.append(self._start(request))
             return [output for _, outputs in jobs for output in outputs.result()]
         except BaseException:
