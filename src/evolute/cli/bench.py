@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from evolute.engine import EngineConfig
 
 app = typer.Typer(add_completion=False)
-OWN_WORK = ("adapters", "fairness", "training", "speculation", "generator", "radix", "soak")
+OWN_WORK = (
+    "adapters",
+    "fairness",
+    "training",
+    "speculation",
+    "generator",
+    "radix",
+    "routing",
+    "soak",
+)
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -25,8 +34,8 @@ Name = Annotated[
         help="serving: each workload, or one on a server; replay: one in the engine; "
         "training: rollouts and updates; adapters: many on one base; fairness: many tenants; "
         "speculation: one stream with and without guesses; generator: the load generator "
-        "itself; radix: what the prefix cache finds and costs; soak: everything at random on a "
-        "server, for --minutes"
+        "itself; radix: what the prefix cache finds and costs; routing: simulated replicas under "
+        "each router; soak: everything at random on a server, for --minutes"
     ),
 ]
 Model = Annotated[

@@ -224,6 +224,7 @@ class ReplicatedEngine:
             config = self._change(Call("apply_settings", (), changes), undo)
             self._agreed.config = config
             with self._flights.lock:
+                self._router.cost = COSTS[config.cost]
                 self._router.resize(**_places(config))
         return self.config
 
