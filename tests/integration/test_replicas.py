@@ -10,6 +10,7 @@ import time
 
 import httpx
 import pytest
+import torch
 
 from evolute.engine import Engine
 from evolute.engine.replicas import ReplicaConfig, ReplicatedEngine
@@ -52,8 +53,9 @@ def one():
 
 def lora(seed, rank=4):
     adapter = LoraWeights.init(LoraConfig(rank=rank), CONFIG, seed)
+    dice = torch.Generator().manual_seed(seed)
     for _, b in adapter.tensors.values():
-        b.normal_(std=0.3)
+        b.normal_(std=0.3, generator=dice)
     return adapter
 
 

@@ -102,7 +102,7 @@ class Replica:
             try:
                 self._live()
             except Exception as error:
-                self.why = _first_line(error)
+                self.why = self._reason(error)
             if self._closing.is_set():
                 break
             logger.error("replica %d is lost: %s", self.index, self.why)
@@ -114,7 +114,7 @@ class Replica:
     def _live(self) -> None:
         """From the start of an actor to its end."""
         ray = self._cluster.ray
-        self._beat, self.actor = NOT_YET, self._start()
+        self._beat, self.facts, self.actor = NOT_YET, None, self._start()
         self.facts = ray.get(self.actor.facts.remote(), timeout=START_S)
         self._heard_s = time.monotonic()
         self._owner.admit(self)
@@ -136,6 +136,14 @@ class Replica:
                     raise BackendError("its engine's thread has ended")
         self._owner.hear(self, batch)
 
+    def _reason(self, error: Exception) -> str:
+        """In a line; what Ray says of an actor's end is long."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if not isinstance(error, self._cluster.ray.exceptions.RayActorError):
+            return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+        began = self.facts is not None
+        return "its process ended" if began or not lines else f"it cannot begin: {lines[-1]}"
+
     def _die(self) -> None:
         self.is_alive = False
         try:
@@ -145,8 +153,3 @@ class Replica:
             logger.exception("the end of replica %d could not be settled", self.index)
         self._settled.set()
         self.restarts += 1
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
