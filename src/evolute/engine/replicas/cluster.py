@@ -15,6 +15,7 @@ from typing import Any
 
 from evolute.types import ConfigError
 
+logger = logging.getLogger(__name__)
 UNREAD = 16  # batches that may lie unread before the actor waits, and puts more into the next
 
 
@@ -31,6 +32,7 @@ class Cluster:
             )
         if self._is_ours:
             self._connect(address, num_cpus)
+            self._hush()
 
     def start_actor(self, cls: type, args: tuple[Any, ...], num_cpus: int) -> Any:
         """A handle at once; the actor comes when there is room for it. Ray restarts nothing: what
@@ -53,12 +55,19 @@ class Cluster:
 
     # -- internals -------------------------------------------------------------
 
+    def _hush(self) -> None:
+        """Ray tells of deaths on stdout and has no switch for it; results go there, and deaths
+        are logged where they are noticed."""
+        worker = getattr(self.ray._private, "worker", None)
+        if hasattr(worker, "print_to_stdstream"):
+            worker.print_to_stdstream = _log
+
     def _connect(self, address: str | None, num_cpus: int) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         local = {"num_cpus": num_cpus, "include_dashboard": False}
         try:
             if address is None:
-                self.ray.init(address="local", _node_ip_address="127.0.0.1", **local, **quiet)
+                self.ray.init(address="local", **local, **quiet)
             else:
                 self.ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -67,6 +76,10 @@ class Cluster:
                 f"no connection to {where}: {error}. Start a cluster with `ray start --head`, or "
                 "leave the address out."
             ) from error
+
+
+def _log(data: dict[str, Any], ignore_prefix: bool) -> None:
+    logger.debug("ray: %s", " ".join(map(str, data.get("lines", ()))))
 
 
 def _import() -> Any:
