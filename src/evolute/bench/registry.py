@@ -19,6 +19,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "radix": "evolute.bench.radix",
+    "routing": "evolute.bench.routing",
     "serving": "evolute.bench.serving",
     "soak": "evolute.bench.soak",
     "speculation": "evolute.bench.speculation",

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
-    *("adapters", "fairness", "training", "speculation", "generator", "radix", "soak", "tier"),
+    *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
+    *("soak", "tier"),
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -28,7 +29,8 @@ Name = Annotated[
         "training: rollouts and updates; adapters: many on one base; fairness: many tenants; "
         "speculation: one stream with and without guesses; generator: the load generator "
         "itself; radix: what the prefix cache finds and costs; tier: sessions that come back after "
-        "the pool forgot them; soak: everything at random on a server, for --minutes"
+        "the pool forgot them; routing: simulated replicas under each router; soak: everything at "
+        "random on a server, for --minutes"
     ),
 ]
 Model = Annotated[

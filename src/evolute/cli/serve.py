@@ -41,13 +41,23 @@ def serve(
     tool_format: Annotated[
         str | None, typer.Option(help="how the model writes tool calls: hermes or json")
     ] = None,
+    replicas: Annotated[int, typer.Option(help="engines, each a process of Ray's; 1: none")] = 1,
+    routing: Annotated[
+        str | None, typer.Option(help="d2lpm, cache_aware, least_loaded or round_robin")
+    ] = None,
+    route_quantum: Annotated[
+        int | None, typer.Option(help="of d2lpm: service of a tenant a replica may get ahead")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="of a Ray cluster; a local one is started without it")
+    ] = None,
     set_: Set = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Serve a model; prints `ready http://HOST:PORT` when requests are accepted."""
     from evolute.cli.options import free_port
     from evolute.dashboard.live import live_router
-    from evolute.engine import Engine, EngineConfig
+    from evolute.engine import EngineConfig
     from evolute.server import Limits, Tenants, create_app
     from evolute.server import serve as run_server
 
@@ -57,7 +67,7 @@ def serve(
     known = Tenants.of(api_key, file=tenants, admin_key=admin_key)
     limits = Limits(max_in_flight, requests_per_minute)
     port = free_port(host, port)
-    with Engine(model, config) as engine:
+    with _engine(model, config, replicas, routing, route_quantum, ray_address) as engine:
         _load_adapters(engine, adapter or [])
         _set_weights(engine, known.weights)
         app = create_app(
@@ -71,6 +81,34 @@ def serve(
         )
         ready = partial(print, "ready", flush=True)
         run_server(app, host, port, ready, drain_s=drain_s, max_connections=max_connections)
+
+
+def _engine(
+    model: str,
+    config: Any,
+    replicas: int,
+    routing: str | None,
+    quantum: int | None,
+    address: str | None,
+) -> Any:
+    """One engine in this process, or several in others. Raises ConfigError."""
+    from evolute.engine import Engine
+    from evolute.types import ConfigError
+
+    given = {"routing": routing, "quantum": quantum, "address": address}
+    given = {name: value for name, value in given.items() if value is not None}
+    if replicas == 1 and address is None:
+        if given:
+            options = {"routing": "--routing", "quantum": "--route-quantum"}
+            named = " and ".join(options[name] for name in given)
+            raise ConfigError(f"{named} needs more than one engine; give --replicas 2 or more.")
+        return Engine(model, config)
+    from evolute.engine.replicas import ReplicaConfig, ReplicatedEngine
+
+    chosen: Any = given
+    if quantum is not None and routing not in (None, "d2lpm"):
+        raise ConfigError(f"--route-quantum is of d2lpm, but --routing is {routing!r}.")
+    return ReplicatedEngine(model, config, ReplicaConfig(replicas, **chosen))
 
 
 def _tool_format(name: str | None) -> Any:

@@ -38,7 +38,7 @@ from evolute.engine.snapshot import MemoryMap, Snapshot, map_memory, take_snapsh
 from evolute.grammar import Grammar
 from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model, load_peft
 from evolute.telemetry import Tracer
-from evolute.types import Delta, GenerateRequest, Output, RequestError, SamplingParams
+from evolute.types import Delta, GenerateRequest, Output, RequestError, SamplingParams, Tokenizer
 from evolute.types.settings import from_mapping
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
@@ -175,15 +175,15 @@ class Engine:
         Prompts beyond engine.max_waiting are sent as others finish. Raises RequestError for the
         first prompt that cannot be served; the others are aborted.
         """
-        token_lists = self._token_lists(prompts)
-        each = [sampling] * len(token_lists) if isinstance(sampling, SamplingParams) else sampling
-        if len(each) != len(token_lists):
-            raise RequestError(f"{len(token_lists)} prompts but {len(each)} sampling settings.")
+        ids_of = token_lists(self.tokenizer, prompts)
+        each = [sampling] * len(ids_of) if isinstance(sampling, SamplingParams) else sampling
+        if len(each) != len(ids_of):
+            raise RequestError(f"{len(ids_of)} prompts but {len(each)} sampling settings.")
         jobs: list[Job] = []
         done: list[Output] = []
         waiting, first = 0, 0  # samples in flight; the first job that was not waited for
         try:
-            for ids, one in zip(token_lists, each):
+            for ids, one in zip(ids_of, each):
                 while jobs[first:] and waiting + one.n > self.config.max_waiting:
                     done += jobs[first].outputs.result()
                     waiting, first = waiting - jobs[first].request.sampling.n, first + 1
@@ -364,19 +364,6 @@ class Engine:
             tenants=tuple(core.queue.shares()),
         )
 
-    def _token_lists(self, prompts: Prompts) -> list[list[int]]:
-        if isinstance(prompts, str):
-            prompts = [prompts]
-        items: list[Any] = list(prompts)
-        if items and all(isinstance(item, numbers.Integral) for item in items):
-            items = [items]
-        return [
-            self.tokenizer.encode(item, add_special_tokens=True)
-            if isinstance(item, str)
-            else [int(token) for token in item]
-            for item in items
-        ]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
@@ -405,3 +392,18 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def token_lists(tokenizer: Tokenizer, prompts: Prompts) -> list[list[int]]:
+    """One prompt or many, texts or token ids, as token ids."""
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    items: list[Any] = list(prompts)
+    if items and all(isinstance(item, numbers.Integral) for item in items):
+        items = [items]
+    return [
+        tokenizer.encode(item, add_special_tokens=True)
+        if isinstance(item, str)
+        else [int(token) for token in item]
+        for item in items
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolute.engine.core import EngineCore
+from evolute.engine.counts import Counts
 from evolute.telemetry import gauge
 
 RUNNING = gauge("engine/running_requests", "sequences being computed")
@@ -41,13 +42,6 @@ def refresh(core: EngineCore) -> None:
     ADAPTERS.set(core.placement.adapters.num_resident)
     ADAPTER_LOADS.set(core.loader.counts.loads)
     ADAPTER_WAIT.set(core.loader.counts.waited_s)
-    STEPS.set(core.counts.steps)
-    COMPUTED.set(core.counts.computed_tokens)
-    CACHED.set(core.counts.cached_tokens)
-    OUTPUT.set(core.counts.output_tokens)
-    DRAFTED.set(core.counts.drafted_tokens)
-    ACCEPTED.set(core.counts.accepted_tokens)
-    PREEMPTIONS.set(core.counts.preemptions)
     tier = core.placement.tier
     TIER_PAGES.set(tier.num_pages)
     TIER_HITS.set(tier.counts.hits)
@@ -56,5 +50,17 @@ def refresh(core: EngineCore) -> None:
     TIER_DROPPED.set(tier.counts.dropped_pages)
     TIER_WAIT.set(tier.counts.restore_s)
     TIER_FAULTS.set(tier.counts.faults)
-    LATE.set(core.counts.late)
-    REPAIRS.set(core.counts.repairs)
+    show_counts(core.counts)
+
+
+def show_counts(counts: Counts) -> None:
+    """What was done since the start."""
+    STEPS.set(counts.steps)
+    COMPUTED.set(counts.computed_tokens)
+    CACHED.set(counts.cached_tokens)
+    OUTPUT.set(counts.output_tokens)
+    DRAFTED.set(counts.drafted_tokens)
+    ACCEPTED.set(counts.accepted_tokens)
+    PREEMPTIONS.set(counts.preemptions)
+    LATE.set(counts.late)
+    REPAIRS.set(counts.repairs)

@@ -46,6 +46,11 @@ def busy_s(engine: Backend) -> float:
     return float(getattr(getattr(engine, "heartbeat", None), "busy_s", 0.0))
 
 
+def complaint(engine: Backend) -> str:
+    """What an operator should know of an engine that answers; empty when all is well."""
+    return str(getattr(engine, "complaint", ""))
+
+
 def stats(engine: Backend) -> dict[str, Any]:
     """The engine's own figures as plain values; empty when it has none."""
     found = engine.stats() if isinstance(engine, HasStats) else {}

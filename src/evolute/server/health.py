@@ -40,14 +40,15 @@ class Health:
 
     def status(self) -> Status:
         if not admin.is_alive(self._engine):
-            return Status("stopped", "the engine's thread has ended; restart the server")
+            why = admin.complaint(self._engine) or "the engine's thread has ended"
+            return Status("stopped", f"{why}; restart the server if that lasts")
         busy_s = admin.busy_s(self._engine)
         if busy_s > self._stall_s:
             text = f"the engine has work but has completed no step for {busy_s:.0f} s"
             return Status("stalled", text)
         if self._traffic.is_draining:
             return Status("draining", "the server is shutting down")
-        return Status("ok")
+        return Status("ok", admin.complaint(self._engine))
 
 
 def router(health: Health) -> APIRouter:

@@ -12,6 +12,7 @@ from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.simulate import (
     Arrival,
     Replay,
+    SimulatedEngine,
     SimulationSettings,
     read_trace,
     simulate,
@@ -40,6 +41,7 @@ __all__ = [
     "Replay",
     "Sequence",
     "Share",
+    "SimulatedEngine",
     "SimulationSettings",
     "SpeculationSettings",
     "Speculator",

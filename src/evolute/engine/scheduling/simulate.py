@@ -3,6 +3,7 @@
     read_trace(path) -> settings, arrivals     one JSON line of settings, then one an arrival
     simulate(arrivals, settings) -> Replay     steps, counts, waiting times
     replay.text()                              the schedule to be compared line by line
+    SimulatedEngine(settings)                  one engine, stepped by whoever has several
 
 Scheduling and memory are the real ones; the model is a hash of the tokens so far, and time is
 the number of steps. Used to compare policies, and to notice when a refactor changes a schedule.
@@ -107,69 +108,21 @@ def simulate(
     return _Simulation(arrivals, settings, watch, is_checked).run()
 
 
-# -- internals ---------------------------------------------------------------
+class SimulatedEngine:
+    """The engine's own scheduling and memory; the next token is a hash of those before it."""
 
-
-class _Simulation:
-    def __init__(
-        self,
-        arrivals: list[Arrival],
-        settings: SimulationSettings,
-        watch: Callable[[Policy], None],
-        is_checked: bool,
-    ) -> None:
-        self.settings, self.arrivals, self.watch = settings, arrivals, watch
-        self.is_checked = is_checked
-        for number, arrival in enumerate(arrivals):
-            assert all(before < number for before in arrival.after), "after one that comes later"
+    def __init__(self, settings: SimulationSettings) -> None:
+        self.settings = settings
         self.placement = Placement(settings.num_pages, settings.page_size)
         self.queue: Policy = make_policy(settings.fairness())
-        self.replay = Replay()
-        self.pushed_at: dict[int, int] = {}
-        self.admitted_at: dict[int, int] = {}
-        self.ended: set[int] = set()
-        self.sequences = [
-            Sequence(
-                i,
-                len(a.prompt),
-                list(a.prompt),
-                a.max_new_tokens,
-                tenant=a.tenant,
-                priority=a.priority,
-            )
-            for i, a in enumerate(arrivals)
-        ]
+        self.computed_tokens = self.preemptions = 0
 
-    def run(self) -> Replay:
-        now = 0
-        coming = list(self.sequences)
-        while coming or self.placement.running or len(self.queue):
-            coming = [sequence for sequence in coming if not self._arrives(sequence, now)]
-            busy = bool(self.placement.running or len(self.queue))
-            done = self._step(now)
-            self.watch(self.queue)
-            assert done or not busy, f"step {now} computed nothing: the schedule stalls"
-            now += 1
-        replay, placement = self.replay, self.placement
-        replay.evicted_pages = placement.num_evicted
-        replay.cached_tokens = [s.num_cached or 0 for s in self.sequences]
-        replay.outputs = [s.tokens[s.prompt_len :] for s in self.sequences]
-        replay.passed_over = [s.passed_over for s in self.sequences]
-        for i in range(len(self.arrivals)):
-            replay.waited_steps.append(self.admitted_at[i] - self.pushed_at[i])
-        placement.check()
-        assert placement.cache.num_pinned == 0, "a pin was forgotten"
-        return replay
+    @property
+    def is_idle(self) -> bool:
+        return not (self.placement.running or len(self.queue))
 
-    def _arrives(self, sequence: Sequence, now: int) -> bool:
-        arrival = self.arrivals[sequence.id]
-        if arrival.step > now or not self.ended.issuperset(arrival.after):
-            return False
-        self.pushed_at[sequence.id] = now
-        self.queue.push(sequence)
-        return True
-
-    def _step(self, now: int) -> bool:
+    def step(self) -> tuple[Step, list[tuple[int, int]], list[Sequence]]:
+        """What was decided, (sequence, tokens) of what was computed, and who ended."""
         settings, placement = self.settings, self.placement
         limits = Limits(
             settings.token_budget,
@@ -186,34 +139,103 @@ class _Simulation:
         for sequence in step.preempted:
             self._preempt(sequence)
         for sequence in step.admitted:
-            self.admitted_at.setdefault(sequence.id, now)
             self.queue.admit(sequence, placement.look_up(sequence).num_cached)
             placement.admit(sequence)
-        computed = self._compute(step)
-        self.replay.schedule += [computed] if computed else []
-        if self.is_checked:
-            placement.check()
-        return bool(computed or step.preempted)
+        return step, *self._compute(step)
+
+    # -- internals -------------------------------------------------------------
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.replay.preemptions += 1
+        self.preemptions += 1
         sequence.num_preemptions += 1
         self.queue.push(sequence, front=True)
         self.placement.release(sequence)
 
-    def _compute(self, step: Step) -> list[tuple[int, int]]:
+    def _compute(self, step: Step) -> tuple[list[tuple[int, int]], list[Sequence]]:
         chunks = [chunk for chunk in step.chunks if self.placement.reserve(chunk)]
+        ended = []
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.num_computed += chunk.num_tokens
-            self.replay.computed_tokens += chunk.num_tokens
+            self.computed_tokens += chunk.num_tokens
             if sequence.num_uncomputed == 0:
                 if sequence.num_generated == 0:
                     self.placement.publish(sequence)
                 sequence.tokens.append(hash(tuple(sequence.tokens)) % 1000)
                 self.queue.made(sequence)
                 if sequence.num_generated == sequence.max_new_tokens:
-                    self.ended.add(sequence.id)
+                    ended.append(sequence)
                     self.queue.finish(sequence)
                     self.placement.release(sequence)
-        return [(chunk.sequence.id, chunk.num_tokens) for chunk in chunks]
+        return [(chunk.sequence.id, chunk.num_tokens) for chunk in chunks], ended
+
+
+# -- internals ---------------------------------------------------------------
+
+
+class _Simulation:
+    def __init__(
+        self,
+        arrivals: list[Arrival],
+        settings: SimulationSettings,
+        watch: Callable[[Policy], None],
+        is_checked: bool,
+    ) -> None:
+        self.arrivals, self.watch, self.is_checked = arrivals, watch, is_checked
+        for number, arrival in enumerate(arrivals):
+            assert all(before < number for before in arrival.after), "after one that comes later"
+        self.engine, self.replay = SimulatedEngine(settings), Replay()
+        self.pushed_at: dict[int, int] = {}
+        self.admitted_at: dict[int, int] = {}
+        self.ended: set[int] = set()
+        self.sequences = [
+            Sequence(
+                i,
+                len(a.prompt),
+                list(a.prompt),
+                a.max_new_tokens,
+                tenant=a.tenant,
+                priority=a.priority,
+            )
+            for i, a in enumerate(arrivals)
+        ]
+
+    def run(self) -> Replay:
+        now, engine = 0, self.engine
+        coming = list(self.sequences)
+        while coming or not engine.is_idle:
+            coming = [sequence for sequence in coming if not self._arrives(sequence, now)]
+            busy = not engine.is_idle
+            done = self._step(now)
+            self.watch(engine.queue)
+            assert done or not busy, f"step {now} computed nothing: the schedule stalls"
+            now += 1
+        replay, placement = self.replay, engine.placement
+        replay.computed_tokens, replay.preemptions = engine.computed_tokens, engine.preemptions
+        replay.evicted_pages = placement.num_evicted
+        replay.cached_tokens = [s.num_cached or 0 for s in self.sequences]
+        replay.outputs = [s.tokens[s.prompt_len :] for s in self.sequences]
+        replay.passed_over = [s.passed_over for s in self.sequences]
+        for i in range(len(self.arrivals)):
+            replay.waited_steps.append(self.admitted_at[i] - self.pushed_at[i])
+        placement.check()
+        assert placement.cache.num_pinned == 0, "a pin was forgotten"
+        return replay
+
+    def _arrives(self, sequence: Sequence, now: int) -> bool:
+        arrival = self.arrivals[sequence.id]
+        if arrival.step > now or not self.ended.issuperset(arrival.after):
+            return False
+        self.pushed_at[sequence.id] = now
+        self.engine.queue.push(sequence)
+        return True
+
+    def _step(self, now: int) -> bool:
+        step, computed, ended = self.engine.step()
+        for sequence in step.admitted:
+            self.admitted_at.setdefault(sequence.id, now)
+        self.ended |= {sequence.id for sequence in ended}
+        self.replay.schedule += [computed] if computed else []
+        if self.is_checked:
+            self.engine.placement.check()
+        return bool(computed or step.preempted)
