@@ -17,9 +17,8 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evolute.server import admin, errors, health, native, openapi
+from evolute.server import admin, errors, health, native, openapi, refused
 from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
-from evolute.server.errors import FieldError
 from evolute.server.explain import explain_router
 from evolute.server.health import Health
 from evolute.server.limits import Guard, Limiter, Limits, Traffic
@@ -32,11 +31,6 @@ from evolute.telemetry import counter, histogram, prometheus_text
 from evolute.types import Backend
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it but a log
-REFUSED = {
-    "/v1/embeddings": "a text-generating model is served here, not an embedding model",
-    "/v1/images/{rest:path}": "no vision model is served here",
-    "/v1/audio/{rest:path}": "no audio model is served here",
-}
 COUNTED = {
     *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/models"),
     *("/generate", "/health", "/metrics"),
@@ -82,10 +76,11 @@ def create_app(
     app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
     calls = tool_format or format_of(engine.tokenizer)
     ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
-    own = (*ours, _status(engine), explain_router(engine), _refusals())
+    own = (*ours, _status(engine), explain_router(engine))
     native_paths = native.router(engine, names)
     status = health.router(Health(engine, traffic, stall_s))
-    for router in (*own, native_paths, status, openapi.router(app), *extra_routers):
+    last = (openapi.router(app), *extra_routers, refused.router())
+    for router in (*own, native_paths, status, *last):
         app.include_router(router)
     return app
 
@@ -133,24 +128,6 @@ def _status(engine: Backend) -> APIRouter:
         return PlainTextResponse(prometheus_text(), media_type="text/plain; version=0.0.4")
 
     return router
-
-
-def _refusals() -> APIRouter:
-    router = APIRouter()
-    for path, reason in REFUSED.items():
-        refuse = _refusal(reason)
-        router.add_api_route(
-            path, refuse, methods=["GET", "POST"], response_model=None, include_in_schema=False
-        )
-    return router
-
-
-def _refusal(reason: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    async def refuse(request: Request) -> Response:
-        text = f"{request.url.path} is not supported: {reason}."
-        raise FieldError(text, code="not_supported", status=501)
-
-    return refuse
 
 
 class _Counted:

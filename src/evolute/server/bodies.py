@@ -7,7 +7,7 @@
 
 Types are strict: "0.5" is no number. A field we do not know is refused with the nearest name
 we do. A field of the API that we cannot honour is accepted only at the values that ask for
-nothing (`trivial` of the body's class), else refused with 501.
+nothing (`trivial` of the body's class), else refused (400) by name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Many = Annotated[list[Item], _FailFast()]  # one complaint, not one for each of 
 
 
 async def read(request: Request, kind: type[Body]) -> Body:
-    """The body as `kind`. Raises FieldError (400, 413, 501) in words that name the field."""
+    """The body as `kind`. Raises FieldError (400, 413) in words that name the field."""
     values = await read_json(request)
     for name in [name for name in values if name in kind.trivial]:
         value = values.pop(name)

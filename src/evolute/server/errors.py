@@ -39,6 +39,8 @@ ANTHROPIC_TYPE_BY_STATUS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+# What Anthropic's client reads as: send the whole conversation each time, as ever
+NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 ANTHROPIC_PATH = "/v1/messages"
 
 
@@ -54,11 +56,15 @@ class FieldError(RequestError):
         self.status = status
 
 
-def not_supported(field: str, reason: str) -> FieldError:
-    """A valid field that this build cannot honour: 501 with its name."""
-    return FieldError(
-        f"{field!r} is not supported: {reason}", param=field, code="not_supported", status=501
-    )
+def not_supported(field: str, reason: str, *, status: int = 400) -> FieldError:
+    """A valid field that this server cannot honour, with its name."""
+    text = f"{field!r} is not supported: {reason}"
+    return FieldError(text, param=field, code="not_supported", status=status)
+
+
+def unreadable(field: str, kind: str) -> FieldError:
+    """Pictures and sounds: 501, as for the endpoints that another kind of model would have."""
+    return not_supported(field, f"this model reads text, not {kind}.", status=501)
 
 
 def status_of(error: Exception) -> int:
@@ -85,7 +91,10 @@ def anthropic_envelope(error: Exception) -> dict[str, Any]:
     status = status_of(error)
     other = "invalid_request_error" if status < 500 or status == 501 else "api_error"
     kind = ANTHROPIC_TYPE_BY_STATUS.get(status, other)
-    return {"type": "error", "error": {"type": kind, "message": _shown(error)}}
+    told: dict[str, Any] = {"type": kind, "message": _shown(error)}
+    if getattr(error, "param", None) == "thread":
+        told["details"] = NO_THREADS
+    return {"type": "error", "error": told}
 
 
 def raise_if_failed(output: Output) -> None:
@@ -103,6 +112,8 @@ def response(error: Exception, path: str = "") -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if status_of(error) == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if status_of(error) == 501:
+        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients try other 5xx again
     shape = anthropic_envelope if path.startswith(ANTHROPIC_PATH) else envelope
     return JSONResponse(shape(error), status_of(error), headers)
 

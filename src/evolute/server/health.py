@@ -1,7 +1,7 @@
 """Is the server able to answer? Told from the engine's heartbeat, never by a probe.
 
     Health(engine, traffic, stall_s).status() -> Status("ok" | "draining" | "stalled" | "stopped")
-    router(health)                               GET /health, /health_generate
+    router(health)             GET /health, and by its other names /health_generate, /ready, /ping
 
 An engine that has work and completes no step for `stall_s` is stalled, whether its thread hangs or
 turns without progress; one that waits for work is well. Long prompts do not count against it, as
@@ -56,6 +56,8 @@ def router(health: Health) -> APIRouter:
 
     @router.get("/health")
     @router.get("/health_generate")
+    @router.get("/ready")
+    @router.get("/ping")
     async def answer() -> JSONResponse:
         status = health.status()
         body = {"status": status.name} | ({"reason": status.reason} if status.reason else {})

@@ -33,7 +33,16 @@ SEND_S = 60.0  # for a reader to take what was sent
 MAX_IDLE_TENANTS = 10_000  # remembered for their rate
 UPLOADS = {"/update_weights_from_tensor"}
 ALWAYS = {  # also in a drain
-    *("/", "/dashboard/data", "/health", "/health_generate", "/metrics", "/stats"),
+    *(
+        "/",
+        "/dashboard/data",
+        "/health",
+        "/health_generate",
+        "/ready",
+        "/ping",
+        "/metrics",
+        "/stats",
+    ),
     "/abort_request",
 }
 IN_FLIGHT = gauge("server/in_flight", "HTTP requests being answered")

@@ -27,6 +27,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionBody,
     "/v1/chat/completions": ChatBody,
     "/v1/responses": ResponseBody,
+    "/v1/responses/input_tokens": ResponseBody,
     "/v1/messages": MessagesBody,
     "/v1/messages/count_tokens": CountBody,
     **NATIVE,
@@ -39,7 +40,7 @@ ERRORS = {
     "408": "the body did not come",
     "413": "the body is too large",
     "429": "the tenant's limits are reached; Retry-After says when to come back",
-    "501": "a field that this server cannot honour",
+    "501": "pictures or sounds, which a model of text does not read",
     "503": "not now; Retry-After says when to come back",
 }
 ERROR = {

@@ -34,7 +34,13 @@ from evolute.types.settings import from_mapping
 
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 MAX_NAME_CHARS = 256  # of a `user`
-OPEN_PATHS = {"/", "/health", "/health_generate"}  # "/" is a page that holds no figures
+OPEN_PATHS = {
+    "/",
+    "/health",
+    "/health_generate",
+    "/ready",
+    "/ping",
+}  # "/" is a page that holds no figures
 ADMIN_PATHS = {
     *("/flush_cache", "/load_lora_adapter", "/unload_lora_adapter", "/pause_generation"),
     *("/continue_generation", "/update_weights_from_disk", "/update_weights_from_tensor"),

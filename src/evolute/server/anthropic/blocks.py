@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evolute.server.anthropic.body import CACHE_HINTS, CountBody
-from evolute.server.errors import FieldError, not_supported
+from evolute.server.errors import FieldError, not_supported, unreadable
 from evolute.server.tools import Conversation, Toolset
 from evolute.types import Message
 
+MEDIA = ("image", "document")
 ROLES = ("user", "assistant", "system")
 FIELDS = {
     "text": {"text"},
@@ -88,6 +89,8 @@ def _kind(block: Any, allowed: Sequence[str], where: str) -> str:
     kind = block.get("type") if isinstance(block, Mapping) else None
     if not isinstance(kind, str):
         raise FieldError(f"{where} must be an object with a type.", param=where)
+    if kind in MEDIA:
+        raise unreadable(where, kind)
     if kind not in allowed:
         raise not_supported(where, f"blocks here are {' or '.join(allowed)}, not {kind!r}.")
     if kind == "text" and not isinstance(block.get("text"), str):

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
+from evolute.server.shapes import BLOCK_MESSAGES, OWN_CHOICE, OWN_TOOLS, SYSTEM
 from evolute.server.tools import Choice, Tool, Toolset
 from evolute.types import SamplingParams
 from evolute.types.request import MAX_DEADLINE_S
@@ -30,6 +31,7 @@ TRIVIAL: dict[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
     "thinking": ({"type": "disabled"},),
+    "thread": (),  # of the client's tool runner, which goes on without when it is told so
     "user_profile_id": (),
     "workspace_id": (),
 }
@@ -56,10 +58,10 @@ class CountBody(StrictBody):
     unions: ClassVar[Mapping[str, str]] = {"system": "a text or a list of text blocks"}
 
     model: str = "default"
-    messages: Many[dict[str, Any]]
-    system: str | Many[dict[str, Any]] | None = None
-    tools: Many[dict[str, Any]] | None = None
-    tool_choice: dict[str, Any] | None = None
+    messages: BLOCK_MESSAGES
+    system: str | SYSTEM | None = None
+    tools: OWN_TOOLS | None = None
+    tool_choice: OWN_CHOICE | None = None
     output_config: OutputConfig | None = None
 
 
@@ -89,7 +91,7 @@ def toolset_of(body: CountBody) -> Toolset:
 
 
 def answer_schema(body: CountBody) -> str | None:
-    """The JSON schema of the answer, as text. Raises FieldError (501) for an effort."""
+    """The JSON schema of the answer, as text. Raises FieldError for an effort."""
     config = body.output_config
     if config is None:
         return None

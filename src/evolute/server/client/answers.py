@@ -226,7 +226,7 @@ def failure(body: Mapping[str, Any], status: int, retry_after: str | None = None
         return PromptTooLong(text)
     if status == 404:
         return UnknownAdapter(text)
-    if status == 501:
+    if status == 501 or error.get("code") == "not_supported":
         return NotSupported(text)
     if status in (400, 413, 422):
         return RequestError(text)

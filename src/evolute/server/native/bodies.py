@@ -5,8 +5,8 @@
     sampling(body, told) -> SamplingParams
 
 null is the default everywhere. A field of SGLang's that we cannot honour is accepted only at a
-value that asks for nothing, else refused with 501; a field that nobody knows is refused with the
-nearest name.
+value that asks for nothing, else refused (400; pictures and sounds 501); a field that nobody knows
+is refused with the nearest name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastapi import Request
 from pydantic import Field, ValidationError
 
 from evolute.server.bodies import Many, Strict, read_json
-from evolute.server.errors import FieldError, not_supported
+from evolute.server.errors import FieldError, not_supported, unreadable
 from evolute.types import SamplingParams
 from evolute.types.request import MAX_DEADLINE_S
 from evolute.types.settings import nearest
@@ -31,9 +31,6 @@ MAX_INT = 2**31 - 1
 # SGLang's field -> why it cannot be honoured here
 REFUSED = {
     "input_embeds": "prompts are texts or token ids.",
-    "image_data": "this model reads text only.",
-    "video_data": "this model reads text only.",
-    "audio_data": "this model reads text only.",
     "session_params": "there are no sessions; the prefix cache finds what prompts share.",
     "session_id": "there are no sessions; the prefix cache finds what prompts share.",
     "custom_logit_processor": "code from a request is never run.",
@@ -58,6 +55,7 @@ REFUSED = {
     "pinned": "adapters stay in memory until they are unloaded.",
     "bypass_load_from_disk": "the weights are read from model_path.",
 }
+MEDIA = {"image_data": "pictures", "video_data": "videos", "audio_data": "sounds"}
 HARMLESS = {  # they ask for what is so in any case
     "modalities": (["text"],),
     "log_metrics": (True,),
@@ -155,10 +153,12 @@ def check(values: Mapping[str, Any], kind: type[Body], where: str = "") -> Body:
     known, kept = list(kind.model_fields), dict(values)
     for name in [name for name in kept if name not in known]:
         value = kept.pop(name)
-        if name not in REFUSED and name not in HARMLESS:
+        if name not in REFUSED and name not in HARMLESS and name not in MEDIA:
             text = f"unknown field {where + name!r}. {nearest(name, known)}"
             raise FieldError(text, param=where + name, code="unknown_field")
         if not _asks_nothing(name, value):
+            if name in MEDIA:
+                raise unreadable(where + name, MEDIA[name])
             reason = REFUSED.get(name, "only its default can be had.")
             raise not_supported(where + name, reason)
     try:

@@ -19,6 +19,7 @@ from evolute.server.bodies import Many, Strict, check_token_ids
 from evolute.server.errors import FieldError
 from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
+from evolute.server.shapes import PLAIN_MESSAGES
 from evolute.types import Message
 
 MAX_SIZE = 1_000_000  # characters or ids of one call: longer ones would hold up everybody
@@ -28,7 +29,7 @@ ROLES = ("system", "user", "assistant", "tool")
 class TokenizeBody(Strict):
     model: str = "default"
     prompt: str | Many[str] | None = None
-    messages: Many[dict[str, Any]] | None = None
+    messages: PLAIN_MESSAGES | None = None
     add_special_tokens: bool | None = None  # those that the tokenizer adds by itself; default true
     add_generation_prompt: bool | None = None
 

@@ -2,6 +2,7 @@
 
 sampling(body, ...) -> SamplingParams    the fields that both endpoints share
 schema_of(format, ...) -> text or None   the JSON schema that a response format stands for
+texts(value) -> tuple                    one text or a list of them
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError
+from evolute.server.shapes import CHAT_CHOICE, CHAT_MESSAGES, CHAT_TOOLS
 from evolute.types import SamplingParams
 from evolute.types.request import MAX_DEADLINE_S
 from evolute.types.sampling import MAX_TOP_LOGPROBS
@@ -125,9 +127,9 @@ class CompletionBody(GenerationBody):
 
 
 class ChatBody(GenerationBody):
-    messages: Many[dict[str, Any]]
-    tools: Many[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    messages: CHAT_MESSAGES
+    tools: CHAT_TOOLS | None = None
+    tool_choice: CHAT_CHOICE | None = None
     parallel_tool_calls: bool | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -176,8 +178,8 @@ def sampling(
     return SamplingParams(
         max_new_tokens=max_new_tokens,
         top_k=max(0, body.top_k or 0),
-        stop=_texts(body.stop),
-        stop_regex=_texts(body.stop_regex),
+        stop=texts(body.stop),
+        stop_regex=texts(body.stop_regex),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logit_bias=_logit_bias(body.logit_bias or {}),
         top_logprobs=top_logprobs,
@@ -211,11 +213,11 @@ def schema_of(kind: str, schema: Mapping[str, Any] | None, field: str, place: st
     return json.dumps(schema)
 
 
-# -- internals ---------------------------------------------------------------
-
-
-def _texts(value: str | list[str] | None) -> tuple[str, ...]:
+def texts(value: str | list[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+# -- internals ---------------------------------------------------------------
 
 
 def _logit_bias(bias: dict[str, float]) -> dict[int, float]:

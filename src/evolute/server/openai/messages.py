@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from evolute.server.errors import FieldError, not_supported
+from evolute.server.errors import FieldError, not_supported, unreadable
 from evolute.server.tools import Choice, Tool, Toolset, parse_arguments
 from evolute.types import Message
 
 ROLES = ("assistant", "developer", "system", "tool", "user")
+# `parsed` is what a client read out of the content beside it, so it says nothing more
+OWN_FIELDS = {"assistant": {"tool_calls", "parsed"}, "tool": {"tool_call_id", "name"}}
 FOREIGN_PARTS = (
     "image_url", "input_image", "video_url", "audio_url", "input_audio", "file", "input_file",
 )  # fmt: skip
@@ -87,7 +89,7 @@ def text_of(
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind in FOREIGN_PARTS:
-            raise not_supported(f"{where}.content", f"this model reads text, not {kind}.")
+            raise unreadable(f"{where}.content", kind)
         if kind not in kinds or not isinstance(part.get("text"), str) or _more(part):
             text = (
                 f'{where}.content: a part must be {{"type": "{next(iter(kinds))}", "text": ...}}.'
@@ -98,7 +100,7 @@ def text_of(
 
 
 def check_type(value: Any, expected: str, where: str) -> None:
-    """501 for the other kinds that OpenAI's API has, 400 for what has no type."""
+    """Raises FieldError: the other kinds that OpenAI's API has are named as not supported."""
     kind = value.get("type") if isinstance(value, Mapping) else None
     if kind == expected:
         return
@@ -127,9 +129,9 @@ def _message(message: Mapping[str, Any], where: str, name_by_id: Mapping[str, st
     if role not in ROLES:
         text = f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}."
         raise FieldError(text, param=f"{where}.role")
+    known = {"role", "content"} | OWN_FIELDS.get(role, set())
     for name, value in message.items():  # clients echo answers back with null and empty fields
-        own = {"assistant": {"tool_calls"}, "tool": {"tool_call_id", "name"}}.get(role, set())
-        if name not in {"role", "content"} | own and value is not None and value != []:
+        if name not in known and value is not None and value != []:
             raise not_supported(
                 f"{where}.{name}", f"a message of role {role} has no such field here."
             )

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
-from evolute.server.openai.bodies import schema_of
+from evolute.server.openai.bodies import schema_of, texts
 from evolute.server.openai.messages import check_type, read_choice, read_function
+from evolute.server.shapes import FLAT_CHOICE, FUNCTIONS, ITEMS
 from evolute.server.tools import Toolset
 from evolute.types import SamplingParams
 from evolute.types.request import MAX_DEADLINE_S
@@ -39,6 +40,7 @@ TRIVIAL: dict[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
 }
 UNIONS = {
+    "stop": "a text or a list of texts",
     "input": "a text or a list of items",
     "tool_choice": "none, auto, required, or an object that names a function",
 }
@@ -62,7 +64,7 @@ class ResponseBody(StrictBody):
     unions: ClassVar[Mapping[str, str]] = UNIONS
 
     model: str = "default"
-    input: str | Many[dict[str, Any]]
+    input: str | ITEMS
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=100)
@@ -70,8 +72,8 @@ class ResponseBody(StrictBody):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     include: Many[str] | None = None
     text: TextOptions | None = None
-    tools: Many[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: FUNCTIONS | None = None
+    tool_choice: FLAT_CHOICE | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -79,6 +81,9 @@ class ResponseBody(StrictBody):
     user: str | None = None  # the tenant who is billed for fairness
     deadline_s: float | None = Field(None, ge=0, le=MAX_DEADLINE_S)  # ours: to the first token
     metadata: dict[str, str] | None = None  # given back as it came
+    # ours, with the names that the other endpoints have
+    stop: str | Many[str] | None = None
+    ignore_eos: bool | None = None
 
     @property
     def format(self) -> TextFormat:
@@ -130,10 +135,10 @@ def sampling_of(
     max_new_tokens: int,
     skip_special_tokens: bool,
 ) -> SamplingParams:
-    settings: dict[str, Any] = dict(grammar)
-    for name, value in (("temperature", body.temperature), ("top_p", body.top_p)):
-        if value is not None:
-            settings[name] = value
+    settings: dict[str, Any] = {**grammar, "stop": texts(body.stop)}
+    for name in ("temperature", "top_p", "ignore_eos"):
+        if getattr(body, name) is not None:
+            settings[name] = getattr(body, name)
     return SamplingParams(
         max_new_tokens=max_new_tokens,
         top_logprobs=body.top_logprobs or 0,

@@ -1,4 +1,4 @@
-"""POST, GET and DELETE of /v1/responses.
+"""POST, GET and DELETE of /v1/responses, and how many tokens an input has.
 
     responses_router(engine, names, tool_format) -> APIRouter
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from evolute.server.tenants import enter
 from evolute.server.tools import (
     Conversation,
     ToolFormat,
+    Toolset,
     constraint,
     hides_tags,
     parser,
@@ -67,6 +68,11 @@ def responses_router(
             return EventStream(source, turn.events, WIRE)
         return JSONResponse(await while_connected(request, turn.whole()))
 
+    @router.post("/input_tokens")
+    async def count(request: Request) -> JSONResponse:
+        asked = await _read(request, engine, names, kept)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": len(asked.prompt)})
+
     @router.get("/{id}")
     async def retrieve(request: Request, id: str) -> JSONResponse:
         for name, value in request.query_params.items():
@@ -85,9 +91,10 @@ def responses_router(
         text = f"response {id!r} was not made with background=true, which alone can be cancelled."
         raise FieldError(text, param="response_id", code="not_cancellable")
 
-    @router.get("/{id}/{rest:path}")
-    async def other(id: str, rest: str) -> JSONResponse:
-        raise not_supported(rest, "items are kept as a conversation, not one by one.")
+    @router.get("/{id}/input_items", include_in_schema=False)
+    async def input_items(id: str) -> JSONResponse:
+        reason = "items are kept as a conversation, not one by one."
+        raise not_supported("input_items", reason, status=501)
 
     return router
 
@@ -156,6 +163,34 @@ class _Turn:
             self.store.put(self.owner, response["id"], response, messages)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A body, checked, and what it says to the model."""
+
+    body: ResponseBody
+    adapter: str | None
+    toolset: Toolset
+    messages: list[Message]
+    prompt: Sequence[int]
+
+
+async def _read(
+    request: Request, engine: Backend, names: ModelNames, store: ResponseStore
+) -> _Asked:
+    body = await read(request, ResponseBody)
+    adapter = await names.resolve(body.model)
+    check(body)
+    toolset = toolset_of(body)
+    earlier: tuple[Message, ...] = ()
+    if body.previous_response_id is not None:
+        kept = store.get(_owner(request), body.previous_response_id, "previous_response_id")
+        earlier = kept.messages
+    messages = read_input(body.input, earlier)
+    conversation = Conversation(with_instructions(body.instructions, messages), toolset)
+    prompt = await prompt_of(conversation, engine)
+    return _Asked(body, adapter, toolset, messages, prompt)
+
+
 async def _turn(
     request: Request,
     engine: Backend,
@@ -163,16 +198,8 @@ async def _turn(
     tool_format: ToolFormat,
     store: ResponseStore,
 ) -> _Turn:
-    body = await read(request, ResponseBody)
-    adapter = await names.resolve(body.model)
-    check(body)
-    toolset, owner = toolset_of(body), _owner(request)
-    earlier: tuple[Message, ...] = ()
-    if body.previous_response_id is not None:
-        earlier = store.get(owner, body.previous_response_id, "previous_response_id").messages
-    messages = read_input(body.input, earlier)
-    conversation = Conversation(with_instructions(body.instructions, messages), toolset)
-    prompt = await prompt_of(conversation, engine)
+    asked = await _read(request, engine, names, store)
+    body, toolset, prompt, adapter = asked.body, asked.toolset, asked.prompt, asked.adapter
     has_special_tags = bool(toolset.offered) and hides_tags(engine.tokenizer, tool_format)
     grammar = constraint(
         toolset,
@@ -192,7 +219,7 @@ async def _turn(
     call = Call.of("resp", [prompt], sampling, **settings)
     id = f"resp_{uuid.uuid4().hex}"
     answer = Answer(id, body, toolset, names.shown(body.model), parser(toolset, tool_format))
-    return _Turn(body, call, answer, engine, store, owner, messages)
+    return _Turn(body, call, answer, engine, store, _owner(request), asked.messages)
 
 
 def _owner(request: Request) -> str:
