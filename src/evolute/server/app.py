@@ -8,6 +8,7 @@ Other rooms mount their pages with `extra_routers`; the same key check guards th
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -28,7 +29,7 @@ from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
 from evolute.server.tenants import Tenants, gate, visible
 from evolute.server.tools import ToolFormat, format_of
-from evolute.telemetry import counter, histogram, prometheus_text
+from evolute.telemetry import counter, gauge, histogram, prometheus_text
 from evolute.types import Backend
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it but a log
@@ -45,6 +46,8 @@ REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status
 SECONDS = histogram(
     "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
 )
+BLOCKS = gauge("server/python_blocks", "blocks of memory that Python's objects take")
+BLOCKS.set_function(sys.getallocatedblocks)
 Serve = Callable[[Request, Backend, ModelNames], Coroutine[Any, Any, Response]]
 
 

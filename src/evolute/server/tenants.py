@@ -38,7 +38,7 @@ OPEN_PATHS = {"/", "/health", "/health_generate"}  # "/" is a page that holds no
 ADMIN_PATHS = {
     *("/flush_cache", "/load_lora_adapter", "/unload_lora_adapter", "/pause_generation"),
     *("/continue_generation", "/update_weights_from_disk", "/update_weights_from_tensor"),
-    *("/get_weights_by_name",),
+    *("/get_weights_by_name", "/set_internal_state"),
 }
 
 

@@ -1,6 +1,6 @@
 """Adapters and base weights of a running engine.
 
-    load_lora_adapter {"lora_name", "lora_path"}, unload_lora_adapter {"lora_name"}
+    load_lora_adapter {"lora_name", "lora_path", "load_inplace"}, unload_lora_adapter {"lora_name"}
     update_from_disk {"model_path", ...}       a directory of safetensors, or a GGUF file
     update_from_tensor                         safetensors bytes as the body, or in base64 in JSON
     get_by_name {"name", "truncate_size"}
@@ -39,6 +39,7 @@ BINARY = "application/octet-stream"
 class LoadBody(Strict):
     lora_name: str
     lora_path: str
+    load_inplace: bool | None = None  # a new version for those in flight too
 
 
 class UnloadBody(Strict):
@@ -72,8 +73,11 @@ async def load_lora_adapter(request: Request, operations: Operations) -> Respons
         raise FieldError("lora_name is empty; give the adapter a name.", param="lora_name")
 
     async def load() -> None:
-        if body.lora_name in await _adapters(operations):
-            raise RequestError(f"adapter {body.lora_name!r} is loaded already; unload it first.")
+        if not body.load_inplace and body.lora_name in await _adapters(operations):
+            raise RequestError(
+                f"adapter {body.lora_name!r} is loaded already; unload it first, or send "
+                "load_inplace=true."
+            )
         await operations.call("load_adapter", body.lora_name, body.lora_path)
         operations.paths[body.lora_name] = body.lora_path
 
