@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,25 +42,48 @@ def serve(
     tool_format: Annotated[
         str | None, typer.Option(help="how the model writes tool calls: hermes or json")
     ] = None,
+    supervise: Annotated[
+        bool,
+        typer.Option(help="start the serving process again when it dies, and answer meanwhile"),
+    ] = True,
+    worker: Annotated[str, typer.Option(hidden=True)] = "",
     set_: Set = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Serve a model; prints `ready http://HOST:PORT` when requests are accepted."""
-    from evolute.cli.options import free_port
+    from evolute.types.ports import listen, url_of
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    served = _pairs(adapter or [])
+    ready = partial(print, "ready", flush=True)
+    if supervise and not worker and not print_config:
+        from evolute.cli.supervisor import supervise as run
+
+        command = [sys.executable, "-m", "evolute.cli.main", *sys.argv[1:]]
+        raise typer.Exit(run(listen(host, port), command, ready))
+
+    from evolute.cli.supervisor import Worker
     from evolute.dashboard.live import live_router
     from evolute.engine import Engine, EngineConfig
     from evolute.server import Limits, Tenants, create_app
     from evolute.server import serve as run_server
+    from evolute.server.journal import Journal, restore
 
+    own = Worker.of(worker) if worker else None
     calls = _tool_format(tool_format)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = settings(EngineConfig, [], set_, print_config=print_config)
     known = Tenants.of(api_key, file=tenants, admin_key=admin_key)
     limits = Limits(max_in_flight, requests_per_minute)
-    port = free_port(host, port)
+    listener = own.listener if own else listen(host, port)
+    journal = Journal(own.directory if own else None)
+    if own:
+        own.watch()
     with Engine(model, config) as engine:
-        _load_adapters(engine, adapter or [])
+        for name, directory in served:
+            if name not in journal.adapters:
+                engine.load_adapter(name, directory)
         _set_weights(engine, known.weights)
+        restore(engine, journal)
         app = create_app(
             engine,
             served_names=[engine.model_name],
@@ -68,9 +92,17 @@ def serve(
             stall_s=stall_s,
             tool_format=calls,
             extra_routers=[live_router(engine)],
+            journal=journal,
+            restarts=own.restarts if own else 0,
         )
-        ready = partial(print, "ready", flush=True)
-        run_server(app, host, port, ready, drain_s=drain_s, max_connections=max_connections)
+        run_server(
+            app,
+            listener,
+            own.is_ready if own else partial(ready, url_of(listener)),
+            drain_s=drain_s,
+            max_connections=max_connections,
+            is_alive=(lambda: engine.is_alive) if own else None,
+        )
 
 
 def _tool_format(name: str | None) -> Any:
@@ -82,14 +114,17 @@ def _tool_format(name: str | None) -> Any:
     return None if name is None else ToolFormat(name)
 
 
-def _load_adapters(engine: Any, items: list[str]) -> None:
+def _pairs(items: list[str]) -> list[tuple[str, str]]:
+    """(name, directory) of each --adapter."""
     from evolute.types import ConfigError
 
+    found = []
     for item in items:
         name, separator, directory = item.partition("=")
         if not separator:
             raise ConfigError(f"--adapter {item!r} has no '='; write NAME=DIRECTORY.")
-        engine.load_adapter(name, directory)
+        found.append((name, directory))
+    return found
 
 
 def _set_weights(engine: Any, weights: dict[str, float]) -> None:

@@ -23,6 +23,7 @@ from evolute.server.anthropic import is_anthropic, messages_router, model_info, 
 from evolute.server.errors import FieldError
 from evolute.server.explain import explain_router
 from evolute.server.health import Health
+from evolute.server.journal import Journal
 from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
 from evolute.server.openai import complete, converse, responses_router
@@ -46,6 +47,7 @@ REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status
 SECONDS = histogram(
     "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
 )
+RESTARTS = gauge("server/restarts", "times that the serving process was started again")
 BLOCKS = gauge("server/python_blocks", "blocks of memory that Python's objects take")
 BLOCKS.set_function(sys.getallocatedblocks)
 Serve = Callable[[Request, Backend, ModelNames], Coroutine[Any, Any, Response]]
@@ -61,15 +63,19 @@ def create_app(
     stall_s: float = health.STALL_S,
     extra_routers: Sequence[APIRouter] = (),
     tool_format: ToolFormat | None = None,
+    journal: Journal | None = None,
+    restarts: int = 0,
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
     With `api_keys` or `tenants` that have keys, every path but / and /health needs one. `limits`
     are those of each tenant that has none of its own. `tool_format` is how the model writes tool
-    calls; None: as its chat template shows.
+    calls; None: as its chat template shows. `journal` is told of adapters, weights and settings
+    that change; `restarts` is for /metrics.
     """
     names = ModelNames(engine, served_names)
     tenants = tenants or Tenants.of(api_keys)
+    RESTARTS.set(restarts)
     traffic = Traffic(Limiter(limits, tenants.limits(limits)))
     app = FastAPI(
         title="Evolute",
@@ -86,7 +92,7 @@ def create_app(
     calls = tool_format or format_of(engine.tokenizer)
     ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
     own = (*ours, _status(engine), explain_router(engine), _refusals())
-    native_paths = native.router(engine, names)
+    native_paths = native.router(engine, names, journal)
     status = health.router(Health(engine, traffic, stall_s))
     for router in (*own, native_paths, status, openapi.router(app), *extra_routers):
         app.include_router(router)

@@ -16,7 +16,7 @@ SET = [part for one in SMALL.split() for part in ("--set", one)]
 
 
 @pytest.fixture
-def evolute(tmp_path, monkeypatch, capsys):
+def evolute(tmp_path, monkeypatch, capfd):
     """Runs a command in an empty folder; gives the exit code and what stood on stderr."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,7 @@ def evolute(tmp_path, monkeypatch, capsys):
             main()
         except SystemExit as end:
             code = end.code or 0
-        return code, capsys.readouterr().err
+        return code, capfd.readouterr().err
 
     yield run
     for number, handler in handlers.items():

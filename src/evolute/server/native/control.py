@@ -90,6 +90,7 @@ async def set_internal_state(request: Request, operations: Operations) -> Respon
     if not body.server_args:
         raise FieldError("server_args is empty; name a setting.", param="server_args")
     config = await operations.call("apply_settings", **body.server_args)
+    operations.journal.applied(body.server_args)
     return JSONResponse({"updated": True, "server_args": dataclasses.asdict(config)})
 
 

@@ -1,6 +1,6 @@
 """Which native path is served by what.
 
-router(engine, names)     all of them on one engine
+router(engine, names, journal)     all of them on one engine
 BODIES, SAMPLING          what they take, for the OpenAPI document
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from evolute.server.journal import Journal
 from evolute.server.names import ModelNames
 from evolute.server.native import control, generate, info, tokenizing, weights
 from evolute.server.native.bodies import GenerateBody, SamplingBody
@@ -63,8 +64,8 @@ BODIES: dict[str, type[BaseModel]] = {
 SAMPLING: dict[type[BaseModel], type[BaseModel]] = {GenerateBody: SamplingBody}
 
 
-def router(engine: Backend, names: ModelNames) -> APIRouter:
-    operations = Operations(engine, names)
+def router(engine: Backend, names: ModelNames, journal: Journal | None = None) -> APIRouter:
+    operations = Operations(engine, names, journal)
     router = APIRouter()
     for path, (methods, serve) in PATHS.items():
         handle = _handler(serve, operations)

@@ -79,7 +79,7 @@ async def load_lora_adapter(request: Request, operations: Operations) -> Respons
                 "load_inplace=true."
             )
         await operations.call("load_adapter", body.lora_name, body.lora_path)
-        operations.paths[body.lora_name] = body.lora_path
+        operations.journal.loaded(body.lora_name, body.lora_path)
 
     return await _adapter_answer(operations, load)
 
@@ -89,7 +89,7 @@ async def unload_lora_adapter(request: Request, operations: Operations) -> Respo
 
     async def unload() -> None:
         await operations.call("unload_adapter", body.lora_name)
-        operations.paths.pop(body.lora_name, None)
+        operations.journal.unloaded(body.lora_name)
 
     return await _adapter_answer(operations, unload)
 
@@ -136,7 +136,7 @@ async def get_by_name(request: Request, operations: Operations) -> Response:
 
 
 async def _adapters(operations: Operations) -> dict[str, str]:
-    return {str(n): operations.paths.get(n, "") for n in await operations.call("adapters")}
+    return {str(n): operations.journal.path(n) for n in await operations.call("adapters")}
 
 
 async def _adapter_answer(operations: Operations, work: Callable[[], Any]) -> JSONResponse:
@@ -172,6 +172,7 @@ async def _update(
             text = f"the weights are as they were: {error}"
             return _update_answer(text, success=False, paused=await _paused(operations))
         label = operations.label(version, body.weight_version)
+        operations.journal.updated(getattr(body, "model_path", None), label)
     text = f"Weights of version {label} are in use."
     return _update_answer(text, success=True, paused=await _paused(operations))
 
