@@ -523,9 +523,7 @@ def test_stop_ends_running_streams(start: Start) -> None:
         body = {"prompt": "x", "stream": True, "max_tokens": 4000}
         answer = pool.submit(ask, server, "/v1/completions", body)
         assert eventually(lambda: backend.requests)
-        began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 8
         assert answer.exception(5) is not None or "[DONE]" not in answer.result()[2]
     assert backend.cancelled
 
