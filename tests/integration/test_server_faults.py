@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from evolute.engine import Engine
 from evolute.server import create_app, serve_in_thread
+from evolute.testing import until
 from evolute.types import BadGrammar
 
 SHORT = {"text": "x", "sampling_params": {"max_new_tokens": 1}}
@@ -56,10 +57,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 def _alive_afterwards(client: httpx.Client, engine: Engine) -> Iterator[None]:
     yield
     client.post("/continue_generation")
-    deadline = time.monotonic() + 30
-    while engine.stats().running + engine.stats().waiting:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not engine.stats().running + engine.stats().waiting)
     engine.check()
     stats = engine.stats()
     assert stats.free_pages + stats.cached_pages == stats.num_pages
@@ -304,10 +302,7 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(url: str, engine:
             linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # a reset in place of a goodbye
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         one.close()
-    deadline = time.monotonic() + 20
-    while engine.stats().running + engine.stats().waiting:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not engine.stats().running + engine.stats().waiting)
 
 
 # -- the disk ------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import pytest
 from evolute.engine import Engine
 from evolute.server import Limits, Tenants, connections, create_app, limits, serve_in_thread
 from evolute.server import serving as serving_module
-from evolute.testing import ScriptedBackend
+from evolute.testing import ScriptedBackend, until
 from evolute.types import ConfigError
 
 LONG = {"text": "x", "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
@@ -42,13 +42,6 @@ def serving(engine: Any, **settings: Any) -> Iterator[str]:
     app = create_app(engine, served_names=["tiny"], **settings)
     with serve_in_thread(app, max_connections=most) as server:
         yield server.url
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def bearer(key: str) -> dict[str, str]:

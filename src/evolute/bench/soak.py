@@ -223,9 +223,7 @@ def _adapter(loaded: LoadedModel, folder: Path, rank: int) -> str:
 
 
 def _memory_mb(loaded: LoadedModel) -> int:
-    c = loaded.config
-    width = 2 * c.num_layers * c.num_kv_heads * c.head_width * 4
-    return max(-(-POOL_TOKENS * width // 2**20), 1)
+    return max(-(-POOL_TOKENS * loaded.config.kv_width * 4 // 2**20), 1)
 
 
 def _words(config: EngineConfig) -> list[str]:

@@ -139,8 +139,7 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
 
 
 def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int]:
-    width = 2 * model.num_layers * model.num_kv_heads * model.head_width
-    page_bytes = config.page_size * width * BYTES[config.kv_dtype]
+    page_bytes = config.page_size * model.kv_width * BYTES[config.kv_dtype]
     num_pages = config.memory_mb * 2**20 // page_bytes
     if num_pages < 2:
         raise ConfigError(

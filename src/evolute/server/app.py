@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors, health, native, openapi
@@ -87,7 +88,8 @@ def create_app(
     app.add_middleware(_Counted)
     app.add_middleware(Guard, traffic=traffic)
     errors.install(app)
-    app.add_exception_handler(ClientLeft, _left)
+    for left in (ClientLeft, ClientDisconnect):  # before, or after, its body was whole
+        app.add_exception_handler(left, _left)
     app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
     calls = tool_format or format_of(engine.tokenizer)
     ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,13 +47,6 @@ while True:
     one.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\nserved")
     one.close()
 """
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
 
 
 class Family:
@@ -163,6 +155,7 @@ def lives(tmp_path, code):
     text = f"""
 import sys
 from evolute.cli.supervisor import Worker
+from evolute.testing import until
 worker = Worker.of(sys.argv[-1])
 with open({str(log)!r}, "a") as file:
     file.write("x")

@@ -9,14 +9,8 @@ import pytest
 from evolute.engine import Engine
 from evolute.server.health import Health
 from evolute.server.limits import Traffic
+from evolute.testing import until
 from evolute.types import GenerateRequest, SamplingParams
-
-
-def until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 class Beating:
