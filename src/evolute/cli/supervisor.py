@@ -67,8 +67,8 @@ class Worker:
     @classmethod
     def of(cls, text: str) -> Worker:
         listener, lifeline, restarts, directory = text.split(",", 3)
-        sockets = (socket.socket(fileno=int(fd)) for fd in (listener, lifeline))
-        return cls(*sockets, int(restarts), Path(directory))
+        served, life = (socket.socket(fileno=int(fd)) for fd in (listener, lifeline))
+        return cls(served, life, int(restarts), Path(directory))
 
     def watch(self) -> None:
         """End this process as SIGTERM would when the parent has ended."""
