@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,58 +52,102 @@ def serve(
     print_config: PrintConfig = False,
 ) -> None:
     """Serve a model; prints `ready http://HOST:PORT` when requests are accepted."""
-    from evolute.types.ports import listen, url_of
-
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     served = _pairs(adapter or [])
-    ready = partial(print, "ready", flush=True)
     if supervise and not worker and not print_config:
-        from evolute.cli.supervisor import supervise as run
+        raise typer.Exit(_supervise(host, port))
+    who = (api_key, tenants, admin_key, max_in_flight, requests_per_minute)
+    how = (max_connections, drain_s, stall_s, tool_format)
+    options = _Options(model, host, port, served, *who, *how, set_, print_config)
+    _work(options, worker)
 
-        command = [sys.executable, "-m", "evolute.cli.main", *sys.argv[1:]]
-        raise typer.Exit(run(listen(host, port), command, ready))
 
+# -- internals ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What the command line says."""
+
+    model: str
+    host: str
+    port: int
+    adapters: list[tuple[str, str]]  # (name, directory)
+    api_keys: list[str] | None
+    tenants: Path | None
+    admin_key: str | None
+    max_in_flight: int
+    requests_per_minute: int
+    max_connections: int
+    drain_s: float
+    stall_s: float
+    tool_format: str | None
+    overrides: list[str] | None
+    print_config: bool
+
+
+def _supervise(host: str, port: int) -> int:
+    """The exit code of children that run this same command."""
+    from evolute.cli.supervisor import supervise
+    from evolute.types.ports import listen
+
+    command = [sys.executable, "-m", "evolute.cli.main", *sys.argv[1:]]
+    return supervise(listen(host, port), command, _say_ready)
+
+
+def _work(options: _Options, worker: str) -> None:
+    """Load and serve, alone or (`worker`) as a supervisor's child."""
     from evolute.cli.supervisor import Worker
-    from evolute.dashboard.live import live_router
     from evolute.engine import Engine, EngineConfig
-    from evolute.server import Limits, Tenants, create_app
+    from evolute.server import Limits, Tenants
     from evolute.server import serve as run_server
     from evolute.server.journal import Journal, restore
+    from evolute.types.ports import listen, url_of
 
     own = Worker.of(worker) if worker else None
-    calls = _tool_format(tool_format)
-    config = settings(EngineConfig, [], set_, print_config=print_config)
-    known = Tenants.of(api_key, file=tenants, admin_key=admin_key)
-    limits = Limits(max_in_flight, requests_per_minute)
-    listener = own.listener if own else listen(host, port)
+    calls = _tool_format(options.tool_format)
+    config = settings(EngineConfig, [], options.overrides, print_config=options.print_config)
+    known = Tenants.of(options.api_keys, file=options.tenants, admin_key=options.admin_key)
+    limits = Limits(options.max_in_flight, options.requests_per_minute)
+    listener = own.listener if own else listen(options.host, options.port)
     journal = Journal(own.directory if own else None)
     if own:
         own.watch()
-    with Engine(model, config) as engine:
-        for name, directory in served:
+    with Engine(options.model, config) as engine:
+        for name, directory in options.adapters:
             if name not in journal.adapters:
                 engine.load_adapter(name, directory)
         _set_weights(engine, known.weights)
         restore(engine, journal)
-        app = create_app(
+        app = _app(
             engine,
-            served_names=[engine.model_name],
             tenants=known,
             limits=limits,
-            stall_s=stall_s,
+            stall_s=options.stall_s,
             tool_format=calls,
-            extra_routers=[live_router(engine)],
             journal=journal,
             restarts=own.restarts if own else 0,
         )
         run_server(
             app,
             listener,
-            own.is_ready if own else partial(ready, url_of(listener)),
-            drain_s=drain_s,
-            max_connections=max_connections,
+            own.is_ready if own else partial(_say_ready, url_of(listener)),
+            drain_s=options.drain_s,
+            max_connections=options.max_connections,
             is_alive=(lambda: engine.is_alive) if own else None,
         )
+
+
+def _say_ready(url: str) -> None:
+    print("ready", url, flush=True)
+
+
+def _app(engine: Any, **given: Any) -> Any:
+    from evolute.dashboard.live import live_router
+    from evolute.server import create_app
+
+    pages = [live_router(engine)]
+    return create_app(engine, served_names=[engine.model_name], extra_routers=pages, **given)
 
 
 def _tool_format(name: str | None) -> Any:

@@ -172,7 +172,7 @@ def test_a_full_disk_anywhere_else(evolute, monkeypatch):
     assert evolute("loop", "--resume", "r")[0] == 0
 
 
-def test_a_recipe_with_words_after_it_and_its_export(evolute, tmp_path, capsys):
+def test_a_recipe_with_words_after_it_and_its_export(evolute, tmp_path):
     (tmp_path / "recipe.toml").write_text('model = "tiny"\ntask = "addition-1"\nsteps = 9\n')
     (tmp_path / "d").mkdir()
     words = "--train.steps 2 --prompts-per-step=2 --optimizer.lr 1e-3 --run-dir d"

@@ -29,7 +29,7 @@ class Operations:
         if restored := self.journal.weights.get("label"):
             self._labels[1] = restored
 
-    async def call(self, ability: str, *args: Any, **settings: Any) -> Any:
+    async def call(self, ability: str, /, *args: Any, **settings: Any) -> Any:
         """Raises NotSupported when the engine has no such ability."""
         method = self.ability(ability)
         return await asyncio.to_thread(method, *args, **settings)
