@@ -18,6 +18,7 @@ from evolute.dashboard.live import live_router
 from evolute.engine import Engine
 from evolute.models import LoraConfig, LoraWeights
 from evolute.server import RunningServer, Tenants, create_app, serve_in_thread
+from evolute.testing import until
 from evolute.types import GenerateRequest, SamplingParams
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -72,7 +73,7 @@ def busy() -> Iterator[Engine]:
             engine.load_adapter(name, weights)
         thread = threading.Thread(target=asyncio.run, args=(_work(engine),))
         thread.start()
-        _wait_until(lambda: engine.stats().counts.finished >= 28 and engine.stats().waiting > 4)
+        until(lambda: engine.stats().counts.finished >= 28 and engine.stats().waiting > 4)
         time.sleep(0.05)
         engine.pause()
         yield engine
@@ -110,13 +111,6 @@ async def _work(engine: Engine) -> None:
     await asyncio.gather(
         *(ask(100 + i, 3000, names[i % 4], [None, "house-style", None][i % 3]) for i in range(14))
     )
-
-
-def _wait_until(is_so: Any, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, f"not within {seconds:g} s"
-        time.sleep(0.005)
 
 
 def rows(page: Page, table: str) -> list[list[str]]:

@@ -18,6 +18,7 @@ from evolute.bench.load.connection import Connections
 from evolute.bench.load.drive import drive
 from evolute.bench.load.fake import FakeServer, Reply
 from evolute.bench.load.figures import figures, latency, ttft
+from evolute.testing import until
 from evolute.types import BackendError, ConfigError
 
 Script = Callable[[dict[str, Any]], Reply]
@@ -258,10 +259,7 @@ def test_ctrl_c_gives_what_was_measured() -> None:
     with InThread(lambda body: Reply(1, first_s=0.0 if body["prompt"][0] < 23 else 30.0)) as server:
 
         def interrupt() -> None:
-            deadline = time.monotonic() + 20
-            while len(server.bodies) < 6 or server.running > 3:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: len(server.bodies) >= 6 and server.running <= 3)
             time.sleep(0.5)  # the quick ones are read
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from evolute.models.chat_template import CHATML
 from evolute.models.tiny import tiny_tokenizer
 from evolute.models.tokenizer import ChatTokenizer
 from evolute.server import RunningServer
-from evolute.testing import ScriptedBackend
+from evolute.testing import ScriptedBackend, until
 from evolute.types import EvoluteError, GenerateRequest, OutOfCapacity
 
 Start = Callable[..., tuple[ScriptedBackend, anthropic.Anthropic]]
@@ -209,10 +208,7 @@ def test_a_client_that_leaves_aborts_its_request(start: Start, path: str, stream
                 next(answer.iter_lines())
         else:
             httpx.post(f"{client.base_url}{path}", json=body, timeout=0.5)
-    deadline = time.monotonic() + 5
-    while not backend.cancelled:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: backend.cancelled)
     assert backend.stats()["running"] == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import pytest
 from evolute.engine import Engine
 from evolute.models import load_model
 from evolute.server import create_app, serve_in_thread
+from evolute.testing import until
 from evolute.types import SamplingParams
 
 
@@ -133,14 +133,9 @@ def test_a_client_that_leaves_frees_the_engine(
     connection.request(
         "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
     )
-    deadline = time.monotonic() + 20
-    while not engine.stats().running:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: engine.stats().running)
     connection.close()
-    while engine.stats().running:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: not engine.stats().running)
     assert engine.stats().counts.output_tokens < 3000
     engine.check()
 

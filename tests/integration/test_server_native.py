@@ -24,6 +24,7 @@ from evolute.engine import Engine
 from evolute.models import LoraConfig, LoraWeights, export_model, load_model, save_peft
 from evolute.models.tiny import tiny_weights
 from evolute.server import create_app, serve_in_thread
+from evolute.testing import until
 from evolute.types import SamplingParams
 
 TINY = load_model("tiny")
@@ -50,13 +51,6 @@ def _nothing_is_lost(engine: Engine) -> Iterator[None]:
     yield
     until(lambda: engine.stats().running + engine.stats().waiting == 0)
     engine.check()
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def post(client: httpx.Client, path: str, body: Any = None, status: int = 200) -> Any:

@@ -23,7 +23,7 @@ import pytest
 from evolute.engine import Engine
 from evolute.server import Limits, Tenants, connections, create_app, limits, serve_in_thread
 from evolute.server import serving as serving_module
-from evolute.testing import ScriptedBackend
+from evolute.testing import ScriptedBackend, until
 from evolute.types import ConfigError
 
 LONG = {"text": "x", "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
@@ -42,13 +42,6 @@ def serving(engine: Any, **settings: Any) -> Iterator[str]:
     app = create_app(engine, served_names=["tiny"], **settings)
     with serve_in_thread(app, max_connections=most) as server:
         yield server.url
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -193,11 +186,11 @@ def test_silent_connections_are_closed_and_slow_answers_are_not(
         for one in half[10:]:
             one.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-")
         engine.pause()
-        threading.Timer(1.5, engine.resume).start()
         body = json.dumps(SHORT).encode()
         slow = connect(url)
         slow.sendall(request_of(body))
-        assert all(closes(one, 3) for one in half)
+        assert all(closes(one, 60) for one in half)
+        engine.resume()
         assert slow.recv(65536).startswith(b"HTTP/1.1 200")
         for one in (*half, slow):
             one.close()
@@ -206,7 +199,9 @@ def test_silent_connections_are_closed_and_slow_answers_are_not(
 def test_one_connection_too_many_is_told_so_and_the_others_go_on(engine: Engine) -> None:
     with serving(engine, max_connections=8) as url:
         held = [connect(url) for _ in range(8)]
-        time.sleep(0.2)
+        for one in held:  # an answer shows that it was taken in
+            one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert one.recv(65536).startswith(b"HTTP/1.1 200")
         late = connect(url)
         answer = late.recv(65536)
         assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After" in answer
@@ -315,17 +310,15 @@ def test_a_drain_ends_when_its_time_is_up_and_an_idle_server_at_once() -> None:
         until(lambda: httpx.get(f"{url}/stats").json()["waiting"] == 1)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=20)
-        assert 1 <= time.monotonic() - began < 10
+        process.wait(timeout=60)
+        assert time.monotonic() - began >= 1
     finally:
         process.kill()
         process.communicate()
-    process, url = launch("--drain-s", "60")
+    process, url = launch("--drain-s", "600")
     try:
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=20)
-        assert time.monotonic() - began < 10
+        process.wait(timeout=100)
     finally:
         process.kill()
         process.communicate()

@@ -222,6 +222,19 @@ def test_the_store_forgets_the_old_and_the_many() -> None:
     assert len(store) == 0
 
 
+def test_one_owner_s_responses_do_not_push_out_another_s() -> None:
+    store = ResponseStore(max_responses=3, max_chars=500, all_responses=8, all_chars=900)
+    store.put("quiet", "q", {}, [])
+    for number in range(20):
+        store.put("busy", f"b{number}", {"text": "x" * 100}, [])
+    assert store.get("quiet", "q").response == {} and len(store) == 4
+    for name in ("c", "d", "e"):
+        store.put(name, "big", {"text": "x" * 300}, [])
+    assert store.get("quiet", "q").response == {}, "who has most loses it"
+    with pytest.raises(FieldError):
+        store.get("c", "big")
+
+
 # -- failures ------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from evolute.bench import soak
 from evolute.bench.load.connection import Connections
 from evolute.bench.load.fake import FakeServer, Reply
-from evolute.bench.soak import memory_drift
+from evolute.bench.soak import drift
 from evolute.bench.soak_traffic import SoakPlan, Traffic
 
 
@@ -18,10 +18,12 @@ from evolute.bench.soak_traffic import SoakPlan, Traffic
 def test_a_server_stays_whole(seconds):
     figures = soak.run(True, model="tiny", minutes=seconds / 60, seed=seconds).figures
     assert figures["errors"] == 0
-    for action in ("completion", "chat", "stream", "batch", "abort", "disconnect", "hang_up"):
+    clients = ("completion", "chat", "stream", "batch", "samples", "grammar", "abort")
+    rough = ("disconnect", "hang_up", "slow_reader", "half_open")
+    operators = ("adapter", "publish", "policy", "weights")
+    for action in (*clients, *rough, *operators):
         assert figures[f"done/{action}"] > 0
-    for action in ("adapter", "weights"):
-        assert figures[f"done/{action}"] > 0
+    assert figures["python_blocks"] > 0
     assert figures["refused/bad_body"] > 0
     assert figures["engine/finished"] > 50
 
@@ -29,10 +31,10 @@ def test_a_server_stays_whole(seconds):
 def test_drift_is_that_of_the_second_half():
     start = [(float(t), 10.0 * t) for t in range(100)]  # it loads
     flat = [(100.0 + t, 1000.0) for t in range(100)]
-    assert memory_drift(start + flat) == pytest.approx(0)
+    assert drift(start + flat) == pytest.approx(0)
     grows = [(100.0 + t, 1000.0 + t) for t in range(100)]
-    assert memory_drift(start + grows) == pytest.approx(99 / 1049.5)
-    assert memory_drift([]) == memory_drift(flat[:1]) == 0
+    assert drift(start + grows) == pytest.approx(99 / 1049.5)
+    assert drift([]) == drift(flat[:1]) == 0
 
 
 def test_lost_pages_are_told():

@@ -22,6 +22,7 @@ from evolute.engine import EngineConfig
 from evolute.engine.adapters import AdapterTable
 from evolute.engine.build import build_core
 from evolute.engine.engine import num_cores
+from evolute.engine.execution.adapter_loading import LoadCounts
 from evolute.engine.execution.batch import Segment, build_batch
 from evolute.engine.memory import PageId
 from evolute.engine.output import Draft
@@ -71,6 +72,12 @@ class Tenants:
         self.table = AdapterTable(self.core, model.config, model.weights)
         for index, weights in enumerate(_adapters(model, ranks, targets)):
             self.table.load(f"a{index}", weights, 1)
+        self.loads_at_start = self.loads  # of the last run, by the end of its first step
+
+    @property
+    def loads(self) -> LoadCounts:
+        """Copies of adapters until now."""
+        return dataclasses.replace(self.core.loader.counts)
 
     def run(self, work: Sequence[Work], concurrency: int) -> Done:
         """Closed loop: as one ends, the next is sent. Starts with an empty prefix cache."""
@@ -82,6 +89,8 @@ class Tenants:
             while waiting and len(flying) < concurrency:
                 flying[self._send(waiting.popleft())] = time.perf_counter()
             events = self.core.step()
+            if not firsts:
+                self.loads_at_start = self.loads
             now = time.perf_counter()
             for event in events:
                 firsts.setdefault(event.draft, now - flying[event.draft])

@@ -30,6 +30,8 @@ from evolute.bench.adapter_work import (
 )
 from evolute.bench.result import BenchResult, summarize
 from evolute.engine import EngineConfig
+from evolute.engine.config import BYTES
+from evolute.engine.execution.adapter_loading import LoadCounts
 from evolute.models import LoadedModel, load_model
 
 STATIC_FRAC = 0.38  # of the pool, to adapters: S-LoRA's own variant kept 9,000 of 14,500 tokens
@@ -70,9 +72,8 @@ class Setting:
         return Tenants(self.model, dataclasses.replace(self.config, **given), ranks)
 
     def page_mb(self) -> float:
-        model, bytes_ = self.model.config, 2 if self.config.kv_dtype == "float16" else 4
-        width = 2 * model.num_layers * model.num_kv_heads * model.head_width
-        return self.config.page_size * width * bytes_ / 2**20
+        number = BYTES.get(self.config.kv_dtype, 4)
+        return self.config.page_size * self.model.config.kv_width * number / 2**20
 
     def pages_of(self, rank: int) -> int:
         floats = sum(sum(self.model.config.linear_shape(m)) for m in ATTENTION)
@@ -215,7 +216,8 @@ def _thousand(setting: Setting, n: int) -> list[Figures]:
 
 
 def _prefetch(setting: Setting, n: int) -> list[Figures]:
-    """Adapters of which half fit beside the keys of a full batch, which uses half of those."""
+    """Adapters of which half fit beside the keys of a full batch, which uses half of those. The
+    first batch of a run finds no step beside which it could be copied, so it is told apart."""
     size, dice = setting.size, random.Random(0)
     most = size.batch // 2  # that run at once: as many again of the adapters fit
     keys = most * (-(-(size.prompt + 2 * size.output) // setting.config.page_size) + 1)
@@ -236,22 +238,28 @@ def _prefetch(setting: Setting, n: int) -> list[Figures]:
         tenants.run(work, size.batch)
     rounds = []
     for _ in range(n):
-        before = dataclasses.replace(tight.core.loader.counts)
+        before = tight.loads
         short, long = (t.run(work, size.batch) for t in (tight, ample))
-        counts = tight.core.loader.counts
-        copied, waited = counts.copy_s - before.copy_s, counts.waited_s - before.waited_s
-        hidden = {"hidden_frac": 1 - waited / copied} if copied else {}
+        started, after = tight.loads_at_start, tight.loads
         rounds.append(
-            hidden
-            | {
-                "loads": float(counts.loads - before.loads),
-                "waited_ms_per_request": 1e3 * waited / len(work),
+            {
+                **_hidden("hidden_frac", started, after),
+                **_hidden("hidden_frac_with_start", before, after),
+                "loads": float(after.loads - before.loads),
+                "loads_at_start": float(started.loads - before.loads),
+                "waited_ms_per_request": 1e3 * (after.waited_s - before.waited_s) / len(work),
                 "first_token_over_resident": short.first_token_s / long.first_token_s,
             }
         )
     tight.close()
     ample.close()
     return rounds
+
+
+def _hidden(name: str, before: LoadCounts, after: LoadCounts) -> Figures:
+    """The part of the copies' time for which no step waited; nothing when none was copied."""
+    copied, waited = after.copy_s - before.copy_s, after.waited_s - before.waited_s
+    return {name: 1 - waited / copied} if copied else {}
 
 
 SECTIONS: dict[str, Callable[[Setting, int], list[Figures]]] = {

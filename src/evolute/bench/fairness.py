@@ -115,11 +115,10 @@ def _shared(model: LoadedModel, config: EngineConfig, size: Size, turn: int) -> 
 
 def _memory_mb(model: LoadedModel, config: EngineConfig, size: Size) -> int:
     """For `size.held` prefixes and what eight requests need besides."""
-    c = model.config
     tokens = size.held * size.prefix + 8 * 2 * (size.unique + size.output + config.page_size)
     number = 2 if config.kv_dtype == "float16" or config.precision != "float32" else 4
     number = 4 if config.kv_dtype == "float32" or config.precision == "auto" else number
-    return max(round(tokens * 2 * c.num_layers * c.num_kv_heads * c.head_width * number / 2**20), 1)
+    return max(round(tokens * model.config.kv_width * number / 2**20), 1)
 
 
 def _tenants(size: Size, vocab: int) -> list[GenerateRequest]:

@@ -1,11 +1,11 @@
 """Does a server stay whole under everything that people do to it, for as long as asked?
 
     run(quick, minutes=60)      mixed traffic on our own server; raises SoakFailed
-    memory_drift(samples)       growth over the second half, as a part of its mean
+    drift(samples)              growth over the second half, as a part of its mean
 
 Gates, on counts: no error that is not the client's; after the last visitor left, nothing is in
 flight; each page is free, cached or an adapter's, and free once these are gone; the engine had
-nothing to repair. The memory's drift is a figure, and a gate from LONG_MIN minutes on.
+nothing to repair. The drifts of memory and of Python's blocks are figures, gates from LONG_MIN on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ from evolute.types import BackendError, ConfigError
 MINUTES, QUICK_MIN, LONG_MIN = 60.0, 0.5, 30.0
 VISITORS = 12
 DRAIN_S = 60.0
+BLOCKS_S = 10.0
+BLOCKS = re.compile(r"^evolute_server_python_blocks (\S+)$", re.MULTILINE)
 MAX_DRIFT = 0.03
 POOL_TOKENS = 6_000  # so few that pages are evicted and sequences preempted
 RANKS = (2, 4, 8)
@@ -69,8 +72,9 @@ def run(
         plan = _plan(model, loaded, Path(folder))
         with own_server(model, _words(config)) as server:
             figures, faults = asyncio.run(_Soak(server, plan, 60 * minutes, seed).run())
-    if minutes >= LONG_MIN and abs(figures["memory_drift"]) > MAX_DRIFT:
-        faults.append(f"memory moved by {figures['memory_drift']:.1%} over the second half")
+    for name in ("memory_drift", "blocks_drift") if minutes >= LONG_MIN else ():
+        if abs(figures[name]) > MAX_DRIFT:
+            faults.append(f"{name} is {figures[name]:.1%} over the second half")
     if faults:
         raise SoakFailed(f"{len(faults)} faults: " + "; ".join(faults[:MAX_TOLD]))
     settings = {"engine": asdict(config), "minutes": minutes, "visitors": VISITORS, "seed": seed}
@@ -78,8 +82,8 @@ def run(
     return BenchResult("soak", settings, figures, 1, spread)
 
 
-def memory_drift(samples: Sequence[tuple[float, float]]) -> float:
-    """`samples` are (seconds, MB). Slope of the second half times its length, over its mean."""
+def drift(samples: Sequence[tuple[float, float]]) -> float:
+    """`samples` are (seconds, size). Slope of the second half times its length, over its mean."""
     second = samples[len(samples) // 2 :]
     if len(second) < 2:
         return 0.0
@@ -98,7 +102,8 @@ class _Soak:
         self.server, self.plan, self.seconds = server, plan, seconds
         self.connections = Connections(server.url)
         self.traffic = Traffic(self.connections, plan, seed)
-        self.samples: list[tuple[float, float]] = []
+        self.sizes: list[tuple[float, float]] = []  # (seconds, MB)
+        self.blocks: list[tuple[float, float]] = []  # (seconds, blocks of Python's objects)
 
     async def run(self) -> tuple[dict[str, float], list[str]]:
         """Figures, and what is not as it must be."""
@@ -114,21 +119,29 @@ class _Soak:
         try:
             stats, faults = await self._drain()
         finally:
+            await self.traffic.close()
             await self.connections.close()
         return self._figures(stats), [*self.traffic.errors, *faults]
 
     async def _watch(self, started: float) -> None:
-        """Progress and memory, once a second."""
+        """Progress and memory, once a second; what Python holds, every BLOCKS_S."""
         with progress("soak", total=max(round(self.seconds), 1)) as bar:
             while True:
                 seconds = time.monotonic() - started
                 size = self.server.rss_mb()
                 if size is not None:
-                    self.samples.append((seconds, size))
+                    self.sizes.append((seconds, size))
+                if seconds >= len(self.blocks) * BLOCKS_S:
+                    self.blocks.append((seconds, await self._python_blocks()))
                 traffic = self.traffic
                 note = f"{traffic.num_requests} requests, {len(traffic.errors)} errors"
                 bar.advance(min(int(seconds), round(self.seconds)), f"{note}, {size or 0:.0f} MB")
                 await asyncio.sleep(1.0)
+
+    async def _python_blocks(self) -> float:
+        _, text = await self.connections.fetch("GET", "/metrics")
+        found = BLOCKS.search(text)
+        return float(found[1]) if found else math.nan
 
     async def _drain(self) -> tuple[dict[str, Any], list[str]]:
         """Wait for what clients left behind, then account for every page."""
@@ -167,8 +180,12 @@ class _Soak:
         return {
             "requests": float(traffic.num_requests),
             "errors": float(len(traffic.errors)),
-            "memory_drift": memory_drift(self.samples),
-            "memory_mb": self.samples[-1][1] if self.samples else math.nan,
+            "memory_drift": drift(self.sizes),
+            "memory_mb": self.sizes[-1][1] if self.sizes else math.nan,
+            "blocks_drift": drift(self.blocks),
+            "python_blocks": self.blocks[-1][1] if self.blocks else math.nan,
+            "most_asked_until_gone": float(traffic.most_asked),
+            "half_open_ended": float(traffic.num_half_open_ended),
             **{f"done/{name}": float(traffic.done[name]) for name in names},
             **{f"refused/{name}": float(traffic.refused[name]) for name in names},
             **{f"engine/{name}": float(counts[name]) for name in engine},
@@ -206,9 +223,7 @@ def _adapter(loaded: LoadedModel, folder: Path, rank: int) -> str:
 
 
 def _memory_mb(loaded: LoadedModel) -> int:
-    c = loaded.config
-    width = 2 * c.num_layers * c.num_kv_heads * c.head_width * 4
-    return max(-(-POOL_TOKENS * width // 2**20), 1)
+    return max(-(-POOL_TOKENS * loaded.config.kv_width * 4 // 2**20), 1)
 
 
 def _words(config: EngineConfig) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,9 +21,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evolute.bench.load.connection import Connections, Failure
+from evolute.bench.soak_rough import RoughClients
 
 ANSWER_S = 60.0  # for one request
 FIRST_ID, LAST_ID = 16, 250  # tokens that every model has
+MAX_ASKED = 50  # times, between two steps each, until a request whose client left is gone
+POLICIES = ("fcfs", "lpm", "vtc", "dlpm", "priority")
 NO_HEADERS: dict[str, str] = {}
 BAD_BODIES = (
     b"{",
@@ -61,10 +65,13 @@ class Traffic:
     done: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    most_asked: int = 0  # until a request whose client left was gone
     _dice: random.Random = field(default_factory=random.Random)
+    _rough: RoughClients = field(init=False)
 
     def __post_init__(self) -> None:
         self._dice.seed(self.seed)
+        self._rough = RoughClients(*self.connections.address, self._dice)
 
     @property
     def num_requests(self) -> int:
@@ -78,12 +85,18 @@ class Traffic:
             self._chat: 10,
             self._stream: 20,
             self._batch: 8,
+            self._samples: 5,
+            self._grammar: 6,
             self._abort: 10,
             self._disconnect: 14,
             self._hang_up: 4,
+            self._slow_reader: 4,
+            self._half_open: 3,
             self._bad_body: 8,
             self._look: 4,
             self._adapter: 5 * rare,
+            self._publish: 4 * rare,
+            self._policy: 1 * rare,
             self._weights: 1.5 * rare,
             self._flush: 1 * rare,
             self._pause: 0.5 * rare,
@@ -91,6 +104,13 @@ class Traffic:
         while time.monotonic() < until_s:
             (action,) = self._dice.choices(list(actions), list(actions.values()))
             await self._try(action)
+
+    async def close(self) -> None:
+        await self._rough.close()
+
+    @property
+    def num_half_open_ended(self) -> int:
+        return self._rough.num_ended
 
     async def _try(self, action: Callable[[], Awaitable[bool]]) -> None:
         name = getattr(action, "__name__", "").lstrip("_")
@@ -102,6 +122,8 @@ class Traffic:
             self.errors.append(f"{name}: no answer within {ANSWER_S:g} s")
         except Failure as error:
             self.errors.append(f"{name}: {error.kind}: {error}")
+        except OSError as error:
+            self.errors.append(f"{name}: connection: {error}")
         except (ValueError, KeyError, IndexError, TypeError) as error:
             self.errors.append(f"{name}: an answer of another shape: {error!r}")
 
@@ -145,16 +167,47 @@ class Traffic:
         self._expect(isinstance(found, list) and len(found) == len(prompts), found)
         return True
 
+    async def _samples(self) -> bool:
+        n = self._dice.randint(2, 4)
+        body, may_refuse = self._body()
+        found = await self._post("/v1/completions", body | {"n": n, "temperature": 1}, may_refuse)
+        self._expect(found is None or len(found["choices"]) == n, found)
+        return found is not None
+
+    async def _grammar(self) -> bool:
+        """An answer that is not cut off is of the language: a pattern or a schema, some new."""
+        count = self._dice.randint(1, 6)
+        is_schema = self._dice.random() < 0.5
+        if is_schema:
+            key = f"k{self._dice.randrange(4) or self._dice.getrandbits(30)}"
+            asked: dict[str, Any] = {"json_schema": _object_with(key)}
+        else:
+            asked = {"regex": f"[0-9]{{{count}}}(yes|no)"}
+        body = {"model": "default", "prompt": self._prompt(), "max_tokens": 64, **asked}
+        found = await self._post("/v1/completions", body | {"user": self._tenant()})
+        (choice,) = found["choices"]
+        if choice["finish_reason"] == "stop":
+            is_right = (
+                set(json.loads(choice["text"])) == {key}
+                if is_schema
+                else re.fullmatch(asked["regex"], choice["text"]) is not None
+            )
+            self._expect(is_right, choice)
+        return True
+
     async def _abort(self) -> bool:
-        """By the id, at some moment, perhaps too early or too late."""
+        """By the id, at some moment, perhaps too early or too late. The engine hears of it
+        between two steps; whoever asks after that must not find the request any more."""
         rid = f"soak-{self._dice.getrandbits(60):x}"
         settings = {"max_new_tokens": self.plan.longest, "ignore_eos": True}
         body = {"input_ids": self._prompt(), "sampling_params": settings, "rid": rid}
         answer = asyncio.ensure_future(self._post("/generate", body | {"user": self._tenant()}))
         try:
             await asyncio.sleep(self._dice.expovariate(20))
+            was_in = await self._is_in_flight(rid)
             status, text = await self._fetch("/abort_request", json.dumps({"rid": rid}).encode())
             self._expect(status == 200, text)
+            self._expect(not (was_in and await self._is_in_flight(rid)), f"{rid} still runs")
             found = await answer
         finally:
             answer.cancel()
@@ -166,18 +219,20 @@ class Traffic:
         """In the middle of a stream."""
         body, may_refuse = self._body()
         body |= {"max_tokens": self.plan.longest, "ignore_eos": True}
-        left = self._dice.randint(1, 20)
+        left, id = self._dice.randint(1, 20), ""
         try:
             async with aclosing(self._events(body)) as events:
                 async for _, payload in events:
                     self._expect(b'"error"' not in payload[:12], payload)
                     left -= 1
                     if not left:
+                        id = json.loads(payload)["id"]
                         break
         except Failure as error:
             if may_refuse and error.kind in ("http_400", "http_404"):
                 return False
             raise
+        await self._expect_gone(id)
         return True
 
     async def _hang_up(self) -> bool:
@@ -192,6 +247,20 @@ class Traffic:
             return status == 200
         answer.cancel()
         await asyncio.gather(answer, return_exceptions=True)
+        return True
+
+    async def _slow_reader(self) -> bool:
+        body, may_refuse = self._body()
+        body |= {"max_tokens": self.plan.longest // 4, "logprobs": 2, "stream": True}
+        got = await self._rough.read_slowly("/v1/completions", json.dumps(body).encode())
+        was_served = got.startswith(b"HTTP/1.1 200")
+        self._expect(was_served or may_refuse, got[:300])
+        self._expect(b"[DONE]" in got or not was_served, got[-300:])
+        return was_served
+
+    async def _half_open(self) -> bool:
+        body = {"model": "default", "prompt": self._prompt(), "max_tokens": 1}
+        await self._rough.say_half("/v1/completions", json.dumps(body).encode())
         return True
 
     async def _bad_body(self) -> bool:
@@ -221,6 +290,27 @@ class Traffic:
             was_served = await self._post("/load_lora_adapter", body, True) is not None
         return was_served
 
+    async def _publish(self) -> bool:
+        """A new version of an adapter while requests use the old one."""
+        body = {"lora_name": self._name(), "lora_path": self._dice.choice(self.plan.adapters)}
+        await self._post("/load_lora_adapter", body | {"load_inplace": True})
+        return True
+
+    async def _policy(self) -> bool:
+        """And other settings, while requests wait and run under the last ones."""
+        dice = self._dice
+        settings: dict[str, Any] = {
+            "policy": dice.choice(POLICIES),
+            "max_running": dice.choice((8, 64)),
+            "token_budget": dice.choice((64, 512)),
+            "speculation": dice.choice(("none", "ngram")),
+        }
+        found = await self._post("/set_internal_state", {"server_args": settings})
+        self._expect(
+            found["updated"] and found["server_args"] | settings == found["server_args"], found
+        )
+        return True
+
     async def _weights(self) -> bool:
         if self.plan.weights and self._dice.random() < 0.5:
             status, text = await self._fetch("/update_weights_from_tensor", self.plan.weights)
@@ -243,6 +333,19 @@ class Traffic:
         return True
 
     # -- internals -------------------------------------------------------------
+
+    async def _is_in_flight(self, id: str) -> bool:
+        status, text = await self.connections.fetch("GET", f"/explain/{id}")
+        self._expect(status in (200, 404), f"{status} {text}")
+        return status == 200 and any("state" in one for one in json.loads(text)["outputs"])
+
+    async def _expect_gone(self, id: str) -> None:
+        """Each look is at a moment between two steps."""
+        asked = 0
+        while id and await self._is_in_flight(id):
+            asked += 1
+            self._expect(asked < MAX_ASKED, f"{id} runs for nobody")
+        self.most_asked = max(self.most_asked, asked)
 
     def _body(self) -> tuple[dict[str, Any], bool]:
         """Of a completion, and whether it may be refused: its adapter comes and goes."""
@@ -293,3 +396,12 @@ class Traffic:
     def _expect(self, is_right: bool, found: object) -> None:
         if not is_right:
             raise Failure("wrong", f"{found!r}"[:300])
+
+
+def _object_with(key: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {key: {"type": "boolean"}},
+        "required": [key],
+        "additionalProperties": False,
+    }

@@ -66,23 +66,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def free_port(host: str, port: int) -> int:
-    """`port`, or any free one for 0. Raises ConfigError when it is taken."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            why = error.strerror if isinstance(error, OSError) else "ports end at 65535"
-            raise ConfigError(
-                f"port {port} on {host} cannot be used ({why}); choose another --port, or 0 for "
-                "any free one."
-            ) from error
-        return int(probe.getsockname()[1])
-
-
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

@@ -253,7 +253,7 @@ class Engine:
         """Empty the prefix cache; what is in use goes when it is done."""
         self._loop.call(self._core.flush)
 
-    def apply_settings(self, **changes: Any) -> EngineConfig:
+    def apply_settings(self, /, **changes: Any) -> EngineConfig:
         """Change settings that need no restart: max_running, token_budget, num_threads, ...
 
         Raises RequestError for one that needs a restart, ConfigError for a value that cannot be.

@@ -64,6 +64,11 @@ class ModelConfig:
                 f"{self.head_width // 2} pairs; fetch the model again."
             )
 
+    @property
+    def kv_width(self) -> int:
+        """Numbers that keys and values of one token take, in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_width
+
     def linear_shape(self, module: str) -> tuple[int, int]:
         """(outputs, inputs) of a linear layer, by its short name."""
         q, kv = self.num_heads * self.head_width, self.num_kv_heads * self.head_width

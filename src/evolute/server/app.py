@@ -8,6 +8,7 @@ Other rooms mount their pages with `extra_routers`; the same key check guards th
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -15,19 +16,21 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolute.server import admin, errors, health, native, openapi, refused
 from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
 from evolute.server.explain import explain_router
 from evolute.server.health import Health
+from evolute.server.journal import Journal
 from evolute.server.limits import Guard, Limiter, Limits, Traffic
 from evolute.server.names import ModelNames
 from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
 from evolute.server.tenants import Tenants, gate, visible
 from evolute.server.tools import ToolFormat, format_of
-from evolute.telemetry import counter, histogram, prometheus_text
+from evolute.telemetry import counter, gauge, histogram, prometheus_text
 from evolute.types import Backend
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it but a log
@@ -39,6 +42,9 @@ REQUESTS = counter("server/requests", "HTTP requests answered", ("path", "status
 SECONDS = histogram(
     "server/request_s", "seconds from arrival to the last byte", (0.01, 0.1, 0.5, 1, 5, 20, 60)
 )
+RESTARTS = gauge("server/restarts", "times that the serving process was started again")
+BLOCKS = gauge("server/python_blocks", "blocks of memory that Python's objects take")
+BLOCKS.set_function(sys.getallocatedblocks)
 Serve = Callable[[Request, Backend, ModelNames], Coroutine[Any, Any, Response]]
 
 
@@ -52,15 +58,19 @@ def create_app(
     stall_s: float = health.STALL_S,
     extra_routers: Sequence[APIRouter] = (),
     tool_format: ToolFormat | None = None,
+    journal: Journal | None = None,
+    restarts: int = 0,
 ) -> FastAPI:
     """An application on `engine`. `served_names[0]` is the base's name in answers.
 
     With `api_keys` or `tenants` that have keys, every path but / and /health needs one. `limits`
     are those of each tenant that has none of its own. `tool_format` is how the model writes tool
-    calls; None: as its chat template shows.
+    calls; None: as its chat template shows. `journal` is told of adapters, weights and settings
+    that change; `restarts` is for /metrics.
     """
     names = ModelNames(engine, served_names)
     tenants = tenants or Tenants.of(api_keys)
+    RESTARTS.set(restarts)
     traffic = Traffic(Limiter(limits, tenants.limits(limits)))
     app = FastAPI(
         title="Evolute",
@@ -72,12 +82,13 @@ def create_app(
     app.add_middleware(_Counted)
     app.add_middleware(Guard, traffic=traffic)
     errors.install(app)
-    app.add_exception_handler(ClientLeft, _left)
+    for left in (ClientLeft, ClientDisconnect):  # before, or after, its body was whole
+        app.add_exception_handler(left, _left)
     app.state.engine, app.state.names, app.state.traffic = engine, names, traffic
     calls = tool_format or format_of(engine.tokenizer)
     ours = [make(engine, names, calls) for make in (_openai, responses_router, messages_router)]
     own = (*ours, _status(engine), explain_router(engine))
-    native_paths = native.router(engine, names)
+    native_paths = native.router(engine, names, journal)
     status = health.router(Health(engine, traffic, stall_s))
     last = (openapi.router(app), *extra_routers, refused.router())
     for router in (*own, native_paths, status, *last):

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 32 << 20
 BODY_S = 60.0  # for the next piece of a body to come
 SEND_S = 60.0  # for a reader to take what was sent
-MAX_IDLE_TENANTS = 10_000  # remembered for their rate
+FORGET_AT = 256  # accounts; then those that tell nothing are looked for
 UPLOADS = {"/update_weights_from_tensor"}
 ALWAYS = {  # also in a drain
     *(
@@ -73,6 +73,11 @@ class _Account:
     allowance: float = 0.0  # requests that may come now
     at_s: float = 0.0
 
+    def fill(self, now: float, per_minute: int) -> None:
+        gained = (now - self.at_s) * per_minute / 60
+        self.allowance = min(per_minute, self.allowance + gained)
+        self.at_s = now
+
 
 class Limiter:
     """Counts what each tenant has in flight, and its rate as a bucket that fills by the second."""
@@ -87,6 +92,7 @@ class Limiter:
         self._everybody, self._by_tenant = everybody, dict(by_tenant or {})
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
+        self._forget_at = FORGET_AT
 
     def take(self, tenant: str) -> None:
         """Raises TooManyRequests, with nothing taken."""
@@ -120,20 +126,22 @@ class Limiter:
         now, per_minute = self._clock(), limits.requests_per_minute
         account = self._accounts.get(tenant)
         if account is None:
-            self._forget_idle()
+            self._forget_idle(now)
             account = self._accounts[tenant] = _Account(0, per_minute, now)
-        gained = (now - account.at_s) * per_minute / 60
-        account.allowance = min(per_minute, account.allowance + gained)
-        account.at_s = now
+        account.fill(now, per_minute)
         return account
 
-    def _forget_idle(self) -> None:
-        """A name costs nothing to invent; those with nothing in flight go, the oldest first."""
-        if len(self._accounts) < MAX_IDLE_TENANTS:
+    def _forget_idle(self, now: float) -> None:
+        """A name costs nothing to invent. One with nothing in flight and all that it may send, as
+        everybody has who was silent for a minute, is as good as a new one."""
+        if len(self._accounts) < self._forget_at:
             return
-        idle = [name for name, account in self._accounts.items() if not account.in_flight]
-        for name in idle[: MAX_IDLE_TENANTS // 2]:
-            del self._accounts[name]
+        for name, account in list(self._accounts.items()):
+            per_minute = self._by_tenant.get(name, self._everybody).requests_per_minute
+            account.fill(now, per_minute)
+            if not account.in_flight and account.allowance >= per_minute:
+                del self._accounts[name]
+        self._forget_at = max(FORGET_AT, 2 * len(self._accounts))
 
 
 @dataclass(slots=True)

@@ -1,10 +1,9 @@
 """Putting an application on a port, in front or in a thread.
 
-    serve(app, host, port, on_ready)        until Ctrl-C, or SIGTERM and `drain_s`
+    serve(app, listener, on_ready)          until Ctrl-C, or SIGTERM and `drain_s`
     serve_in_thread(app, host, port)        a RunningServer with url and stop()
 
-The port is taken before anything else, so one in use is a ConfigError and not a traceback;
-port 0 takes a free one. At SIGTERM the server drains: new requests are answered 503, those in
+At SIGTERM the server drains: new requests are answered 503, those in
 progress have `drain_s` to end. A second signal, and Ctrl-C, stop at once; what is still in progress
 then has GRACE_S before it is cancelled.
 """
@@ -12,7 +11,6 @@ then has GRACE_S before it is cancelled.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
 import socket
@@ -27,18 +25,14 @@ from fastapi import FastAPI
 
 from evolute.server.connections import MAX_CONNECTIONS, connection_class, make_room
 from evolute.server.limits import Traffic
-from evolute.types import ConfigError
+from evolute.types import BackendError, ConfigError
+from evolute.types.ports import listen, url_of
 
 logger = logging.getLogger(__name__)
 
 GRACE_S = 2  # for answers in progress when the server stops
 DRAIN_S = 30.0
 START_S = 30.0
-REASONS = {
-    errno.EADDRINUSE: "it is in use; choose another --port, or 0 for any free one",
-    errno.EACCES: "it needs root; choose a --port above 1023",
-    errno.EADDRNOTAVAIL: "this machine has no such address; use --host 127.0.0.1 or 0.0.0.0",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +65,7 @@ class _Server(uvicorn.Server):
         *,
         drain_s: float = DRAIN_S,
         max_connections: int = MAX_CONNECTIONS,
+        is_alive: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -84,6 +79,7 @@ class _Server(uvicorn.Server):
             )
         )
         self._on_ready, self._drain_s = on_ready, drain_s
+        self._is_alive, self.is_broken = is_alive, False
         self._traffic: Traffic = getattr(app.state, "traffic", None) or Traffic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -108,30 +104,34 @@ class _Server(uvicorn.Server):
             self.should_exit = is_late or not traffic.in_flight
             if is_late and traffic.in_flight:
                 logger.warning("%d requests did not end within the drain", traffic.in_flight)
+        if self._is_alive and not self._is_alive():
+            self.is_broken = self.should_exit = True
         return await super().on_tick(counter)
 
 
 def serve(
     app: FastAPI,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    on_ready: Callable[[str], None] | None = None,
+    listener: socket.socket,
+    on_ready: Callable[[], None] = lambda: None,
     *,
     drain_s: float = DRAIN_S,
     max_connections: int = MAX_CONNECTIONS,
+    is_alive: Callable[[], bool] | None = None,
 ) -> None:
-    """Serve until interrupted. Calls `on_ready(url)` once requests are accepted."""
-    with contextlib.closing(_listen(host, port)) as listener:
+    """Serve until interrupted. Calls `on_ready` once requests are accepted.
+
+    With `is_alive` the server ends, with a BackendError, as soon as that is False.
+    """
+    with contextlib.closing(listener):
         server = _Server(
-            app,
-            lambda: on_ready(_url(listener)) if on_ready else None,
-            drain_s=drain_s,
-            max_connections=max_connections,
+            app, on_ready, drain_s=drain_s, max_connections=max_connections, is_alive=is_alive
         )
         with contextlib.suppress(KeyboardInterrupt):  # a clean stop: uvicorn raises it again
             server.run(sockets=[listener])
         if not server.started:
             raise ConfigError("the server could not start; its log says why.")
+        if server.is_broken:
+            raise BackendError("the engine's thread has ended; its log says why.")
 
 
 def serve_in_thread(
@@ -142,7 +142,7 @@ def serve_in_thread(
     max_connections: int = MAX_CONNECTIONS,
 ) -> RunningServer:
     """Returns once requests are accepted."""
-    listener = _listen(host, port)
+    listener = listen(host, port)
     ready = threading.Event()
     server = _Server(app, ready.set, max_connections=max_connections)
 
@@ -158,32 +158,4 @@ def serve_in_thread(
     if not ready.wait(START_S) or not server.started:
         server.should_exit = True
         raise ConfigError(f"the server did not start within {START_S:g} s; its log says why.")
-    return RunningServer(_url(listener), server, thread)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises ConfigError that names the fix."""
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port {port} does not exist; choose 0 (any free one) to 65535.")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"host {host!r} has no address: {error}.") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        reason = REASONS.get(error.errno or 0, str(error))
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}.") from None
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{port}"
+    return RunningServer(url_of(listener), server, thread)

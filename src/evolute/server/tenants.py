@@ -3,9 +3,12 @@
     Tenants.of(["KEY", "alice=KEY"], file=..., admin_key=...)
     gate(tenants)                           a dependency: 401 without a valid key
     enter(request, user=..., adapter=...)   the request's tenant, its place taken; 429 when full
+    owner_of(request)                       whose limits bind it: the key's tenant, or the key
     request_id(request, rid)                a client's id as the engine knows it
 
-The tenant of a request is its key's, else the body's `user`, else the adapter, else "default". The
+The tenant of a request is its key's, else the body's `user`, else the adapter, else "default".
+Service is shared out by tenants. A key that names no tenant has limits of its own beside those of
+each `user`, so that inventing users gains nothing, and it cannot name a tenant that has keys. The
 file is TOML, a section for each tenant:
 
     [alice]
@@ -17,6 +20,7 @@ file is TOML, a section for each tenant:
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 import tomllib
@@ -44,7 +48,7 @@ OPEN_PATHS = {
 ADMIN_PATHS = {
     *("/flush_cache", "/load_lora_adapter", "/unload_lora_adapter", "/pause_generation"),
     *("/continue_generation", "/update_weights_from_disk", "/update_weights_from_tensor"),
-    *("/get_weights_by_name",),
+    *("/get_weights_by_name", "/set_internal_state"),
 }
 
 
@@ -70,6 +74,7 @@ class Caller:
 
     tenant: str | None
     is_admin: bool = False
+    owner: str = ""  # whose limits bind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +99,13 @@ class Tenants:
         pairs += [(name, key) for name, one in settings.items() for key in one.keys]
         keys: dict[bytes, Caller] = {}
         for name, key in pairs:
-            if keys.setdefault(key.encode(), Caller(name)).tenant != name:
+            caller = Caller(name, owner=name or _digest(key))
+            if keys.setdefault(key.encode(), caller).tenant != name:
                 raise ConfigError("one API key is given to two tenants; make a key for each.")
         if admin_key:
             if admin_key.encode() in keys:
                 raise ConfigError("the admin key is also a tenant's; make a key of its own.")
-            keys[admin_key.encode()] = Caller(None, is_admin=True)
+            keys[admin_key.encode()] = Caller(None, is_admin=True, owner=_digest(admin_key))
         return cls(keys, settings, bool(admin_key))
 
     def find(self, key: str) -> Caller | None:
@@ -121,12 +127,19 @@ class Tenants:
         }
 
     @property
+    def names(self) -> frozenset[str]:
+        """Tenants that have keys of their own."""
+        return frozenset(caller.tenant for caller in self.keys.values() if caller.tenant)
+
+    @property
     def weights(self) -> dict[str, float]:
         return {name: one.weight for name, one in self.settings.items()}
 
 
 def gate(tenants: Tenants) -> Callable[[Request], None]:
     """Checks `Authorization: Bearer KEY` or `x-api-key: KEY`, and notes the tenant."""
+
+    names = tenants.names
 
     def check(request: Request) -> None:
         path = request.url.path
@@ -144,6 +157,8 @@ def gate(tenants: Tenants) -> Callable[[Request], None]:
             text = f"{path} needs the admin key, and this one is a tenant's{how}."
             raise FieldError(text, code="invalid_api_key", status=401)
         request.state.tenant, request.state.is_admin = caller.tenant, is_admin
+        request.state.owner = caller.owner
+        request.state.tenants = () if caller.is_admin else names
 
     return check
 
@@ -159,13 +174,23 @@ def enter(request: Request, *, user: str | None, adapter: str | None) -> str:
         text = f"user has {len(user)} characters; at most {MAX_NAME_CHARS} are allowed."
         raise FieldError(text, param="user")
     name = tenant_of(request, user=user, adapter=adapter)
-    request.state.place.take(name)
+    for one in dict.fromkeys((owner_of(request) or name, name)):
+        request.state.place.take(one)
     return name
 
 
 def tenant_of(request: Request, *, user: str | None, adapter: str | None) -> str:
-    """The name alone, with no place taken."""
-    return getattr(request.state, "tenant", None) or user or adapter or "default"
+    """The name alone, with no place taken. Raises FieldError for another's."""
+    own = getattr(request.state, "tenant", None)
+    if own is None and user in getattr(request.state, "tenants", ()):
+        text = f"user {user!r} has keys of its own; use one of them, or name another user."
+        raise FieldError(text, param="user", code="invalid_api_key", status=403)
+    return own or user or adapter or "default"
+
+
+def owner_of(request: Request) -> str | None:
+    """The key's tenant, or a digest of the key; None when the server asks for no keys."""
+    return getattr(request.state, "owner", None)
 
 
 def request_id(request: Request, rid: str) -> str:
@@ -192,6 +217,11 @@ def _refuse_pages_of_others(request: Request) -> None:
     if is_foreign or request.headers.get("sec-fetch-site") == "cross-site":
         text = f"{request.url.path} may not be called by a page of another site."
         raise FieldError(text, code="cross_site", status=403)
+
+
+def _digest(key: str) -> str:
+    """A name for a key that has none, which tells nothing about it."""
+    return f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _given_key(request: Request) -> str:

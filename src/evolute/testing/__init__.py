@@ -3,5 +3,6 @@
 from evolute.testing.backends import ScriptedBackend
 from evolute.testing.clock import ManualClock
 from evolute.testing.tokenizers import ByteTokenizer
+from evolute.testing.waiting import until
 
-__all__ = ["ByteTokenizer", "ManualClock", "ScriptedBackend"]
+__all__ = ["ByteTokenizer", "ManualClock", "ScriptedBackend", "until"]

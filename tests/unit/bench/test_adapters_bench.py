@@ -24,7 +24,9 @@ def test_every_section_tells_its_figures(tiny):
     assert rooms == set(SECTIONS) and result.n == 1
     assert result.figures.keys() == result.spread.keys()
     assert all(math.isfinite(value) for value in result.figures.values())
-    assert ("prefetch/hidden_frac" in result.figures) == (result.figures["prefetch/loads"] > 0)
+    assert ("prefetch/hidden_frac_with_start" in result.figures) == (
+        result.figures["prefetch/loads"] > 0
+    )
     # 24 adapters of rank 8: 8 * (2 * 64 + 2 * 96 + 64 + 64) floats of four modules, two layers
     assert result.figures["thousand/host_mb"] == pytest.approx(24 * 8 * 448 * 2 * 4 / 2**20)
 

@@ -16,7 +16,7 @@ SET = [part for one in SMALL.split() for part in ("--set", one)]
 
 
 @pytest.fixture
-def evolute(tmp_path, monkeypatch, capsys):
+def evolute(tmp_path, monkeypatch, capfd):
     """Runs a command in an empty folder; gives the exit code and what stood on stderr."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,7 @@ def evolute(tmp_path, monkeypatch, capsys):
             main()
         except SystemExit as end:
             code = end.code or 0
-        return code, capsys.readouterr().err
+        return code, capfd.readouterr().err
 
     yield run
     for number, handler in handlers.items():
@@ -179,7 +179,7 @@ def test_a_full_disk_anywhere_else(evolute, monkeypatch):
     assert evolute("loop", "--resume", "r")[0] == 0
 
 
-def test_a_recipe_with_words_after_it_and_its_export(evolute, tmp_path, capsys):
+def test_a_recipe_with_words_after_it_and_its_export(evolute, tmp_path):
     (tmp_path / "recipe.toml").write_text('model = "tiny"\ntask = "addition-1"\nsteps = 9\n')
     (tmp_path / "d").mkdir()
     words = "--train.steps 2 --prompts-per-step=2 --optimizer.lr 1e-3 --run-dir d"

@@ -8,6 +8,7 @@ import pytest
 
 from evolute.engine import Engine
 from evolute.models import load_model
+from evolute.testing import until
 from evolute.types import (
     BackendError,
     ConfigError,
@@ -67,13 +68,6 @@ def in_background(job):
         return box[0]
 
     return wait
-
-
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # -- abort ---------------------------------------------------------------------

@@ -109,3 +109,21 @@ def test_what_cannot_be_meant_is_a_client_s_error(engine, path, body):
 def test_a_wrong_query_has_the_shape_of_all_errors(engine):
     answer = ask(engine, "GET", "/recent?limit=abc", keys=False)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "limit"
+
+
+def test_a_client_that_leaves_inside_its_body_is_no_fault_of_ours(engine, caplog):
+    app = create_app(engine, served_names=["tiny"])
+    news = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
+
+    async def receive():
+        return news.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "client": ("t", 1), "scheme": "http"}
+    asyncio.run(app(scope | {"server": ("t", 80), "root_path": ""}, receive, send))
+    assert sent[0]["status"] == 499 and not caplog.records

@@ -78,7 +78,7 @@ def test_one_who_comes_back_when_told_is_let_in():
 
 
 def test_invented_names_do_not_fill_memory(monkeypatch):
-    monkeypatch.setattr(limits, "MAX_IDLE_TENANTS", 50)
+    monkeypatch.setattr(limits, "FORGET_AT", 50)
     limiter = Limiter(Limits(1, 0))
     limiter.take("busy")
     for i in range(500):
@@ -87,6 +87,25 @@ def test_invented_names_do_not_fill_memory(monkeypatch):
     assert len(limiter._accounts) <= 51
     with pytest.raises(TooManyRequests):
         limiter.take("busy")
+
+
+def test_inventing_names_does_not_make_the_limiter_forget_what_was_sent(monkeypatch):
+    monkeypatch.setattr(limits, "FORGET_AT", 50)
+    clock = Clock()
+    limiter = Limiter(Limits(0, 60), clock=clock)
+    for _ in range(60):
+        limiter.take("spent")
+        limiter.give("spent")
+    for i in range(500):
+        limiter.take(f"t{i}")
+        limiter.give(f"t{i}")
+    assert refused(limiter, "spent"), "it has nothing left in this minute"
+    clock.now += 60
+    for i in range(3000):
+        limiter.take(f"u{i}")
+        limiter.give(f"u{i}")
+        clock.now += 1
+    assert len(limiter._accounts) <= 2 * 500 + 1
 
 
 def test_a_place_is_given_back_once():

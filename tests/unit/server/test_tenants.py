@@ -1,8 +1,12 @@
 """Keys find their tenants; what is wrong with a key or a file is said before anything starts."""
 
+import asyncio
+
+import httpx
 import pytest
 
-from evolute.server import Limits, Tenants
+from evolute.server import Limits, Tenants, create_app
+from evolute.testing import ScriptedBackend
 from evolute.types import ConfigError
 
 
@@ -88,3 +92,40 @@ def test_keys_that_cannot_be_told_apart_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError):
             Tenants.of(keys, **settings)
+
+
+TWO = Limits(requests_per_minute=2)
+
+
+def statuses(users, *, key="plain", limits=TWO, **known):
+    """Of one request for each user, in turn."""
+    tenants = Tenants.of(["plain", "alice=secret"], **known)
+    app = create_app(ScriptedBackend(), served_names=["base"], tenants=tenants, limits=limits)
+
+    async def send():
+        transport = httpx.ASGITransport(app)
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://t", headers=headers
+        ) as client:
+            bodies = [{"model": "base", "prompt": "x", "user": user} for user in users]
+            return [(await client.post("/v1/completions", json=one)).status_code for one in bodies]
+
+    return asyncio.run(send())
+
+
+def test_a_key_does_not_get_past_its_limit_by_naming_other_users():
+    assert statuses(["a", "b", "c", "d"]) == [200, 200, 429, 429]
+    assert statuses(["a", "b", "c"], key="secret") == [200, 200, 429]
+
+
+def test_a_user_s_own_limit_binds_whichever_key_names_it(tmp_path):
+    path = tmp_path / "tenants.toml"
+    path.write_text("[bob]\nrequests_per_minute = 1\n")
+    limits = Limits(requests_per_minute=9)
+    assert statuses(["bob", "bob", "eve", "eve"], file=path, limits=limits) == [200, 429, 200, 200]
+
+
+def test_a_key_without_a_tenant_cannot_spend_the_share_of_one_that_has_keys():
+    assert statuses(["alice", "x"]) == [403, 200]
+    assert statuses(["alice"], key="root", admin_key="root") == [200]

@@ -51,6 +51,11 @@ class Connections:
         self._base = parts.path.rstrip("/")
         self._idle: list[_Connection] = []
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return self._host, self._port
+
     async def events(
         self, path: str, body: bytes, headers: Mapping[str, str]
     ) -> AsyncGenerator[tuple[float, bytes], None]:

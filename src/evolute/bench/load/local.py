@@ -22,7 +22,11 @@ from typing import IO
 
 from evolute.types import BackendError
 
-SERVE = (sys.executable, "-m", "evolute.cli.main", "serve", "--host", "127.0.0.1", "--port", "0")
+# no restarts: a server that dies under a bench is its failure
+SERVE = (
+    *(sys.executable, "-m", "evolute.cli.main", "serve", "--no-supervise"),
+    *("--host", "127.0.0.1", "--port", "0"),
+)
 START_S, STOP_S = 300.0, 15.0
 MAX_TOLD = 800  # characters of the server's log that an error shows
 

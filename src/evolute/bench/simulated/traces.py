@@ -2,15 +2,14 @@
 
     gamma_trace(num_adapters, rate, seconds, ranks=..., skew=1, cv=1) -> requests
 
-Draws in the order of the artifact's generator (numpy's old RandomState), so that the same seed is
-the same trace: adapters by a power law (1: uniform), prompts, outputs, gaps.
+The draws are those of the workload (`bench/shapes/slora.py`), so the same seed is the same trace.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
+from evolute.bench.shapes.slora import SEED, trace
 
 
 @dataclass(slots=True, eq=False)
@@ -49,23 +48,19 @@ def gamma_trace(
     ranks: tuple[int, ...] = (8,),
     skew: float = 1.0,
     cv: float = 1.0,
-    lengths: tuple[int, int] = (8, 512),
-    seed: int = 42,
+    seed: int = SEED,
 ) -> list[Request]:
     """`cv` is the coefficient of variation of the gaps; no adapters: all go to the base."""
-    dice = np.random.RandomState(seed)
-    count = int(rate * seconds)
-    adapters = (dice.power(skew, count) * num_adapters).astype(int)
-    prompts = dice.randint(*lengths, count)
-    outputs = dice.randint(*lengths, count)
-    arrivals = np.cumsum(dice.gamma(1 / cv**2, cv**2 / rate, count))
+    made = trace(num_adapters, rate, seconds, alpha=skew, cv=cv, seed=seed)
     return [
         Request(
-            float(arrival),
-            int(adapter) if num_adapters else -1,
+            arrival,
+            adapter if num_adapters else -1,
             ranks[adapter % len(ranks)] if num_adapters else 0,
-            int(prompt),
-            int(output),
+            prompt,
+            output,
         )
-        for arrival, adapter, prompt, output in zip(arrivals, adapters, prompts, outputs)
+        for arrival, adapter, prompt, output in zip(
+            made.arrival_s, made.adapters, made.num_prompt, made.num_new
+        )
     ]

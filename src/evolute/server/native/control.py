@@ -4,11 +4,13 @@ flush_cache          GET, POST; ?timeout=S waits until nothing is in flight; 400
 abort_request        {"rid"} exactly, or {"abort_all"}; what is unknown or done is ignored
 pause_generation     {"mode": "abort" | "retract" | "in_place"}; requests queue meanwhile
 continue_generation
+set_internal_state   {"server_args": {"policy": "lpm", ...}}: settings that need no restart
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
 from typing import Any, Literal
@@ -38,6 +40,10 @@ class PauseBody(Strict):
 
 class ContinueBody(Strict):
     pass
+
+
+class StateBody(Strict):
+    server_args: dict[str, Any]
 
 
 async def flush_cache(request: Request, operations: Operations) -> Response:
@@ -77,6 +83,15 @@ async def continue_generation(request: Request, operations: Operations) -> Respo
     await read(request, ContinueBody)
     await operations.call("resume")
     return _ok("Generation continues.")
+
+
+async def set_internal_state(request: Request, operations: Operations) -> Response:
+    body = await read(request, StateBody)
+    if not body.server_args:
+        raise FieldError("server_args is empty; name a setting.", param="server_args")
+    config = await operations.call("apply_settings", **body.server_args)
+    operations.journal.applied(body.server_args)
+    return JSONResponse({"updated": True, "server_args": dataclasses.asdict(config)})
 
 
 # -- internals ---------------------------------------------------------------

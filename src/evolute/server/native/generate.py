@@ -9,7 +9,6 @@ last one.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from evolute.server.encoding import encoded
 from evolute.server.generation import Call, ChoiceDelta
 from evolute.server.native.answers import Progress, answer, partial
 from evolute.server.native.bodies import GenerateBody, read
@@ -27,14 +27,12 @@ from evolute.server.sse import EventStream, while_connected
 from evolute.server.tenants import enter, request_id, tenant_of
 from evolute.types import Backend, Delta, GenerateRequest, Output, Tokenizer
 
-INLINE_CHARS = 20_000  # of text that is worth no thread
-
 
 async def generate(request: Request, operations: Operations) -> Response:
     began_s = time.perf_counter()
     engine = operations.engine
     body = await read(request, GenerateBody)
-    prompts = await _items(body, engine)
+    prompts = await encoded(body.text, items, body, engine)
     enter(request, user=body.user, adapter=prompts[0].request.adapter)
     asked = [_billed(request, body, item) for item in prompts]
     call = Call(asked[0].id, tuple(asked))
@@ -45,14 +43,6 @@ async def generate(request: Request, operations: Operations) -> Response:
         return EventStream(source, answers.events)
     outputs = await while_connected(request, call.outputs(timed))
     return JSONResponse(answers.whole(outputs))
-
-
-async def _items(body: GenerateBody, engine: Backend) -> list[Item]:
-    """A long text is cut into tokens beside the event loop: others are not to wait for it."""
-    texts = [body.text] if isinstance(body.text, str) else body.text or []
-    if sum(map(len, texts)) > INLINE_CHARS:
-        return await asyncio.to_thread(items, body, engine)
-    return items(body, engine)
 
 
 def _billed(request: Request, body: GenerateBody, item: Item) -> GenerateRequest:

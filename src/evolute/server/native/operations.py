@@ -2,7 +2,7 @@
 
 operations.call("pause")              an ability of the engine, in a thread; 501 without it
 operations.version_label(version)     the name that an update gave to the weights
-operations.paths                      adapter -> where it was loaded from
+operations.journal                    what was changed, for a process that takes this one's place
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from evolute.server.journal import Journal
 from evolute.server.names import ModelNames
 from evolute.types import Backend, NotSupported
 
@@ -20,13 +21,15 @@ FIRST_LABEL = "default"  # SGLang's word for the weights that were there at the 
 class Operations:
     """One engine under operation. Everything that changes weights holds `updating`."""
 
-    def __init__(self, engine: Backend, names: ModelNames) -> None:
+    def __init__(self, engine: Backend, names: ModelNames, journal: Journal | None = None) -> None:
         self.engine, self.names = engine, names
-        self.paths: dict[str, str] = {}
+        self.journal = journal or Journal()
         self.updating = asyncio.Lock()
         self._labels: dict[int, str] = {0: FIRST_LABEL}
+        if restored := self.journal.weights.get("label"):
+            self._labels[1] = restored
 
-    async def call(self, ability: str, *args: Any, **settings: Any) -> Any:
+    async def call(self, ability: str, /, *args: Any, **settings: Any) -> Any:
         """Raises NotSupported when the engine has no such ability."""
         method = self.ability(ability)
         return await asyncio.to_thread(method, *args, **settings)

@@ -1,6 +1,6 @@
 """Which native path is served by what.
 
-router(engine, names)     all of them on one engine
+router(engine, names, journal)     all of them on one engine
 BODIES, SAMPLING          what they take, for the OpenAPI document
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from evolute.server.journal import Journal
 from evolute.server.names import ModelNames
 from evolute.server.native import control, generate, info, tokenizing, weights
 from evolute.server.native.bodies import GenerateBody, SamplingBody
@@ -36,6 +37,7 @@ PATHS: dict[str, tuple[tuple[str, ...], Serve]] = {
     "/abort_request": (("POST",), control.abort_request),
     "/pause_generation": (("POST",), control.pause_generation),
     "/continue_generation": (("POST",), control.continue_generation),
+    "/set_internal_state": (("POST",), control.set_internal_state),
     "/load_lora_adapter": (("POST",), weights.load_lora_adapter),
     "/unload_lora_adapter": (("POST",), weights.unload_lora_adapter),
     "/update_weights_from_disk": (("POST",), weights.update_from_disk),
@@ -52,6 +54,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "/abort_request": control.AbortBody,
     "/pause_generation": control.PauseBody,
     "/continue_generation": control.ContinueBody,
+    "/set_internal_state": control.StateBody,
     "/load_lora_adapter": weights.LoadBody,
     "/unload_lora_adapter": weights.UnloadBody,
     "/update_weights_from_disk": weights.DiskBody,
@@ -61,8 +64,8 @@ BODIES: dict[str, type[BaseModel]] = {
 SAMPLING: dict[type[BaseModel], type[BaseModel]] = {GenerateBody: SamplingBody}
 
 
-def router(engine: Backend, names: ModelNames) -> APIRouter:
-    operations = Operations(engine, names)
+def router(engine: Backend, names: ModelNames, journal: Journal | None = None) -> APIRouter:
+    operations = Operations(engine, names, journal)
     router = APIRouter()
     for path, (methods, serve) in PATHS.items():
         handle = _handler(serve, operations)

@@ -8,7 +8,6 @@ A list of prompts, or of token lists, is answered by lists.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import Request, Response
@@ -16,6 +15,7 @@ from fastapi.responses import JSONResponse
 
 from evolute.server import admin
 from evolute.server.bodies import Many, Strict, check_token_ids
+from evolute.server.encoding import encoded
 from evolute.server.errors import FieldError
 from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
@@ -47,7 +47,7 @@ async def tokenize(request: Request, operations: Operations) -> Response:
         raise FieldError("send either prompt or messages.", param="prompt")
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt or []
     _check_size("prompt", sum(map(len, texts)))
-    tokens: Any = await asyncio.to_thread(_tokens, body, operations)
+    tokens: Any = await encoded([texts, body.messages], _tokens, body, operations)
     count = [len(ids) for ids in tokens] if isinstance(body.prompt, list) else len(tokens)
     most = admin.context_of(operations.engine)
     return JSONResponse({"tokens": tokens, "count": count, "max_model_len": most})
@@ -63,7 +63,11 @@ async def detokenize(request: Request, operations: Operations) -> Response:
     for ids in lists:
         check_token_ids(ids, tokenizer.vocab_size, "tokens")
     skip = body.skip_special_tokens is not False
-    texts = [tokenizer.decode(ids, skip_special_tokens=skip) for ids in lists]
+
+    def decode() -> list[str]:
+        return [tokenizer.decode(ids, skip_special_tokens=skip) for ids in lists]
+
+    texts = await encoded(lists, decode)
     return JSONResponse({"text": texts if is_batch else texts[0]})
 
 

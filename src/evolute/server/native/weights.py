@@ -1,6 +1,6 @@
 """Adapters and base weights of a running engine.
 
-    load_lora_adapter {"lora_name", "lora_path"}, unload_lora_adapter {"lora_name"}
+    load_lora_adapter {"lora_name", "lora_path", "load_inplace"}, unload_lora_adapter {"lora_name"}
     update_from_disk {"model_path", ...}       a directory of safetensors, or a GGUF file
     update_from_tensor                         safetensors bytes as the body, or in base64 in JSON
     get_by_name {"name", "truncate_size"}
@@ -39,6 +39,7 @@ BINARY = "application/octet-stream"
 class LoadBody(Strict):
     lora_name: str
     lora_path: str
+    load_inplace: bool | None = None  # a new version for those in flight too
 
 
 class UnloadBody(Strict):
@@ -72,10 +73,13 @@ async def load_lora_adapter(request: Request, operations: Operations) -> Respons
         raise FieldError("lora_name is empty; give the adapter a name.", param="lora_name")
 
     async def load() -> None:
-        if body.lora_name in await _adapters(operations):
-            raise RequestError(f"adapter {body.lora_name!r} is loaded already; unload it first.")
+        if not body.load_inplace and body.lora_name in await _adapters(operations):
+            raise RequestError(
+                f"adapter {body.lora_name!r} is loaded already; unload it first, or send "
+                "load_inplace=true."
+            )
         await operations.call("load_adapter", body.lora_name, body.lora_path)
-        operations.paths[body.lora_name] = body.lora_path
+        operations.journal.loaded(body.lora_name, body.lora_path)
 
     return await _adapter_answer(operations, load)
 
@@ -85,7 +89,7 @@ async def unload_lora_adapter(request: Request, operations: Operations) -> Respo
 
     async def unload() -> None:
         await operations.call("unload_adapter", body.lora_name)
-        operations.paths.pop(body.lora_name, None)
+        operations.journal.unloaded(body.lora_name)
 
     return await _adapter_answer(operations, unload)
 
@@ -132,7 +136,7 @@ async def get_by_name(request: Request, operations: Operations) -> Response:
 
 
 async def _adapters(operations: Operations) -> dict[str, str]:
-    return {str(n): operations.paths.get(n, "") for n in await operations.call("adapters")}
+    return {str(n): operations.journal.path(n) for n in await operations.call("adapters")}
 
 
 async def _adapter_answer(operations: Operations, work: Callable[[], Any]) -> JSONResponse:
@@ -168,6 +172,7 @@ async def _update(
             text = f"the weights are as they were: {error}"
             return _update_answer(text, success=False, paused=await _paused(operations))
         label = operations.label(version, body.weight_version)
+        operations.journal.updated(getattr(body, "model_path", None), label)
     text = f"Weights of version {label} are in use."
     return _update_answer(text, success=True, paused=await _paused(operations))
 

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 
 from evolute.server import logprobs
 from evolute.server.bodies import MAX_CHOICES, check_text, check_token_ids, read
+from evolute.server.encoding import encoded
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.generation import Call, ChoiceDelta, usage
 from evolute.server.logprobs import Held, Piece
@@ -37,7 +38,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
     body = await read(request, CompletionBody)
     adapter = await names.resolve(body.model)
     _refuse(body)
-    prompts = _prompts(body, engine)
+    prompts = await encoded(body.prompt, _prompts, body, engine)
     schema = answer_schema(body)
     call = Call.of(
         "cmpl",

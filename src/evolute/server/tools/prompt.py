@@ -10,7 +10,6 @@ text of the messages in the Hermes form: the tools at the end of the system mess
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evolute.server.bodies import check_text
+from evolute.server.encoding import encoded
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.tools.parsers import CLOSE, OPEN
 from evolute.server.tools.toolset import Toolset
 from evolute.types import Backend, Message, Tokenizer
 from evolute.types.settings import nearest
 
-INLINE_CHARS = 20_000  # of text that is worth no thread
 RESERVED = {"messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token"}
 TOLD = (
     "You may call functions. Each line between <tools> and </tools> is one, as JSON:\n"
@@ -48,9 +47,9 @@ async def prompt_of(conversation: Conversation, engine: Backend) -> list[int]:
     texts = [message["content"] for message in conversation.messages]
     for text in texts:
         check_text(text, engine)
-    if sum(map(len, texts)) > INLINE_CHARS:
-        return await asyncio.to_thread(token_ids, conversation, engine.tokenizer)
-    return token_ids(conversation, engine.tokenizer)
+    offered = [tool.as_json() for tool in conversation.toolset.offered]
+    size = [conversation.messages, offered, conversation.variables]
+    return await encoded(size, token_ids, conversation, engine.tokenizer)
 
 
 def token_ids(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:

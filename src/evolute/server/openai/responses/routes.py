@@ -34,7 +34,7 @@ from evolute.server.openai.responses.body import (
 from evolute.server.openai.responses.items import read_input, with_instructions
 from evolute.server.openai.responses.store import ResponseStore
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
-from evolute.server.tenants import enter
+from evolute.server.tenants import enter, owner_of
 from evolute.server.tools import (
     Conversation,
     ToolFormat,
@@ -223,9 +223,9 @@ async def _turn(
 
 
 def _owner(request: Request) -> str:
-    """Whose responses these are: those of the tenant, or of the key, kept as a digest of it."""
-    tenant = getattr(request.state, "tenant", None)
-    if tenant is not None:
-        return f"tenant {tenant}"
+    """Whose responses these are; without keys, whoever sends the same one, kept as a digest."""
+    owner = owner_of(request)
+    if owner is not None:
+        return owner
     sent = request.headers.get("authorization") or request.headers.get("x-api-key") or ""
     return hashlib.sha256(sent.encode()).hexdigest()
