@@ -58,7 +58,7 @@ class Cluster:
     def _hush(self) -> None:
         """Ray tells of deaths on stdout and has no switch for it; results go there, and deaths
         are logged where they are noticed."""
-        worker = getattr(self.ray._private, "worker", None)
+        worker: Any = getattr(self.ray._private, "worker", None)
         if hasattr(worker, "print_to_stdstream"):
             worker.print_to_stdstream = _log
 

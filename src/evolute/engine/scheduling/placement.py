@@ -240,7 +240,8 @@ class Placement:
         self._pinned.clear()
         self._matches.clear()
         self.cache = RadixCache(self.page_size)
-        self._matches_at = self.cache.changes
+        self.tier.clear()
+        self._matches_at = (self.cache.changes, self.tier.changes)
         self.adapters.clear()
         self.pool.rebuild(())
 

@@ -91,8 +91,9 @@ class TorchGroup:
 
     def abort(self) -> None:
         """Make collectives in progress return; for NCCL, whose kernels wait for ever."""
-        if isinstance(self._backend, getattr(dist, "ProcessGroupNCCL", ())):
-            self._backend.abort()
+        abort: Any = getattr(self._backend, "abort", None)
+        if isinstance(self._backend, getattr(dist, "ProcessGroupNCCL", ())) and abort:
+            abort()
 
 
 # -- internals ---------------------------------------------------------------
