@@ -11,7 +11,7 @@ import torch
 
 from evolute.engine import Engine
 from evolute.engine.execution.batch import Segment, build_batch
-from evolute.models import LoraConfig, LoraWeights, ModelWeights, load_model
+from evolute.models import LoraConfig, LoraWeights, ModelWeights, load_model, pack
 from evolute.models.tiny import tiny_weights
 from evolute.types import GenerateRequest, RequestError, SamplingParams
 
@@ -173,19 +173,26 @@ def test_each_rank_holds_its_share_and_sends_what_the_papers_say(two):
     assert [rank.page_bytes for rank in before] == [pages // 2] * 2
     assert len({rank.pid for rank in before}) == 2
 
-    def sent(adapter):
+    def sent(weights=None):
         """Floats that rank 0 sends in one step of 6 tokens with one row of logits."""
-        index = -1 if adapter is None else two.adapters()[adapter].index
-        two._core.loader.load(index, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]) if index >= 0 else None
+        index, pool = 77, two._core.placement.pool
+        pages = pool.allocate(80)
+        if weights:
+            executor.write_adapter(pack(weights), pages[2:])
+            executor.set_adapter(index, pack(weights), pages[2:])
         start = executor.ranks()[0].sent_floats
-        executor.forward(build_batch([Segment(range(6), 0, [20, 21], index, 5)]))
+        batch = build_batch([Segment(range(6), 0, pages[:2], index if weights else -1, 5)])
+        executor.forward(batch)
+        executor.drop_adapter(index)
+        pool.free(pages)
         return executor.ranks()[0].sent_floats - start
 
     sums = (2 * config.num_layers + 1) * 6 * config.width  # attention, mlp; the embedding
-    assert sent(None) == sums  # 2 (N - 1) / N of each sum
+    assert two._loop.call(sent) == sums  # 2 (N - 1) / N of each sum
     low = sum(1 if m not in ("o_proj", "down_proj") else 2 for m in LoraConfig().targets)
-    assert sent("bob") - sums == config.num_layers * low * 6 * RANKS["bob"] / 2
-    two.flush_cache()
+    more = two._loop.call(lambda: sent(lora("bob"))) - sums
+    assert more == config.num_layers * low * 6 * RANKS["bob"] / 2
+    two.check()
 
 
 def test_bad_plans_are_refused_before_they_are_sent(two):
