@@ -89,7 +89,7 @@ def test_answers_are_those_without_it(tmp_path, plain, executor, tier, settings)
         assert stats.counts.cached_tokens == sum(o.cached_tokens for o in outputs)
     assert stats.tier.restored_tokens <= stats.counts.cached_tokens
     if not settings:
-        assert stats.counts.computed_tokens < 0.5 * without.counts.computed_tokens
+        assert stats.counts.computed_tokens < 0.6 * without.counts.computed_tokens
     assert files == (["slots"] if tier == "disk" else [])
     assert list(tmp_path.iterdir()) == [], "something was left behind"
 
