@@ -13,6 +13,7 @@ from evolute.engine.scheduling import (
     Limits,
     Sequence,
     SimulationSettings,
+    displaced,
     make_policy,
     next_step,
     simulate,
@@ -23,13 +24,15 @@ from evolute.engine.scheduling.policies import PolicySettings, ageing
 FEW = 5  # passes, in place of 64: short traces reach it
 
 
-@pytest.fixture(autouse=True)
-def few_passes(monkeypatch):
-    monkeypatch.setattr(ageing, "MAX_PASSES", FEW)
-    monkeypatch.setattr(ageing, "LAST_PASS", 2 * FEW)
-    monkeypatch.setattr("evolute.engine.scheduling.policies.arrival.LAST_PASS", 2 * FEW)
-    monkeypatch.setattr("evolute.engine.scheduling.policies.deficit.LAST_PASS", 2 * FEW)
-    monkeypatch.setattr("evolute.engine.scheduling.clustering.MAX_PASSES", FEW)
+@pytest.fixture(autouse=True, scope="module")
+def few_passes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ageing, "MAX_PASSES", FEW)
+        patch.setattr(ageing, "LAST_PASS", 2 * FEW)
+        patch.setattr("evolute.engine.scheduling.policies.arrival.LAST_PASS", 2 * FEW)
+        patch.setattr("evolute.engine.scheduling.policies.deficit.LAST_PASS", 2 * FEW)
+        patch.setattr("evolute.engine.scheduling.clustering.MAX_PASSES", FEW)
+        yield
 
 
 @st.composite
@@ -163,7 +166,8 @@ def test_with_clusters_nobody_is_passed_over_more_often_either(
         assert sum(rank[s] < rank[sequence] for s in later) <= passes - 1 + places
 
 
-def test_clusters_keep_distinct_adapters_few_while_their_kind_waits():
+def test_clusters_keep_distinct_adapters_few_while_their_kind_waits(monkeypatch):
+    monkeypatch.setattr("evolute.engine.scheduling.clustering.MAX_PASSES", 64)
     seen = {}
     for cluster in (0, 2):
         machine, counts = Machine("fcfs", cluster, 8), []
@@ -200,8 +204,6 @@ def test_a_tenant_whose_adapter_must_wait_takes_no_place():
     outlook_ready = []
     machine.queue.victim(machine.running, lambda s: bool(outlook_ready.append(s)))
     assert outlook_ready == [waits]
-    from evolute.engine.scheduling import displaced
-
     look_up = lambda s: Candidate(s, 0, 0)  # noqa: E731
     assert displaced(machine.running, machine.queue, look_up, machine.limits) is None
     free = replace(machine.limits, adapter_cluster=0)

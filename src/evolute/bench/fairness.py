@@ -65,9 +65,9 @@ def run(
     names = ("overload",) if quick else None
     published = run_published(names, scale=0.3) if names else run_published()
     figures = {f"published/{name}": value for name, value in published.items()}
-    scale = 0.2 if quick else 1.0
-    figures |= {f"pools/{name}": value for name, value in run_pools(scale).items()}
-    figures |= {f"limits/{name}": value for name, value in run_limits(scale).items()}
+    pools, limits = run_pools(0.1 if quick else 1.0), run_limits(0.25 if quick else 1.0)
+    figures |= {f"pools/{name}": value for name, value in pools.items()}
+    figures |= {f"limits/{name}": value for name, value in limits.items()}
     spread = {name: (value, value) for name, value in figures.items()}
     sections = {"overhead": _overhead, "shared": _shared, "interactive": _interactive}
     for name, section in sections.items():

@@ -66,8 +66,7 @@ class EngineConfig:
     ngram_min: int = 2  # last tokens that must have occurred before
     ngram_max: int = 4  # last tokens that are looked for first
     speculate_up_to: int = 4  # running sequences; nothing is guessed when there are more
-    # seconds until a first token; who cannot have it in time is ended early. 0: nobody is
-    first_token_deadline_s: float = 0.0
+    first_token_deadline_s: float = 0.0  # who cannot have it in time is ended early; 0: nobody is
     max_waiting: int = 4096  # requests queued before new ones are refused
     num_threads: int = 0  # 0: one for each core
 

@@ -170,7 +170,12 @@ class EngineCore:
 
     def fail_running(self, why: str) -> list[Event]:
         """Fail those that run; all, when none does and the fault must lie with those that wait."""
-        return self.fail([self._drafts[s] for s in self.running or list(self._drafts)], why)
+        stuck = [self._drafts[s] for s in self.running or list(self._drafts)]
+        events = self.fail(stuck, why)
+        for draft in stuck:  # the fault may have come when it had just ended
+            if draft.sequence in self._drafts:
+                self._forget(draft.sequence)
+        return events
 
     def uses_adapter(self, index: int) -> bool:
         return any(sequence.adapter == index for sequence in self._drafts)

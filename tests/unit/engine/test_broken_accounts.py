@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from evolute.engine import Engine
+from evolute.engine.scheduling import Speculator
 from evolute.models import load_model
 from evolute.types import FinishReason, GenerateRequest, SamplingParams
 
@@ -70,14 +71,15 @@ def test_an_account_that_fails_at_every_end_does_not_end_the_thread(engine, monk
     core = engine._core
     engine.pause()
     ears = start(engine, 6)
+    engine._loop.call(core.step)
+    assert len(core.running) == 4
     broken = {
         "release": (core.placement, "release"),
         "finish": (core.queue, "finish"),
-        "forget": (core._speculator, "forget"),
+        "forget": (Speculator, "forget"),
     }[where]
     monkeypatch.setattr(*broken, breaks(3))
-    monkeypatch.setattr(core.placement, "look_up", breaks(1), raising=True)
-    monkeypatch.setattr(core.queue, "order", breaks(1))
+    monkeypatch.setattr(Speculator, "propose", breaks(1))
     engine.resume()
     for one in ears:
         assert one.ended.wait(20), "somebody waits for ever"
@@ -111,9 +113,11 @@ def test_pages_freed_twice_while_running(engine):
     """The pool itself says so, again and again; then it begins anew."""
     engine.pause()
     ears = start(engine, 4)
-    engine._loop.call(lambda: engine._core.step())
+    for _ in range(2):
+        engine._loop.call(engine._core.step)
     running = engine._core.running[0]
     pages = running.pages[running.num_shared_pages :]
+    assert pages
     engine._loop.call(lambda: engine._core.placement.pool.free(pages))
     engine.resume()
     lives_on(engine, ears)
@@ -123,7 +127,7 @@ def test_pages_freed_twice_while_running(engine):
 def test_what_is_held_back_and_cannot_be_told_is_dropped(engine, monkeypatch):
     engine.pause()
     ears = start(engine, 2)
-    engine._loop.call(lambda: engine._core.step())
+    engine._loop.call(engine._core.step)
     draft = engine._loop.in_flight()[0]
     draft.text_stream._held = None  # adding to it fails
     monkeypatch.setattr(engine._core.queue, "made", breaks(1))

@@ -29,10 +29,10 @@ def test_pages_of_a_prompt_that_ends_in_this_step_are_counted_once():
     assert step.admitted == [newcomer] and step.blocked is None
 
 
-def test_pages_that_a_begun_prompt_takes_later_are_not_given_away():
+def test_pages_that_a_begun_prompt_still_wants_are_not_given_away():
     begun = Sequence(0, 64, list(range(64)), 1, pages=[0, 1], num_computed=32)
-    newcomer = Sequence(1, 78, list(range(100, 178)), 1)
-    limits = Limits(token_budget=16, available_pages=7, page_size=16, max_running=8)
+    newcomer = Sequence(1, 8, list(range(100, 108)), 1)
+    limits = Limits(token_budget=512, available_pages=1, page_size=16, max_running=8)
     step = next_step([begun], waiting(newcomer), lambda s: Candidate(s, 0, 0), limits)
     assert not step.admitted
 

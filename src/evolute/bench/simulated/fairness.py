@@ -12,6 +12,7 @@ Service = prompt tokens + 2 output tokens (VTC, section 3.2), or another cost of
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -103,7 +104,8 @@ class Served:
 
     def difference(self) -> tuple[float, float, float]:
         """Greatest, mean and variance over ticks of what tenants lack of the best served one's
-        rate or of what they ask for, whichever is less (the paper's tables)."""
+        rate or of what they ask for, whichever is less (the paper's tables). NaN for a run too
+        short for any."""
         end = max(v.end_s for v in self.visits)
         last = min(end, max(v.item.arrival_s for v in self.visits))
         ticks = np.arange(WARM_UP_S + HALF_WINDOW_S, last - HALF_WINDOW_S + 1e-9, TICK_S)
@@ -111,6 +113,8 @@ class Served:
         for tick in ticks:
             got, asked = self._rates(float(tick))
             lacks.append(float(np.minimum(got.max() - got, np.abs(asked - got)).sum()))
+        if not lacks:
+            return math.nan, math.nan, math.nan
         return max(lacks), statistics.fmean(lacks), statistics.pvariance(lacks)
 
     def first_token_s(self, tenant: str) -> float:

@@ -96,17 +96,17 @@ def next_step(
         pages -= sequence.pages_for(1, limits.page_size)
         step.chunks.append(Chunk(sequence, 1))
     budget = max(limits.token_budget - len(decodes), 0)
+    # who is begun has all tokens or all pages before others: what they leave, nobody begun wants
     prefills = sorted((s for s in keep if s.num_uncomputed > 1), key=waiting.turn)
     for sequence in prefills:
         count, pages = _fit(sequence, min(budget, sequence.num_uncomputed), pages, limits)
         budget -= count
         if count:
             step.chunks.append(Chunk(sequence, count))
-    rest = _pages_to_come(prefills, step.chunks, limits.page_size)
     if step.preempted:
         step.blocked = "memory is short: those that run go on first"
     else:
-        admission = _Admission(step, _Outlook(keep, look_up, limits), limits, budget, pages - rest)
+        admission = _Admission(step, _Outlook(keep, look_up, limits), limits, budget, pages)
         admission.run(waiting)
         _add_drafted(step, *admission.left, limits.page_size)
     return step
@@ -156,15 +156,6 @@ def _fit(sequence: Sequence, count: int, pages: int, limits: Limits) -> tuple[in
     slots = (len(sequence.pages) + pages) * limits.page_size - sequence.num_computed
     count = max(min(count, slots), 0)
     return count, pages - sequence.pages_for(count, limits.page_size)
-
-
-def _pages_to_come(prefills: list[Sequence], chunks: list[Chunk], page_size: int) -> int:
-    """That prompts already begun will take after this step."""
-    now = {chunk.sequence: chunk.num_tokens for chunk in chunks}
-    return sum(
-        s.pages_for(s.num_uncomputed, page_size) - s.pages_for(now.get(s, 0), page_size)
-        for s in prefills
-    )
 
 
 def _add_drafted(step: Step, budget: int, pages: int, page_size: int) -> None:
