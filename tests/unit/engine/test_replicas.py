@@ -161,5 +161,5 @@ def test_faults_of_settings_and_models_come_before_any_process(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # it is not even looked for
     with pytest.raises(ModelError, match="no model"):
         ReplicatedEngine("nothing")
-    with pytest.raises(ConfigError, match="needs engine.executor"):
+    with pytest.raises(ConfigError, match=r"needs engine\.executor"):
         ReplicatedEngine("tiny", precision="quantized", executor="torch")
