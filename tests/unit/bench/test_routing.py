@@ -12,7 +12,7 @@ from evolute.types import ConfigError
 def test_each_router_does_what_it_is_for():
     result = run_bench("routing", quick=True, model="tiny")
     found = result.figures
-    assert found["prefixes/d2lpm/hit_rate"] > 2 * found["prefixes/round_robin/hit_rate"]
+    assert found["prefixes/d2lpm/hit_rate"] > 1.5 * found["prefixes/round_robin/hit_rate"]
     assert found["hot/d2lpm/busiest_of_mean"] < found["hot/cache_aware/busiest_of_mean"]
     assert found["hot/d2lpm/sent_to_wait"] == 0 < found["hot/cache_aware/sent_to_wait"]
     assert 0 < found["flood/d2lpm/gap_of_bound"] <= 1

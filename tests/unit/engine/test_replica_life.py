@@ -122,7 +122,7 @@ def test_who_is_silent_is_taken_for_dead(life, monkeypatch):
     replica.wait(PATIENCE_S)
     until(lambda: replica.heartbeat.busy_s > 0.06)  # silence is told before it is an end
     until(lambda: owner.lost_for)
-    assert "silent" in owner.lost_for[0] and cluster.killed == [cluster.actors[0]]
+    assert "silent" in owner.lost_for[0] and cluster.killed[0] is cluster.actors[0]
 
 
 def test_an_engine_whose_thread_ended_is_no_replica(life):

@@ -13,6 +13,15 @@ from evolute.engine.replicas.agreement import Agreement, Call, Kept
 from evolute.types import ConfigError, ModelError, OutOfCapacity, RequestError, SamplingParams
 
 
+class Replica:
+    """As much of one as the agreement needs."""
+
+    def __init__(self, index, call, killed):
+        self.index = index
+        self.actor = SimpleNamespace(call=SimpleNamespace(remote=call))
+        self.kill = lambda: killed.append(index)
+
+
 class Dead(Exception):
     pass
 
@@ -37,8 +46,7 @@ class Engines:
             self.calls.append((index, ability, *args))
             return self.answers.get(ability, ["done"] * 3)[index]
 
-        actor = SimpleNamespace(call=SimpleNamespace(remote=call))
-        return SimpleNamespace(index=index, actor=actor, kill=lambda: self.killed.append(index))
+        return Replica(index, call, self.killed)
 
     def get(self, answer, timeout):
         assert timeout is not None
@@ -109,7 +117,7 @@ def test_a_new_replica_gets_what_the_others_have():
 def test_figures_are_added():
     with Engine("tiny", num_threads=1, memory_mb=8) as one, Engine("tiny", memory_mb=8) as two:
         one.generate(["abcdefghijklmnopqrst" * 2] * 2, SamplingParams(max_new_tokens=3))
-        two.generate("abc", SamplingParams(max_new_tokens=5, ignore_eos=True))
+        two.generate("z" * 40, SamplingParams(max_new_tokens=5, ignore_eos=True))
         each = [engine.stats() for engine in (one, two)]
         stats = totals.total_stats(each, Counts(output_tokens=100), [])
         assert stats.num_pages == 2 * each[0].num_pages
@@ -124,7 +132,7 @@ def test_figures_are_added():
         assert used == memory.num_pages == stats.num_pages
         assert memory.tree.num_pages == memory.cached > 0
         parents = [branch.parent for branch in memory.tree.branches]
-        assert parents.count(-1) == 2 and all(p < i for i, p in enumerate(parents))
+        assert parents.count(-1) >= 2 and all(p < i for i, p in enumerate(parents))
         assert snapshot.recent[0].output_tokens == 5, "the last comes first"
         assert len(snapshot.recent) == 3
 
@@ -153,5 +161,5 @@ def test_faults_of_settings_and_models_come_before_any_process(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # it is not even looked for
     with pytest.raises(ModelError, match="no model"):
         ReplicatedEngine("nothing")
-    with pytest.raises(ConfigError, match="memory_mb"):
-        ReplicatedEngine("tiny", memory_mb=1, page_size=16, precision="quantized", executor="torch")
+    with pytest.raises(ConfigError, match=r"needs engine\.executor"):
+        ReplicatedEngine("tiny", precision="quantized", executor="torch")
