@@ -29,7 +29,6 @@ TRIVIAL: dict[str, tuple[Any, ...]] = {
     "max_tool_calls": (),
     "moderation": (),
     "prompt": (),
-    "prompt_cache_key": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": (),
     "reasoning": ({}, {"effort": None}, {"effort": "none"}),
@@ -78,6 +77,7 @@ class ResponseBody(StrictBody):
     store: bool | None = None
     stream: bool | None = None
     user: str | None = None  # the tenant who is billed for fairness
+    prompt_cache_key: str | None = None  # a hint; what prompts share is found without one
     metadata: dict[str, str] | None = None  # given back as it came
     # ours, with the names that the other endpoints have
     stop: str | Many[str] | None = None
