@@ -196,6 +196,13 @@ def test_a_response_ends_at_a_stop_and_passes_the_end_when_told(both: Any) -> No
     assert made.backend.requests[-1].sampling.ignore_eos
 
 
+def test_hints_about_the_cache_are_taken(both: Any) -> None:
+    made = both(["ok"])
+    chat = made.openai.chat.completions.create(**ASK, prompt_cache_key="a")
+    turn = made.openai.responses.create(model="base", input="hi", prompt_cache_key="a")
+    assert chat.choices[0].message.content == turn.output_text == "ok"
+
+
 def test_anthropics_own_loop_runs_the_tools(both: Any) -> None:
     made = both([f"I look. {CALL}", "it rains"])
     seen = []

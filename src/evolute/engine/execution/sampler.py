@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,25 +133,21 @@ def adjust(logits: Float32, row: Row) -> Float32:
         seen = np.fromiter({*row.prompt, *row.output}, np.int64)
         values, penalty = out[seen].astype(np.float64), s.repetition_penalty
         with np.errstate(over="ignore"):  # a penalty may be as small as floats are
-            out[seen] = _bounded(np.where(values > 0, values / penalty, values * penalty))
+            scaled = np.where(values > 0, values / penalty, values * penalty)
+        out[seen] = np.clip(scaled, -HUGE, HUGE)  # finite in float32; not a number stays so
     counts = Counter(row.output)
     if counts and (s.frequency_penalty or s.presence_penalty):
         ids = np.fromiter(counts, np.int64)
         times = np.fromiter(counts.values(), np.float32)
         out[ids] -= s.frequency_penalty * times + s.presence_penalty
     for token, bias in s.logit_bias.items():
-        out[int(token)] = _bounded(float(out[int(token)]) + bias)
+        out[int(token)] += bias
     if row.mask is not None:
         bits = np.unpackbits(row.mask.view(np.uint8), bitorder="little")[: len(out)]
         out[bits == 0] = -np.inf
     if len(row.output) < s.min_new_tokens and row.stop_token_ids:
         out[list(row.stop_token_ids)] = -np.inf
     return out
-
-
-def _bounded(values: Any) -> Any:
-    """What penalties and biases make stays finite in float32; not a number stays so."""
-    return np.clip(values, -HUGE, HUGE)
 
 
 def top_logprobs(

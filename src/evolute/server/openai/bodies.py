@@ -35,7 +35,6 @@ TRIVIAL: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "metadata": ({},),
     "safety_identifier": (),
-    "prompt_cache_key": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": (),
     "suffix": ("",),
@@ -95,6 +94,7 @@ class GenerationBody(StrictBody):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     user: str | None = None  # the tenant who is billed for fairness
+    prompt_cache_key: str | None = None  # a hint; what prompts share is found without one
     response_format: ResponseFormat | None = None
     # ours, with the names that SGLang and vLLM use
     top_k: int | None = Field(None, ge=-1)  # -1 and 0: off
