@@ -20,12 +20,14 @@ def test_a_server_stays_whole(seconds):
     assert figures["errors"] == 0
     clients = ("completion", "chat", "stream", "batch", "samples", "grammar", "abort")
     rough = ("disconnect", "hang_up", "slow_reader", "half_open")
-    operators = ("adapter", "publish", "policy", "weights")
+    operators = ("publish", "policy", "weights", "pause")
     for action in (*clients, *rough, *operators):
         assert figures[f"done/{action}"] > 0
+    for action in ("adapter", "flush"):  # refused when the dice ask for what is not there
+        assert figures[f"done/{action}"] + figures[f"refused/{action}"] > 0
     assert figures["python_blocks"] > 0
     assert figures["refused/bad_body"] > 0
-    assert figures["engine/finished"] > 50
+    assert figures["engine/finished"] > 10
 
 
 def test_drift_is_that_of_the_second_half():
@@ -56,11 +58,32 @@ def visited(action, reply):
     return asyncio.run(visit())
 
 
-@pytest.mark.parametrize("action", ["_completion", "_stream", "_batch", "_chat", "_disconnect"])
+@pytest.mark.parametrize(
+    "action", ["_completion", "_stream", "_batch", "_chat", "_disconnect", "_newcomer"]
+)
 def test_a_fault_of_the_server_is_an_error(action):
     traffic = visited(action, Reply(0, status=500))
     assert len(traffic.errors) == 1 and "500" in traffic.errors[0]
     assert not traffic.done
+
+
+@pytest.mark.parametrize("text", ["1234567yes", "{}", "no", '{"other": true}'])
+def test_an_answer_that_is_not_of_its_grammar_s_language_is_an_error(text, monkeypatch):
+    async def told(self, *_):
+        return {"choices": [{"finish_reason": "stop", "text": text}]}
+
+    monkeypatch.setattr(Traffic, "_post", told)
+    for _ in range(8):
+        (error,) = visited("_grammar", Reply(1)).errors
+        assert error.startswith("grammar: ")
+
+
+def test_a_request_that_runs_after_its_abort_is_an_error(monkeypatch):
+    async def still(self, id):
+        return True
+
+    monkeypatch.setattr(Traffic, "_is_in_flight", still)
+    assert "still runs" in visited("_abort", Reply(1)).errors[0]
 
 
 def test_a_stream_cut_short_is_an_error():

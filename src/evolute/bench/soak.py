@@ -36,6 +36,7 @@ from evolute.telemetry import progress
 from evolute.types import BackendError, ConfigError
 
 MINUTES, QUICK_MIN, LONG_MIN = 60.0, 0.5, 30.0
+WARM_FROM_MIN = 5.0  # shorter ones are not about memory
 VISITORS = 12
 DRAIN_S = 60.0
 BLOCKS_S = 10.0
@@ -107,6 +108,8 @@ class _Soak:
 
     async def run(self) -> tuple[dict[str, float], list[str]]:
         """Figures, and what is not as it must be."""
+        if self.seconds >= 60 * WARM_FROM_MIN:
+            await self.traffic.fill_caches()
         started = time.monotonic()
         until_s = started + self.seconds
         watch = asyncio.ensure_future(self._watch(started))

@@ -1,6 +1,7 @@
 """Everything that clients and operators do to a server, at random, and what must come of it.
 
 Traffic(server, plan, seed).visit(until_s)     one visitor; several may visit at once
+traffic.fill_caches()                          until bounded ones have reached their bounds
 traffic.done, refused, errors                  counts by action; what was not the client's fault
 
 An action knows which answers are right. A refusal of what cannot be served (an adapter just
@@ -26,6 +27,7 @@ from evolute.bench.soak_rough import RoughClients
 ANSWER_S = 60.0  # for one request
 FIRST_ID, LAST_ID = 16, 250  # tokens that every model has
 MAX_ASKED = 50  # times, between two steps each, until a request whose client left is gone
+NUM_NEW, IN_TURN = 1200, 8  # of `fill_caches`: more than are kept
 POLICIES = ("fcfs", "lpm", "vtc", "dlpm", "priority")
 NO_HEADERS: dict[str, str] = {}
 BAD_BODIES = (
@@ -66,6 +68,7 @@ class Traffic:
     refused: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
     most_asked: int = 0  # until a request whose client left was gone
+    _has_begun: bool = False
     _dice: random.Random = field(default_factory=random.Random)
     _rough: RoughClients = field(init=False)
 
@@ -78,7 +81,8 @@ class Traffic:
         return self.done.total() + self.refused.total() + len(self.errors)
 
     async def visit(self, until_s: float) -> None:
-        """One action after the other, until `time.monotonic()` says so."""
+        """One action after the other, until `time.monotonic()` says so; whoever comes first begins
+        with one of each, so that even a short soak has seen all."""
         rare = self.plan.rare
         actions: dict[Callable[[], Awaitable[bool]], float] = {
             self._completion: 20,
@@ -101,9 +105,21 @@ class Traffic:
             self._flush: 1 * rare,
             self._pause: 0.5 * rare,
         }
+        is_first, self._has_begun = not self._has_begun, True
+        for action in actions if is_first else ():
+            await self._try(action)
         while time.monotonic() < until_s:
             (action,) = self._dice.choices(list(actions), list(actions.values()))
             await self._try(action)
+
+    async def fill_caches(self) -> None:
+        """Of grammars and of tenants, which grow to a bound: from now on memory is to be flat."""
+
+        async def some() -> None:
+            for _ in range(NUM_NEW // IN_TURN):
+                await self._try(self._newcomer)
+
+        await asyncio.gather(*(some() for _ in range(IN_TURN)))
 
     async def close(self) -> None:
         await self._rough.close()
@@ -179,7 +195,7 @@ class Traffic:
         count = self._dice.randint(1, 6)
         is_schema = self._dice.random() < 0.5
         if is_schema:
-            key = f"k{self._dice.randrange(4) or self._dice.getrandbits(30)}"
+            key = f"k{self._dice.randrange(4) and self._dice.getrandbits(30)}"
             asked: dict[str, Any] = {"json_schema": _object_with(key)}
         else:
             asked = {"regex": f"[0-9]{{{count}}}(yes|no)"}
@@ -193,6 +209,14 @@ class Traffic:
                 else re.fullmatch(asked["regex"], choice["text"]) is not None
             )
             self._expect(is_right, choice)
+        return True
+
+    async def _newcomer(self) -> bool:
+        """A tenant and a grammar that nobody had before."""
+        key = f"k{self._dice.getrandbits(40)}"
+        body = {"model": "default", "prompt": self._prompt(), "max_tokens": 1}
+        body |= {"json_schema": _object_with(key), "user": f"once-{key}"}
+        await self._post("/v1/completions", body)
         return True
 
     async def _abort(self) -> bool:
