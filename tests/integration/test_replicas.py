@@ -184,7 +184,9 @@ def test_figures_are_of_all_and_of_each(fleet, url):
     made = [line["stats"]["counts"]["output_tokens"] for line in stats["replicas"]]
     assert sum(made) == stats["counts"]["output_tokens"] > 0
     assert stats["num_pages"] == sum(line["stats"]["num_pages"] for line in stats["replicas"])
-    until(lambda: "evolute_replicas_alive 2.0" in httpx.get(f"{url}/metrics").text, "two live")
+    until(
+        lambda: "evolute_engine_replicas_alive 2.0" in httpx.get(f"{url}/metrics").text, "two live"
+    )
     text = httpx.get(f"{url}/metrics").text
     assert 'evolute_replicas_routed_requests{replica="1"}' in text
     snapshot = fleet.snapshot()

@@ -11,10 +11,12 @@ from evolute.engine.replicas.router import Load
 from evolute.engine.replicas.totals import add
 from evolute.telemetry import gauge
 
-ALIVE = gauge("replicas/alive", "replicas that live")
-EXPECTED = gauge("replicas/expected", "replicas that should live")
-IN_FLIGHT = gauge("replicas/in_flight", "sequences sent there and not ended", ("replica",))
-ROUTED = gauge("replicas/routed_requests", "requests sent there since it started", ("replica",))
+ALIVE = gauge("engine/replicas_alive", "replicas that live")
+EXPECTED = gauge("engine/replicas_expected", "replicas that should live")
+IN_FLIGHT = gauge("engine/replicas_in_flight", "sequences sent there and not ended", ("replica",))
+ROUTED = gauge(
+    "engine/replicas_routed_requests", "requests sent there since it started", ("replica",)
+)
 
 
 def refresh(
