@@ -188,7 +188,7 @@ def test_figures_are_of_all_and_of_each(fleet, url):
         lambda: "evolute_engine_replicas_alive 2.0" in httpx.get(f"{url}/metrics").text, "two live"
     )
     text = httpx.get(f"{url}/metrics").text
-    assert 'evolute_replicas_routed_requests{replica="1"}' in text
+    assert 'evolute_engine_replicas_routed_requests{replica="1"}' in text
     snapshot = fleet.snapshot()
     assert snapshot.memory.num_pages == stats["num_pages"] and snapshot.recent
 
