@@ -72,7 +72,7 @@ def run_fleet(
 
 
 def fleet_bound(settings: SimulationSettings, num_replicas: int, longest: int) -> float:
-    """2 R (U + Q) with U = w_p L + w_q M, for prompts up to `longest` ."""
+    """2 R (U + Q) with U = w_p L + w_q M, for prompts up to `longest`."""
     pool = settings.num_pages * settings.page_size
     return 2 * num_replicas * (settings.quantum + PROMPT * longest + OUTPUT * pool)
 
