@@ -44,7 +44,7 @@ class RankExecutor(TorchExecutor):
         return sum(p.numel() * p.element_size() for p in self.decoder.parameters())
 
     @property
-    def page_bytes(self) -> int:
+    def pool_bytes(self) -> int:
         """Of all pages."""
         return sum(x.numel() * x.element_size() for x in [*self._keys, *self._values])
 

@@ -139,7 +139,7 @@ def shard_of(message: Message) -> LoraShard:
 def counts_of(rank: RankExecutor) -> dict[str, float]:
     return {
         "weight_bytes": rank.weight_bytes,
-        "page_bytes": rank.page_bytes,
+        "page_bytes": rank.pool_bytes,
         "sent_floats": rank.group.sent_floats,
         "pid": os.getpid(),
     }
