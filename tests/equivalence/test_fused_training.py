@@ -71,7 +71,7 @@ def test_fused_equals_plain(shape):
     logprobs, gradients = scored(policy_of(model, fused=False))
     ours, found = scored(policy_of(model, fused=True))
     torch.testing.assert_close(ours, logprobs, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found, gradients, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found, gradients, atol=2e-6, rtol=1e-4)
 
 
 def test_fused_equals_plain_when_only_some_matrices_are_adapted():
@@ -80,7 +80,7 @@ def test_fused_equals_plain_when_only_some_matrices_are_adapted():
     ours, found = scored(policy_of(TINY, lora=lora, fused=True))
     assert len(gradients) == 2 * 2 * CONFIG.num_layers
     torch.testing.assert_close(ours, logprobs, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found, gradients, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found, gradients, atol=2e-6, rtol=1e-4)
 
 
 def test_micro_batches_change_nothing():

@@ -39,6 +39,24 @@ def device(request: pytest.FixtureRequest) -> str:
     return "cpu" if INTERPRETED else "cuda"
 
 
+def _rows_are_alike() -> bool:
+    """Whether numpy, which multiplies for the interpreter, sums a row alike wherever it stands."""
+    draw = np.random.default_rng(0)
+    a, b = (draw.standard_normal((64, 64)).astype(np.float32) for _ in range(2))
+    return all(np.array_equal((a @ b)[s:], (np.roll(a, -s, 0) @ b)[:-s]) for s in (1, 2, 7, 31))
+
+
+ROWS_ARE_ALIKE = not INTERPRETED or _rows_are_alike()
+
+
+def assert_same(found: Tensor, wanted: Tensor) -> None:
+    """To the last bit, where the machine's products allow it."""
+    if ROWS_ARE_ALIKE:
+        assert torch.equal(found, wanted)
+    else:
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -130,7 +148,7 @@ def test_attention_does_not_depend_on_batch_or_chunk(device, window):
                 rows.positions[start:stop], rows.page_table[b : b + 1],
             )  # fmt: skip
             alone = attention.chunk_attention(q[start:stop], pages, part, window)
-            assert torch.equal(alone, together[start:stop])
+            assert_same(alone, together[start:stop])
 
 
 def test_a_decode_does_not_depend_on_longer_ones_beside_it(device):
@@ -139,7 +157,7 @@ def test_a_decode_does_not_depend_on_longer_ones_beside_it(device):
     pages = pages_of(num_pages, 16, 1, 16, q)
     alone = PagedRows.of(torch.arange(2, device=device), rows.positions[:1], rows.page_table[:1])
     one = attention.decode_attention(q[:1], pages, alone)
-    assert torch.equal(one, attention.decode_attention(q, pages, rows)[:1])
+    assert_same(one, attention.decode_attention(q, pages, rows)[:1])
 
 
 def test_decode_attention_refuses_chunks(device):
@@ -191,7 +209,7 @@ def test_linear_of_codes(device, bits, num_rows, outputs, inputs, dtype, with_bi
     bias = torch.randn(outputs, device=device) if with_bias else None
     got = linear.block_linear(x, weight, bias)
     assert_near(got, reference.block_linear(x, weight, bias), TYPES[dtype])
-    assert torch.equal(got[:1], linear.block_linear(x[:1].contiguous(), weight, bias))
+    assert_same(got[:1], linear.block_linear(x[:1].contiguous(), weight, bias))
 
 
 def test_codes_that_fit_no_block_are_refused():

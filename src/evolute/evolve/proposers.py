@@ -21,7 +21,7 @@ from evolute.types import Backend, GenerateRequest, Message, SamplingParams
 OPENING = 4  # random moves before the estimator has something to estimate from
 ATTEMPTS = 32  # draws until one was not tried before
 MODEL_ATTEMPTS = 4
-MODEL_TOKENS = 512  # enough for an answer of single bytes, white space included
+MODEL_TOKENS = 1024  # enough for an answer of single bytes, white space included
 
 logger = logging.getLogger(__name__)
 

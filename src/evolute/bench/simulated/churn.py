@@ -75,6 +75,7 @@ def sizes(placement: Placement, queue: Policy) -> dict[str, int]:
         "placement.pool": placement.pool,
         "placement.cache": placement.cache,
         "placement.adapters": placement.adapters,
+        "placement.tier": placement.tier,
         "queue": queue,
         "queue.ledger": getattr(queue, "ledger", None),
     }
@@ -82,7 +83,7 @@ def sizes(placement: Placement, queue: Policy) -> dict[str, int]:
         f"{owner}.{name}": len(value)
         for owner, thing in owners.items()
         for name, value in getattr(thing, "__dict__", {}).items()
-        if isinstance(value, Sized)
+        if isinstance(value, Sized) and not isinstance(value, tuple)  # they do not grow
     }
 
 
