@@ -22,7 +22,6 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from evolute.engine.execution.batch import Executor, ExecutorLost, Segment, buil
 from evolute.engine.execution.sampler import Chosen, Float32, Sampler
 from evolute.engine.memory import Tier
 from evolute.engine.output import Draft, Event, stop_ids
+from evolute.engine.part import Ready, Work
 from evolute.engine.prompt_scores import score_prompt
 from evolute.engine.scheduling import (
     Blocked,
@@ -56,26 +56,6 @@ from evolute.types import FinishReason, GenerateRequest, Tokenizer
 
 logger = logging.getLogger(__name__)
 PREFETCH_AHEAD = 8  # waiting sequences whose adapters are copied beside a step
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One draft's part of a step, and how many rows of logits it gets; the segment ends with
-    the guesses in `drafted`."""
-
-    draft: Draft
-    segment: Segment
-    num_rows: int
-    drafted: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A draft whose next token is to be chosen from row `row`, and from one more for each guess."""
-
-    draft: Draft
-    row: int
-    drafted: list[int]
 
 
 class EngineCore:
@@ -238,7 +218,7 @@ class EngineCore:
             self.admitted.append(draft)
         return events
 
-    def _forward(self, work: list[_Work]) -> tuple[list[_Work], Float32, list[Event]]:
+    def _forward(self, work: list[Work]) -> tuple[list[Work], Float32, list[Event]]:
         """Compute; if that fails, compute each alone, so that only the guilty are lost."""
         try:
             logits = self.executor.forward(build_batch([one.segment for one in work]))
@@ -266,9 +246,9 @@ class EngineCore:
         self.counts.computed_tokens += sum(len(one.segment.token_ids) for one in work)
         return work, logits, []
 
-    def _collect(self, work: list[_Work], logits: Float32) -> list[Event]:
+    def _collect(self, work: list[Work], logits: Float32) -> list[Event]:
         """Sort the rows of logits to their drafts, choose tokens, end what is at its end."""
-        ready, events = list[_Ready](), list[Event]()
+        ready, events = list[Ready](), list[Event]()
         row = 0
         for one in work:
             draft, sequence = one.draft, one.draft.sequence
@@ -280,14 +260,14 @@ class EngineCore:
             if sequence.num_uncomputed:
                 continue
             if sequence.max_new_tokens:
-                ready.append(_Ready(draft, row - 1 - len(one.drafted), one.drafted))
+                ready.append(Ready(draft, row - 1 - len(one.drafted), one.drafted))
             else:
                 events.append(self._end(draft, FinishReason.LENGTH))
         if not ready:
             return events
         return events + self._sample(ready, logits)
 
-    def _sample(self, ready: list[_Ready], logits: Float32) -> list[Event]:
+    def _sample(self, ready: list[Ready], logits: Float32) -> list[Event]:
         """The next tokens of each draft. Each row is drawn as it would be if the guesses before it
         had been accepted one step at a time: same logits, same seed, same penalties."""
         indices = [one.row + i for one in ready for i in range(len(one.drafted) + 1)]
@@ -300,7 +280,7 @@ class EngineCore:
             events += self._take(one, list(itertools.islice(chosen, len(one.drafted) + 1)))
         return events
 
-    def _take(self, one: _Ready, choices: list[Chosen | None]) -> list[Event]:
+    def _take(self, one: Ready, choices: list[Chosen | None]) -> list[Event]:
         """Accept choices up to the first that differs from the guess: later rows saw the guess."""
         draft, sequence, events, num_accepted = one.draft, one.draft.sequence, list[Event](), 0
         for guess, choice in itertools.zip_longest(one.drafted, choices):
@@ -466,7 +446,7 @@ class EngineCore:
             matcher=grammar.start() if grammar else None,
         )
 
-    def _work(self, chunk: Chunk) -> _Work:
+    def _work(self, chunk: Chunk) -> Work:
         sequence = chunk.sequence
         draft = self._drafts[sequence]
         drafted = sequence.proposed[: chunk.num_drafted]
@@ -480,7 +460,7 @@ class EngineCore:
             logits_from = sequence.num_tokens - 1
         tokens = sequence.tokens[start:end] + drafted
         segment = Segment(tokens, start, sequence.pages, sequence.adapter, logits_from)
-        return _Work(draft, segment, 0 if logits_from is None else end - logits_from, drafted)
+        return Work(draft, segment, 0 if logits_from is None else end - logits_from, drafted)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.counts.preemptions += 1

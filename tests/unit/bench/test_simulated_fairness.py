@@ -126,7 +126,8 @@ def test_a_policy_that_leaves_room_while_somebody_waits_is_found(monkeypatch):
         def order(self, cached_tokens, admitted):
             return itertools.islice(super().order(cached_tokens, admitted), 1)
 
-    monkeypatch.setitem(tenants.POLICIES, "vtc", lambda weights: Lazy(ledger))
+    lazy = Lazy(tenants.Ledger(tenants.COSTS["tokens"], tenants.PREDICTORS["none"], {}))
+    monkeypatch.setitem(tenants.POLICIES, "vtc", lambda weights: lazy)
     with pytest.raises(tenants.BrokenBound, match="room was left"):
         tenants.run_published(["overload"], scale=0.2)
 

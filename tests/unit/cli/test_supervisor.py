@@ -14,6 +14,7 @@ import pytest
 
 from evolute.cli import supervisor
 from evolute.cli.supervisor import MAX_FAILED, supervise
+from evolute.testing import until
 from evolute.types.ports import listen
 
 PARENT = """

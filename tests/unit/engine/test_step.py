@@ -57,4 +57,8 @@ def test_a_tenant_with_another_request_that_is_ready_takes_a_place():
     arrivals += [Arrival(20, (*prefix, 500), 4, "editor"), Arrival(21, (*prefix, 501), 4, "chat")]
     arrivals += [Arrival(21, (700, 701), 4, "chat")]
     replay = simulate(arrivals, SimulationSettings(200, 8, 32, 4, "dlpm"))
-    assert replay.waited_steps[5] == 0
+    waited, later = replay.waited_steps[5], replay.waited_steps[4]
+    assert waited < later, "the one that waits for its sibling does not hold it up"
+    assert all(sum(n for _, n in step) == 32 for step in replay.schedule[21 : 21 + waited]), (
+        "it waits only while another prompt takes all tokens of a step"
+    )

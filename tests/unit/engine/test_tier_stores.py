@@ -257,7 +257,10 @@ def executor_of(kind, kv_dtype="auto"):
         precision="float32",
     )
     settings = resolve(config, TINY.config, cores=1, has_native=True)
-    made = {"native": NativeExecutor, "torch": TorchExecutor}[kind](TINY, settings)
+    if kind == "native":
+        made = NativeExecutor(TINY, settings)
+    else:
+        made = TorchExecutor(TINY.config, TINY.weights, settings)
     assert made.page_bytes == settings.page_bytes
     return made
 
