@@ -122,29 +122,29 @@ class _LlamaBatch:
     """A llama.cpp context with a sequence for each request."""
 
     def __init__(
-        self, library: Any, network: Any, items: list[Item], is_unified: bool, threads: int
+        self, api: Any, network: Any, items: list[Item], is_unified: bool, threads: int
     ) -> None:
         longest = max(len(item["prompt"]) + item["max_new_tokens"] for item in items)
-        self.library, self.size = library, 2048
-        wanted = library.llama_context_default_params()
+        self.api, self.size = api, 2048
+        wanted = api.llama_context_default_params()
         wanted.n_ctx = len(items) * ((longest + 255) // 256 * 256)
         wanted.n_batch, wanted.n_ubatch = self.size, 512
         wanted.n_threads = wanted.n_threads_batch = threads
         wanted.n_seq_max, wanted.kv_unified = len(items), is_unified
-        self.context = library.llama_init_from_model(network, wanted)
-        vocabulary = library.llama_model_get_vocab(network)
-        self.width = library.llama_vocab_n_tokens(vocabulary)
-        self.memory = library.llama_get_memory(self.context)
-        self.batch = library.llama_batch_init(self.size, 0, 1)
+        self.context = api.llama_init_from_model(network, wanted)
+        vocabulary = api.llama_model_get_vocab(network)
+        self.width = api.llama_vocab_n_tokens(vocabulary)
+        self.memory = api.llama_get_memory(self.context)
+        self.batch = api.llama_batch_init(self.size, 0, 1)
 
     def clear(self) -> None:
-        self.library.llama_memory_clear(self.memory, True)
+        self.api.llama_memory_clear(self.memory, True)
 
     def generate(self, prompts: list[list[int]], new: int, shared: int) -> int:
         if shared:
             self._decode([(token, i, 0, False) for i, token in enumerate(prompts[0][:shared])])
             for row in range(1, len(prompts)):
-                self.library.llama_memory_seq_cp(self.memory, 0, row, 0, shared)
+                self.api.llama_memory_seq_cp(self.memory, 0, row, 0, shared)
         last, left = dict[int, int](), list[tuple[int, int, int, bool]]()
         for row, prompt in enumerate(prompts):
             for i in range(shared, len(prompt)):
@@ -160,17 +160,17 @@ class _LlamaBatch:
         """Token, position, sequence, whether the next is wanted; the next ones by sequence."""
         import numpy as np
 
-        batch, library = self.batch, self.library
+        batch, api = self.batch, self.api
         batch.n_tokens = len(tokens)
         for i, (token, position, row, wants) in enumerate(tokens):
             batch.token[i], batch.pos[i], batch.logits[i] = token, position, wants
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
-        if library.llama_decode(self.context, batch):
+        if api.llama_decode(self.context, batch):
             sys.exit("llama.cpp could not compute a batch")
         found = {}
         for i, (_, _, row, wants) in enumerate(tokens):
             if wants:
-                logits = library.llama_get_logits_ith(self.context, i)
+                logits = api.llama_get_logits_ith(self.context, i)
                 found[row] = int(np.argmax(np.ctypeslib.as_array(logits, shape=(self.width,))))
         return found
 

@@ -64,7 +64,7 @@ class NoSlots:
         return False
 
     def write(self, page: PageId, slot: Slot) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"page {page} cannot be written: can_write is False")
 
     def read(self, slots: Sequence[Slot], pages: Sequence[PageId]) -> tuple[int, float]:
         return 0, 0.0
