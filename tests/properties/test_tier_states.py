@@ -7,7 +7,7 @@ was copied to each slot. A slot may be spoilt at any moment, and the store may b
 import itertools
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from planted import assert_found
 
 from evolute.engine.memory import Costs, Tier, page_digests
 from evolute.engine.scheduling import Limits, Placement, Sequence, next_step
@@ -288,8 +289,8 @@ class LosesASlot(Tier):
         IgnoresNamespaces,
         RestoresTheWrongSlot,
         KeepsTheNameOfAReusedSlot,
-        BelievesTornSlots,
-        BelievesAllCameBack,
+        pytest.param(BelievesTornSlots, marks=pytest.mark.slow),  # seldom met
+        pytest.param(BelievesAllCameBack, marks=pytest.mark.slow),
         CopiesTooLate,
         NamesPagesByTheirOwnTokens,
         LosesPagesThatDidNotComeBack,
@@ -297,16 +298,6 @@ class LosesASlot(Tier):
     ],
 )
 def test_a_planted_bug_is_found(bug):
-    run = settings(
-        max_examples=2000,
-        derandomize=True,
-        stateful_step_count=40,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],  # finding it is enough
-        suppress_health_check=list(HealthCheck),
-    )
     kinds = {Placement: "placement_class", Tier: "tier_class", Slots: "store_class"}
     (kind,) = [name for base, name in kinds.items() if issubclass(bug, base)]
-    with pytest.raises(Exception):  # noqa: B017, PT011  any way of failing will do
-        run_state_machine_as_test(machine(**{kind: bug}), settings=run)
+    assert_found(machine(**{kind: bug}))

@@ -12,13 +12,16 @@ from random_model import CONTEXT, SHAPES, VOCABULARY, Model, Step, pool_of
 MODEL = {name: Model(SHAPES[name]) for name in ("plain", "one kv head, wide heads", "window")}
 
 
-def step_of(common, own, counts, page_size, seed=0):
-    """Sequences whose tables begin with `common[b]` pages of sequence 0's, then `own[b]` positions
-    more; each computes its last `counts[b]` tokens. And the steps that fill what comes before."""
+def step_of(common, own, counts, page_size, parents=None, seed=0):
+    """Sequences whose tables begin with `common[b]` pages of an earlier one's (of sequence 0's),
+    then `own[b]` positions more; each computes its last `counts[b]` tokens. And the steps that
+    fill what comes before."""
     num, count = -(-CONTEXT // page_size), len(common)
-    table = np.array([np.arange(num) * count + b for b in range(count)], np.int32)
-    for b in range(count):
-        table[b, : common[b]] = table[0, : common[b]]
+    pages = np.random.default_rng(seed).permutation(num * count).astype(np.int32)
+    table = pages.reshape(count, num)
+    for b in range(1, count):
+        parent = 0 if parents is None else parents[b]
+        table[b, : common[b]] = table[parent, : common[b]]
     ends = [min(CONTEXT, c * page_size + n + t) for c, n, t in zip(common, own, counts)]
     starts = [max(0, end - t) for end, t in zip(ends, counts)]
 
@@ -52,9 +55,10 @@ def forests(draw):
     num = draw(st.integers(2, 14))
     levels = draw(st.lists(st.integers(0, 130 // page_size), min_size=1, max_size=3))
     common = [draw(st.sampled_from(levels)) for _ in range(num)]
-    own = [draw(st.integers(0, 20)) for _ in range(num)]
+    own = [draw(st.integers(0, 20) | st.integers(40, 110)) for _ in range(num)]
     counts = [draw(st.integers(1, 8)) for _ in range(num)]
-    return common, own, counts, page_size
+    parents = [draw(st.integers(0, max(b - 1, 0))) for b in range(num)]
+    return common, own, counts, page_size, parents
 
 
 @pytest.mark.parametrize("name", MODEL)
@@ -96,6 +100,36 @@ def test_what_is_shared_is_read_once(common, counts, blocks):
     before, last = step_of(common, [0] * len(common), counts, 16)
     _, found = answers(MODEL["plain"], before, last, 16, True)
     assert found == blocks * MODEL["plain"].shape.num_kv_heads
+
+
+@pytest.mark.parametrize("common", [3, 5, 7])
+def test_a_block_with_one_page_of_its_own_is_not_shared(common):
+    before, last = step_of([common] * 4, [70] * 4, [1] * 4, 16)
+    alone, _ = answers(MODEL["plain"], before, last, 16, False)
+    shared, blocks = answers(MODEL["plain"], before, last, 16, True)
+    np.testing.assert_array_equal(shared, alone)
+    whole, each = common * 16 // 64, (common * 16 + 70) // 64 + 1
+    assert blocks == 2 * (whole + 4 * (each - whole))
+
+
+def test_branches_of_branches_share_what_all_of_them_have():
+    """One shares less with the next than that one with the one after it."""
+    found = []
+    for seed in range(8):  # of the page numbers, and so of the order
+        before, last = step_of([8, 4, 8, 8], [5] * 4, [1] * 4, 16, [0, 0, 1, 1], seed)
+        alone, _ = answers(MODEL["plain"], before, last, 16, False)
+        shared, blocks = answers(MODEL["plain"], before, last, 16, True)
+        np.testing.assert_array_equal(shared, alone)
+        found.append(blocks)
+    assert max(found) < 2 * 4 * 3
+
+
+def test_nobody_shares_what_is_behind_its_own_query():
+    before, last = step_of([8, 8], [0, -64], [1, 1], 16)
+    alone, _ = answers(MODEL["plain"], before, last, 16, False)
+    shared, blocks = answers(MODEL["plain"], before, last, 16, True)
+    np.testing.assert_array_equal(shared, alone)
+    assert blocks == 2 * (1 + 2 + 1)
 
 
 def test_the_lengths_of_tables_do_not_mix_up_the_order():
