@@ -4,7 +4,7 @@
     with Engine("smollm2-135m") as engine:
         print(engine.generate("2+2=", SamplingParams(max_new_tokens=8))[0].text)
 
-Importing this module loads nothing heavy: `Engine` brings torch only when it is first used.
+Importing this module loads nothing heavy; torch comes only where something computes with it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from evolute.engine.execution.batch import Executor, PageMemory
 from evolute.engine.execution.sampler import PlainSampler, Sampler
 from evolute.engine.execution.tier_directory import TierDirectory
 from evolute.engine.execution.tier_stores import DiskSlots, HostSlots
-from evolute.engine.execution.torch_executor import TorchExecutor
 from evolute.engine.memory import Costs, SlotStore, Tier
 from evolute.grammar import GrammarCompiler
 from evolute.models import LoadedModel
@@ -54,6 +53,8 @@ def _executor(model: LoadedModel, settings: Resolved) -> tuple[Executor, Sampler
 
         return ParallelExecutor(model.config, model.weights, settings), PlainSampler()
     if settings.config.executor == "torch":
+        from evolute.engine.execution.torch_executor import TorchExecutor
+
         return TorchExecutor(model.config, model.weights, settings), PlainSampler()
     from evolute.engine.execution.native_executor import NativeExecutor
     from evolute.engine.execution.native_sampler import NativeSampler

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evolute.models.config import ATTENTION, MLP, ModelConfig, tensor_shapes
-from evolute.models.rope import inverse_frequencies
+from evolute.models.rope import rotary_table
 from evolute.models.weights import ModelWeights
 
 
@@ -126,7 +126,8 @@ class Decoder(nn.Module):
         self.norm = RmsNorm(config.width, config.norm_eps)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self.register_buffer("rotary", rotary_table(config), persistent=False)
+        table = torch.from_numpy(rotary_table(config))
+        self.register_buffer("rotary", table, persistent=False)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
@@ -183,15 +184,6 @@ def rotate(
     """Rotary positions (Su et al. 2021), the two halves of a head as the pairs."""
     low, high = x.chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
-
-
-def rotary_table(config: ModelConfig) -> Float[Tensor, "context E"]:
-    """[cos | sin] of every position, float32."""
-    scaling = config.rope_scaling
-    inverse = inverse_frequencies(config.rope_theta, config.head_width, scaling)
-    angles = torch.outer(torch.arange(config.context, dtype=torch.float32), inverse)
-    table = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return table * scaling.attention_factor if scaling else table
 
 
 def causal_attention(lengths: list[int], sliding_window: int | None = None) -> Attend:

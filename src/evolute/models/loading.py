@@ -10,12 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evolute.models.config import ModelConfig, tensor_shapes
-from evolute.models.files import gguf_tensors, safetensors_dir
+from evolute.models.files import gguf_tensors, json_files
 from evolute.models.files.config_json import from_hugging_face, token_ids
 from evolute.models.files.gguf_config import from_gguf
 from evolute.models.files.gguf_header import read_header
 from evolute.models.files.hub import cached_snapshot, is_hub_name
-from evolute.models.tiny import CONFIG, tiny_tokenizer, tiny_weights
 from evolute.models.tokenizer import ChatTokenizer
 from evolute.models.weights import ModelWeights
 from evolute.types import ModelError
@@ -37,6 +36,8 @@ class LoadedModel:
 def load_model(name: str) -> LoadedModel:
     """Load by short name or path; nothing is downloaded. Raises ModelError."""
     if name == "tiny":
+        from evolute.models.tiny import CONFIG, tiny_tokenizer, tiny_weights
+
         return LoadedModel(name, CONFIG, tiny_weights(), tiny_tokenizer())
     if name == "smollm2-135m":
         return _load_gguf(name, embedded_file())
@@ -77,7 +78,9 @@ def _load_gguf(name: str, path: Path) -> LoadedModel:
 
 
 def _load_directory(name: str, path: Path) -> LoadedModel:
-    config = from_hugging_face(safetensors_dir.read_json(path / "config.json"))
+    from evolute.models.files import safetensors_dir
+
+    config = from_hugging_face(json_files.read_json(path / "config.json"))
     config = replace(config, eos_token_ids=_stop_ids(path, config))
     weights = safetensors_dir.read_weights(path, is_tied=config.tie_embeddings)
     _check(weights, config)
@@ -89,7 +92,7 @@ def _load_directory(name: str, path: Path) -> LoadedModel:
 def _stop_ids(path: Path, config: ModelConfig) -> tuple[int, ...]:
     """Of generation_config.json, which transformers generates with, then of config.json."""
     file = path / "generation_config.json"
-    values = safetensors_dir.read_json(file) if file.exists() else {}
+    values = json_files.read_json(file) if file.exists() else {}
     return tuple(dict.fromkeys(token_ids(values.get("eos_token_id")) + config.eos_token_ids))
 
 

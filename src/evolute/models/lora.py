@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from evolute.models.config import ATTENTION, MLP, PARENT, ModelConfig
 from evolute.models.weights import ModelWeights, Weight, fingerprint
 from evolute.types import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 
 MODULES = (*ATTENTION, *MLP)
 Key = tuple[int, str]
@@ -53,6 +58,8 @@ class LoraWeights:
     @classmethod
     def init(cls, config: LoraConfig, model: ModelConfig, seed: int = 0) -> LoraWeights:
         """The adapter that changes nothing yet."""
+        import torch
+
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
         for layer in range(model.num_layers):
@@ -92,7 +99,7 @@ class LoraWeights:
             for (layer, module), pair in sorted(self.tensors.items())
             for part, tensor in zip("AB", pair)
         ]
-        return fingerprint([*named, ("scale", torch.tensor(self.scale))])
+        return fingerprint([*named, ("scale", np.array(self.scale, np.float32))])
 
     def delta(self, layer: int, module: str, x: Float[Tensor, "T K"]) -> Tensor | None:
         """The adapter's part of one linear layer; a `Delta` of the decoder."""
@@ -121,7 +128,7 @@ class LoraWeights:
         pair = self.tensors.get(key) if key else None
         if pair is None:
             return weight
-        a, b = (half.detach().to(weight.device, torch.float64) for half in pair)
+        a, b = (half.detach().to(weight.device).double() for half in pair)
         return (weight.double() + self.scale * (b @ a)).float()
 
 

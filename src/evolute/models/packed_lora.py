@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evolute.models.lora import MODULES, LoraConfig, LoraWeights
@@ -78,8 +77,7 @@ def pack(weights: LoraWeights) -> PackedLora:
     flat = np.zeros(size, np.float32)
     for part in parts:
         a, b = (
-            half.detach().to("cpu", torch.float32).numpy()
-            for half in weights.tensors[part.layer, part.module]
+            half.detach().float().cpu().numpy() for half in weights.tensors[part.layer, part.module]
         )
         _rows(flat, part.a, part.rank, part.inputs)[:] = a
         _rows(flat, part.b, part.rank, part.outputs)[:] = b.T
@@ -88,6 +86,8 @@ def pack(weights: LoraWeights) -> PackedLora:
 
 def unpack(config: LoraConfig, parts: tuple[Part, ...], flat: Float32) -> LoraWeights:
     """The adapter whose values lie in `flat`."""
+    import torch
+
     tensors = {}
     for part in parts:
         a = torch.from_numpy(_rows(flat, part.a, part.rank, part.inputs))

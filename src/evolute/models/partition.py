@@ -14,12 +14,16 @@ everybody's. With more ranks than kv heads, ranks share a kv head and each holds
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evolute.models.config import ATTENTION, MLP, ModelConfig, tensor_shapes
 from evolute.models.weights import ModelWeights
 from evolute.types import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 
 ROW_SPLIT = ("o_proj", "down_proj")
 COLUMN_SPLIT = tuple(module for module in ATTENTION + MLP if module not in ROW_SPLIT)

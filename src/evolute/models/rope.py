@@ -1,6 +1,7 @@
 """Rotary frequencies: by which angle a position turns each pair of a head's dimensions.
 
 inverse_frequencies(scaling, ...) -> [pairs]   radians per position
+rotary_table(config) -> [context, E]           cosines and sines of every position
 from_hugging_face(values, context), from_gguf(fields, table), to_hugging_face(scaling)
 
 linear   every angle is divided (Chen et al. 2023, arXiv:2306.15595)
@@ -19,19 +20,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from numpy.typing import NDArray
 
 from evolute.models.fields import Fields
 from evolute.types import ModelError
+
+if TYPE_CHECKING:
+    from evolute.models.config import ModelConfig
 
 OWN_FIELDS = {  # of a kind, written as transformers names them
     "llama3": ("low_freq_factor", "high_freq_factor"),
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "truncate"),
 }
+Floats = NDArray[np.floating[Any]]  # float32 throughout: numbers of Python's do not widen
 KINDS = ("linear", "llama3", "yarn", "dynamic")
 
 
@@ -53,17 +58,30 @@ class RopeScaling:
 
 def inverse_frequencies(
     theta: float, head_width: int, scaling: RopeScaling | None
-) -> Float[Tensor, " pairs"]:
+) -> Float[Floats, " pairs"]:
     """Radians per position of each of the head_width / 2 pairs."""
-    exponent = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
+    exponent = np.arange(0, head_width, 2, dtype=np.float32) / head_width
+    waves = np.power(theta, exponent.astype(np.float64)).astype(np.float32)
+    if scaling is not None and scaling.kind == "yarn":
+        return _yarn(waves, theta, scaling)
+    if scaling is not None and scaling.kind == "table":
+        return 1 / (np.array(scaling.table, np.float32) * waves)
+    plain = 1 / waves
     if scaling is None or scaling.kind == "dynamic":
-        return 1.0 / theta**exponent
-    if scaling.kind == "yarn":
-        return _yarn(theta**exponent, theta, scaling)
-    if scaling.kind == "table":
-        return 1.0 / (torch.tensor(scaling.table) * theta**exponent)
-    plain = 1.0 / theta**exponent
-    return plain / scaling.factor if scaling.kind == "linear" else _llama3(plain, scaling)
+        return plain
+    if scaling.kind == "linear":
+        return plain / scaling.factor
+    return _llama3(plain, scaling)
+
+
+def rotary_table(config: ModelConfig) -> Float[NDArray[np.float32], "context E"]:
+    """[cos | sin] of every position."""
+    scaling = config.rope_scaling
+    inverse = inverse_frequencies(config.rope_theta, config.head_width, scaling)
+    angles = np.outer(np.arange(config.context, dtype=np.float32), inverse)
+    table = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    table *= scaling.attention_factor if scaling else 1.0
+    return table.astype(np.float32, copy=False)
 
 
 def from_hugging_face(values: Mapping[str, Any], context: int) -> RopeScaling | None:
@@ -144,19 +162,19 @@ def to_hugging_face(scaling: RopeScaling | None, context: int) -> dict[str, Any]
 # -- internals ---------------------------------------------------------------
 
 
-def _llama3(plain: Tensor, scaling: RopeScaling) -> Tensor:
-    wavelength = 2 * math.pi / plain
+def _llama3(plain: Floats, scaling: RopeScaling) -> Floats:
+    wavelength = 1 / plain * (2 * math.pi)  # a number by a tensor is this in torch
     low = scaling.original_context / scaling.low_freq_factor
     high = scaling.original_context / scaling.high_freq_factor
-    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
+    smooth = (1 / wavelength * scaling.original_context - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
     blended = (1 - smooth) * plain / scaling.factor + smooth * plain
-    blended = torch.where(wavelength > low, plain / scaling.factor, blended)
-    return torch.where(wavelength < high, plain, blended)
+    blended = np.where(wavelength > low, plain / scaling.factor, blended)
+    return np.where(wavelength < high, plain, blended)
 
 
-def _yarn(waves: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
+def _yarn(waves: Floats, theta: float, scaling: RopeScaling) -> Floats:
     width = 2 * len(waves)
 
     def pair_that_turns(times: float) -> float:
@@ -168,9 +186,9 @@ def _yarn(waves: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, width - 1)
     length = last - first or 0.001
-    ramp = ((torch.arange(width // 2, dtype=torch.float32) - first) / length).clamp(0, 1)
-    kept = 1 - ramp
-    return (1.0 / (scaling.factor * waves)) * (1 - kept) + (1.0 / waves) * kept
+    pair = np.arange(width // 2, dtype=np.float32)
+    kept: Floats = 1 - ((pair - first) / length).clip(0, 1)
+    return 1 / (scaling.factor * waves) * (1 - kept) + 1 / waves * kept
 
 
 def _sharpness(factor: float, weight: float = 1.0) -> float:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from evolute.models.chat_template import CHATML, ChatTemplate
 from evolute.models.files.gguf_tokenizer import read_tokenizer
-from evolute.models.files.safetensors_dir import read_json, read_text
+from evolute.models.files.json_files import read_json, read_text
 from evolute.models.token_bytes import token_bytes
 from evolute.types import Message, ModelError
 

@@ -1,5 +1,8 @@
 """Weights by name: dense tensors, or the file's own blocks of small integers.
 
+Serving from a GGUF file on the native executor never imports torch, which would take longer than
+all the rest of a start; so tensors of such a file are arrays, and `dense` makes torch's of them.
+
 Names are Hugging Face's without the leading "model.": "layers.0.self_attn.q_proj.weight",
 "embed_tokens.weight", "norm.weight", "lm_head.weight" (absent when tied).
 """
@@ -9,16 +12,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evolute.types import ModelError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
 BLOCK = 32
+Array = NDArray[np.float32] | NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +46,12 @@ class BlockQuantized:
     def shape(self) -> tuple[int, int]:
         return self.codes.shape[0], self.codes.shape[1]
 
-    def dense(self) -> Float[Tensor, "N K"]:
+    def array(self) -> Float[NDArray[np.float32], "N K"]:
         rows, columns = self.shape
         values = self.codes.reshape(rows, -1, BLOCK).astype(np.float32)
         values *= self.scale[..., None]
         values += self.offset[..., None]
-        return torch.from_numpy(values.reshape(rows, columns))
+        return values.reshape(rows, columns)
 
     def rows(self, order: NDArray[np.int64]) -> BlockQuantized:
         """The same weights with rows reordered."""
@@ -55,7 +63,7 @@ class BlockQuantized:
         )
 
 
-Weight = Tensor | BlockQuantized
+Weight: TypeAlias = Tensor | Array | BlockQuantized
 
 
 class ModelWeights(Mapping[str, Weight]):
@@ -74,18 +82,27 @@ class ModelWeights(Mapping[str, Weight]):
         return len(self._tensors)
 
     def dense(self, name: str) -> Tensor:
-        """The weight as float32."""
-        weight = self._tensors[name]
-        return weight.dense() if isinstance(weight, BlockQuantized) else weight.float()
+        """The weight as a float32 tensor."""
+        import torch
 
-    def runs(self, name: str, rows: int) -> Iterator[Tensor]:
+        weight = self._tensors[name]
+        return (
+            weight.float() if isinstance(weight, torch.Tensor) else torch.from_numpy(_array(weight))
+        )
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """The weight as a float32 array, which may share memory with it."""
+        return _array(self._tensors[name])
+
+    def runs(self, name: str, rows: int) -> Iterator[NDArray[np.float32]]:
         """A matrix as float32, `rows` rows after the other: large ones need not be whole."""
         weight = self._tensors[name]
         for first in range(0, weight.shape[0], rows):
             if isinstance(weight, BlockQuantized):
-                yield weight.rows(np.arange(first, min(first + rows, weight.shape[0]))).dense()
+                order = np.arange(first, min(first + rows, weight.shape[0]))
+                yield weight.rows(order).array()
             else:
-                yield weight[first : first + rows].float()
+                yield _array(weight[first : first + rows])
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raises ModelError unless these are the tensors of `shapes`, no more and no less."""
@@ -103,14 +120,26 @@ class ModelWeights(Mapping[str, Weight]):
 
     def fingerprint(self) -> str:
         """sha256 over names and float32 values; equal weights give equal digests."""
-        return fingerprint((name, self.dense(name)) for name in sorted(self._tensors))
+        return fingerprint((name, self.array(name)) for name in sorted(self._tensors))
 
 
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def fingerprint(tensors: Iterable[tuple[str, Tensor | Array]]) -> str:
     """sha256 over names, shapes and float32 bytes, in the order given."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
-        values = tensor.detach().to("cpu", torch.float32).contiguous()
+        values = _array(tensor)
         digest.update(f"{name}{tuple(values.shape)}".encode())
-        digest.update(values.numpy().tobytes())
+        digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _array(weight: Weight) -> NDArray[np.float32]:
+    if isinstance(weight, BlockQuantized):
+        return weight.array()
+    if isinstance(weight, np.ndarray):
+        return weight.astype(np.float32, copy=False)
+    values: Any = weight.detach().float().cpu().numpy()
+    return np.asarray(values, np.float32)

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -125,7 +126,7 @@ def test_a_save_that_dies_at_any_step_leaves_an_adapter_whole(step, tmp_path, mo
         return call
 
     with monkeypatch.context() as patch:
-        for owner, name in ((peft_dir, "save_file"), (os, "fsync"), (os, "rename")):
+        for owner, name in ((safetensors.torch, "save_file"), (os, "fsync"), (os, "rename")):
             patch.setattr(owner, name, dying(getattr(owner, name)))
         for name in ("rename", "write_text"):
             patch.setattr(type(target), name, dying(getattr(type(target), name)))
@@ -153,7 +154,7 @@ def test_an_error_while_writing_leaves_the_old_adapter_in_its_place(directory, m
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(peft_dir, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_peft(adapter(3), directory, "base")
     assert load_peft(directory).fingerprint() == adapter().fingerprint()

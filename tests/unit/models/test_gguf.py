@@ -87,7 +87,7 @@ def test_blocks_equal_gguf(kind):
         values = generator.normal(size=(6, 1)).astype(np.float16)
         raw[:, start : start + 2] = values.view(np.uint8)
     weight = _weight(TensorInfo("t", kind, (6, 2 * block), raw.reshape(-1)))
-    dense = weight.dense() if isinstance(weight, BlockQuantized) else weight
+    dense = torch.from_numpy(weight.array() if isinstance(weight, BlockQuantized) else weight)
     expected = torch.from_numpy(gguf.dequantize(raw, kind_id)).reshape(6, -1)
     torch.testing.assert_close(dense, expected, rtol=1e-6, atol=1e-6)
 
@@ -225,7 +225,7 @@ def test_yarn_is_read_as_transformers_computes_it(tmp_path):
         torch.zeros(1), torch.arange(CONFIG.context)[None]
     )
     expected = torch.cat([cos[0, :, :8], sin[0, :, :8]], -1)
-    torch.testing.assert_close(rotary_table(config), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.from_numpy(rotary_table(config)), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from evolute.engine.core import EngineCore
 from evolute.engine.scheduling import Namespace
 from evolute.models import LoraWeights, ModelConfig, ModelWeights, PackedLora, pack
-from evolute.models.lora_shards import sharded_bytes
 from evolute.types import GenerateRequest, RequestError, UnknownAdapter
 from evolute.types.settings import nearest
 
@@ -126,7 +123,11 @@ class AdapterTable:
         settings = self._core.settings
         if not settings.config.adapter_paging:
             return 0
-        num_bytes = sharded_bytes(packed, self._model, settings.config.tensor_parallel)
+        num_bytes = packed.num_bytes
+        if settings.config.tensor_parallel > 1:
+            from evolute.models.lora_shards import sharded_bytes
+
+            num_bytes = sharded_bytes(packed, self._model, settings.config.tensor_parallel)
         return max(-(-num_bytes // settings.page_bytes), 1)
 
     def _check_host_memory(self, name: str, packed: PackedLora, index: int) -> None:
@@ -202,7 +203,7 @@ def _check_adapter(name: str, weights: LoraWeights, model: ModelConfig) -> None:
                 f"{list(b.shape)} do not fit a model of {model.num_layers} layers with "
                 f"A [rank, {inputs}] and B [{outputs}, rank]; was it trained on another model?"
             )
-        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        if not (a.isfinite().all() and b.isfinite().all()):
             raise RequestError(
                 f"adapter {name!r}, layer {layer}, {module} holds values that are not finite; "
                 "the version loaded before stays."

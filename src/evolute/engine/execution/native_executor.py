@@ -49,9 +49,7 @@ class NativeExecutor:
     def __init__(self, model: LoadedModel, settings: Resolved) -> None:
         config, chosen = model.config, settings.config
         self._config, self._precision = config, chosen.precision
-        self.decoder = NativeDecoder(
-            _shape(config), rotary_table(config).numpy(), chosen.num_threads
-        )
+        self.decoder = NativeDecoder(_shape(config), rotary_table(config), chosen.num_threads)
         self.decoder.share_prefixes = chosen.shared_attention
         self.set_weights(model.weights)
         self._pages = KvPool(
@@ -159,16 +157,15 @@ class NativeExecutor:
         width = weights[name].shape[1]
         if self._precision != "int8" or width % BLOCK:
             return self._packed_blocks(weights, name)
-        runs = (run.numpy() for run in weights.runs(name, ROWS_AT_ONCE))
-        return PackedLinear.quantize_channels(runs, _group(width))
+        return PackedLinear.quantize_channels(weights.runs(name, ROWS_AT_ONCE), _group(width))
 
     def _packed_blocks(self, weights: ModelWeights, name: str) -> PackedLinear:
         weight = weights[name]
         if self._precision == "float32" or weight.shape[1] % BLOCK:
-            return PackedLinear.from_float32(weights.dense(name).numpy())
+            return PackedLinear.from_float32(weights.array(name))
         if isinstance(weight, BlockQuantized):
             return PackedLinear.from_blocks(weight.codes, weight.scale, weight.offset, weight.bits)
-        return PackedLinear.quantize(weights.dense(name).numpy())
+        return PackedLinear.quantize(weights.array(name))
 
 
 def _group(width: int) -> int:
@@ -177,8 +174,7 @@ def _group(width: int) -> int:
 
 
 def _vector(weights: ModelWeights, name: str) -> Float32:
-    values: Float32 = weights.dense(name).detach().numpy().copy()
-    return values
+    return weights.array(name).copy()
 
 
 def _shape(config: ModelConfig) -> DecoderShape:

@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from evolute.engine.execution.batch import Bytes, PageMemory
 from evolute.engine.execution.tier_directory import TierDirectory
@@ -143,6 +142,8 @@ class HostSlots:
     link's speed; copies are made within the step."""
 
     def __init__(self, executor: PageMemory, num_slots: int) -> None:
+        import torch  # no part of a start without this tier
+
         self.num_slots, self.why_broken = num_slots, ""
         self._executor = executor
         self.is_pinned = torch.cuda.is_available()

@@ -3,7 +3,7 @@
 read_weights(tensors, config) -> ModelWeights
 rope_table(tensors)           -> the file's own divisors of rotary frequencies
 
-Blocks become `BlockQuantized` (or dense tensors for floats and Q6_K), names become Hugging
+Blocks become `BlockQuantized` (or arrays for floats and Q6_K), names become Hugging
 Face's, and the rows of q and k that llama.cpp interleaves for its own rotary layout are put back
 in order.
 """
@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evolute.models.config import ModelConfig
@@ -66,7 +65,7 @@ def rope_table(tensors: Mapping[str, TensorInfo]) -> list[float] | None:
     weight = _weight(tensors[ROPE_TABLE])
     if isinstance(weight, BlockQuantized):
         raise ModelError(f"{ROPE_TABLE} is quantised; it must be F32. Convert the file again.")
-    return [float(value) for value in weight.flatten()]
+    return [float(value) for value in weight.reshape(-1)]
 
 
 # -- internals ---------------------------------------------------------------
@@ -87,14 +86,15 @@ def _name(name: str) -> str:
 def _weight(tensor: TensorInfo) -> Weight:
     kind, shape = tensor.kind, tensor.shape
     if kind in FLOATS:
-        return torch.from_numpy(tensor.data.view(FLOATS[kind]).copy()).reshape(shape)
-    if kind == "BF16":
-        return torch.from_numpy(tensor.data.view(np.int16).copy()).view(torch.bfloat16).view(shape)
+        return tensor.data.view(FLOATS[kind]).copy().reshape(shape)
+    if kind == "BF16":  # the upper half of a float32
+        upper = tensor.data.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return upper.view(np.float32).reshape(shape)
     if kind == "Q6_K":
         import gguf
 
         dense = gguf.dequantize(tensor.data, gguf.GGMLQuantizationType.Q6_K)
-        return torch.from_numpy(dense).reshape(shape)
+        return dense.reshape(shape)
     if kind not in DECODERS or len(shape) != 2:
         raise ModelError(
             f"tensor {tensor.name} has type {kind} and shape {shape}; supported are matrices of "

@@ -12,17 +12,20 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evolute.models.config import PARENT
 from evolute.models.fields import Fields
-from evolute.models.files.safetensors_dir import read_json, read_tensors
+from evolute.models.files.json_files import read_json
+from evolute.models.files.safetensors_dir import read_tensors
 from evolute.models.files.writing import new_directory
 from evolute.models.lora import MODULES, LoraConfig, LoraWeights
 from evolute.types import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
 NAME = re.compile(
@@ -60,6 +63,8 @@ def load_peft(directory: str | Path) -> LoraWeights:
 
 def save_peft(weights: LoraWeights, directory: str | Path, base_model: str) -> None:
     """Write a directory that `peft` loads, in place of an adapter that may be there."""
+    from safetensors.torch import save_file
+
     flat = {
         f"base_model.model.model.layers.{layer}.{PARENT[module]}.{module}.lora_{part}.weight": (
             tensor.detach().contiguous()

@@ -1,47 +1,32 @@
-"""Hugging Face directories: JSON files, and tensors in one or several safetensors files."""
+"""Tensors of a Hugging Face directory, in one or several safetensors files.
+
+read_weights(directory), parse_weights(bytes) -> ModelWeights
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file
-from torch import Tensor
 
+from evolute.models.files.json_files import read_json
 from evolute.models.weights import ModelWeights, Weight
 from evolute.types import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 
 DERIVED = ".rotary_emb.inv_freq"  # old Llama checkpoints carry it in each layer
 
 
-def read_text(path: Path) -> str:
-    """A text file of the directory. Raises ModelError when missing or damaged."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent} has no {path.name}; is it a model directory?") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Fetch it again.") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of the directory. Raises ModelError when missing or damaged."""
-    try:
-        value = json.loads(read_text(path))
-    except ValueError as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{path} is not readable JSON: {error}. Fetch it again.") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds no JSON object; fetch it again.")
-    return value
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """One safetensors file. Raises ModelError when missing or damaged."""
+    from safetensors.torch import load_file
+
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -61,6 +46,8 @@ def read_weights(directory: Path, *, is_tied: bool) -> ModelWeights:
 
 def parse_weights(parts: Iterable[bytes], *, is_tied: bool) -> ModelWeights:
     """Weights out of safetensors bytes, in one part or several. Raises ModelError."""
+    from safetensors.torch import load
+
     tensors: dict[str, Tensor] = {}
     for part in parts:
         is_header = part[8:9] == b"{"  # after its length, whose first byte may be a pickle's
@@ -84,20 +71,21 @@ def parse_weights(parts: Iterable[bytes], *, is_tied: bool) -> ModelWeights:
 
 def named_weights(tensors: Mapping[str, Tensor], *, is_tied: bool, source: str) -> ModelWeights:
     """Under names without "model.", a tied output only once."""
-    named: dict[str, Weight] = {
+    named = {
         name.removeprefix("model."): tensor
         for name, tensor in tensors.items()
         if not name.endswith(DERIVED)
     }
     head, embedding = named.get("lm_head.weight"), named.get("embed_tokens.weight")
-    if is_tied and isinstance(head, Tensor) and isinstance(embedding, Tensor):
+    if is_tied and head is not None and embedding is not None:
         if head.shape != embedding.shape or not head.equal(embedding):
             raise ModelError(
                 f"{source} says tie_word_embeddings, but lm_head.weight is not the embedding. "
                 "Set tie_word_embeddings to false in config.json."
             )
         del named["lm_head.weight"]
-    return ModelWeights(named)
+    weights: dict[str, Weight] = dict(named)
+    return ModelWeights(weights)
 
 
 def _files(directory: Path) -> list[Path]:

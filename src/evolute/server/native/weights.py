@@ -19,12 +19,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
-from torch import Tensor
 
-from evolute.models import ModelConfig, ModelWeights, load_model, parse_weights
+from evolute.models import (
+    BlockQuantized,
+    ModelConfig,
+    ModelWeights,
+    load_model,
+    parse_weights,
+)
 from evolute.server.bodies import Strict
 from evolute.server.errors import FieldError
 from evolute.server.native.bodies import check, read, read_object
@@ -195,11 +201,11 @@ def _finite(read_weights: Callable[[], ModelWeights]) -> ModelWeights:
     weights = read_weights()
     for name in weights:
         values = weights[name]
-        if not isinstance(values, Tensor):
+        if isinstance(values, BlockQuantized):
             continue  # blocks of small integers out of a file
-        if not values.is_floating_point():
+        if not isinstance(values, np.ndarray) and not values.is_floating_point():
             raise ModelError(f"{name} is of {values.dtype}; weights are floating point.")
-        if not bool(values.float().isfinite().all()):
+        if not np.isfinite(weights.array(name)).all():
             raise ModelError(f"{name} holds values that are not finite; send it again.")
     return weights
 
