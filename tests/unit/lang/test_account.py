@@ -1,7 +1,7 @@
 """Accounts: nothing is spent twice, nothing beyond the budget, and parts count in the whole."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolute.lang.account import Account, Budget, Spent
@@ -13,6 +13,7 @@ CALLS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(CALLS, st.integers(0, 10), st.integers(0, 120))
 def test_a_budget_is_kept_and_what_was_not_needed_is_free_again(calls, most_calls, most_tokens):
     account = Account(Budget(most_calls, most_tokens))

@@ -1,6 +1,6 @@
 """Prompts: texts join, what a model made stays as it was made."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolute.lang.backend import Made, Prompt, Text
@@ -11,6 +11,7 @@ PIECES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=12))
 def test_a_prompt_keeps_every_character_and_every_token(pieces):
     prompt = Prompt()
