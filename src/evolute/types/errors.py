@@ -69,6 +69,14 @@ class BackendError(EvoluteError):
     status = 502
 
 
+class BudgetSpent(EvoluteError):
+    """The budget of calls or tokens does not allow this call; nothing was sent."""
+
+
+class ProgramError(EvoluteError):
+    """A program's generation failed: named with its file and line; `__cause__` says why."""
+
+
 class EpisodeError(EvoluteError):
     """One episode failed; it is recorded on the rollout and its siblings go on."""
 
