@@ -330,7 +330,7 @@ def _quietly(url: str) -> None:
 
 
 def test_a_tenants_file_s_weights_reach_the_policy_or_are_refused() -> None:
-    from evolute.cli.serve import _set_weights
+    from evolute.cli.serve_worker import _set_weights
 
     with Engine("tiny", memory_mb=8, tenant_weights=("b=3",)) as engine:
         _set_weights(engine, {"a": 2.0, "c": 1.0})

@@ -11,7 +11,7 @@ pytest.importorskip("evolute.kernels._native")
 
 PROGRAM = """
 import json, sys
-import evolute.cli.serve, evolute.server
+import evolute.cli.serve_worker, evolute.server.app, evolute.server.serving
 from evolute import Engine, SamplingParams
 with Engine("smollm2-135m", precision=sys.argv[1]) as engine:
     text = engine.generate("2+2=", SamplingParams(max_new_tokens=2))[0].text

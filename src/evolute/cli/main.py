@@ -6,13 +6,14 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from evolute.cli.faults import exit_by
 
 VERBS = {  # verb -> the line that --help shows
     "loop": "the main job: serve, measure, roll out, train, publish, tune, report",
@@ -27,9 +28,6 @@ VERBS = {  # verb -> the line that --help shows
     "trace": "a timeline of a run",
     "doctor": "what this machine can do, and what is missing",
 }
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Verbs(TyperGroup):
@@ -70,24 +68,8 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: expected errors become one line, not a traceback."""
-    from evolute.types import ConfigError, EvoluteError
-
-    try:
-        app()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except EvoluteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        print(f"error: {error}. Free some space, then repeat or resume.", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point."""
+    exit_by(app)
 
 
 if __name__ == "__main__":

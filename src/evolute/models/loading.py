@@ -5,6 +5,7 @@ load_model("smollm2-135m" | "tiny" | "model.gguf" | "directory/" | "org/name") -
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,9 +72,11 @@ def _load_gguf(name: str, path: Path) -> LoadedModel:
     header = read_header(path)
     table = gguf_tensors.rope_table(header.tensors)
     config = from_gguf(header.fields, header.tensors.keys(), table)
-    weights = gguf_tensors.read_weights(header.tensors, config)
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(gguf_tensors.read_weights, header.tensors, config)
+        tokenizer = ChatTokenizer.from_gguf(header.fields, config.eos_token_ids)
+        weights = reading.result()
     _check(weights, config)
-    tokenizer = ChatTokenizer.from_gguf(header.fields, config.eos_token_ids)
     return LoadedModel(name, config, weights, tokenizer)
 
 

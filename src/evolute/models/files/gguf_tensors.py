@@ -10,7 +10,9 @@ in order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,16 +48,11 @@ Bytes = NDArray[np.uint8]
 
 def read_weights(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> ModelWeights:
     """All tensors of the file under Hugging Face names. Raises ModelError for one unknown."""
-    weights: dict[str, Weight] = {}
-    for tensor in tensors.values():
-        if tensor.name == ROPE_TABLE:  # a part of the config
-            continue
-        weight = _weight(tensor)
-        if config.architecture == "llama" and tensor.name.split(".")[-2] in ("attn_q", "attn_k"):
-            heads = config.num_heads if "attn_q" in tensor.name else config.num_kv_heads
-            weight = _unpermute(weight, heads)
-        weights[_name(tensor.name)] = weight
-    return ModelWeights(weights)
+    wanted = [tensor for tensor in tensors.values() if tensor.name != ROPE_TABLE]  # of the config
+    names = [_name(tensor.name) for tensor in wanted]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        weights = threads.map(lambda tensor: _rows_in_order(tensor, config), wanted)
+        return ModelWeights(dict(zip(names, weights)))
 
 
 def rope_table(tensors: Mapping[str, TensorInfo]) -> list[float] | None:
@@ -81,6 +78,14 @@ def _name(name: str) -> str:
         f"the file has a tensor {name!r}, which networks of the Llama family do not; it would be "
         "left out of the computation. Use another model."
     )
+
+
+def _rows_in_order(tensor: TensorInfo, config: ModelConfig) -> Weight:
+    weight = _weight(tensor)
+    if config.architecture == "llama" and tensor.name.split(".")[-2] in ("attn_q", "attn_k"):
+        heads = config.num_heads if "attn_q" in tensor.name else config.num_kv_heads
+        return _unpermute(weight, heads)
+    return weight
 
 
 def _weight(tensor: TensorInfo) -> Weight:
