@@ -186,7 +186,9 @@ class EngineCore:
             victim.is_displaced = True
             limits = dataclasses.replace(limits, available_pages=placement.num_available)
         self._speculator.propose(placement.running)
-        step = next_step(placement.running, self.queue, placement.look_up, limits)
+        step = next_step(
+            placement.running, self.queue, placement.look_up, limits, placement.cached_tokens()
+        )
         self.blocked = step.blocked
         for sequence in step.preempted:
             self._preempt(sequence)
@@ -197,7 +199,7 @@ class EngineCore:
         if not work:
             return lost
         if config.adapter_prefetch and placement.adapters.num_absent and len(self.queue):
-            following = self.queue.order(lambda s: placement.look_up(s).num_cached, [])
+            following = self.queue.order(placement.cached_tokens(), [])
             placement.prefetch(itertools.islice(following, PREFETCH_AHEAD))
         done, logits, events = self._forward(work)
         return lost + events + self._collect(done, logits)

@@ -190,7 +190,9 @@ class _Churn:
         if victim is not None:
             self._preempt(victim)
             limits = replace(limits, available_pages=placement.num_available)
-        step = next_step(placement.running, queue, placement.look_up, limits)
+        step = next_step(
+            placement.running, queue, placement.look_up, limits, placement.cached_tokens()
+        )
         for sequence in step.preempted:
             self._preempt(sequence)
         for sequence in step.admitted:

@@ -1,6 +1,7 @@
 """Which pages does each sequence hold? Pool, prefix cache, tier, adapters, running sequences.
 
     look_up(sequence) -> Candidate    what cache and tier would give it
+    cached_tokens() -> CachedTokens   the same, only the tokens, remembered while nothing changes
     admit(sequence)                   pin what is cached, copy back what pays; it runs from now on
     reserve(chunk) -> bool            pages for what a chunk writes, evicting if needed
     publish(sequence)                 whole computed pages become the cache's
@@ -33,6 +34,8 @@ from evolute.engine.memory import (
     Tier,
     page_digests,
 )
+from evolute.engine.scheduling.cached import Remembered
+from evolute.engine.scheduling.policies.policy import CachedTokens
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.step import Candidate, Chunk
 
@@ -59,6 +62,7 @@ class Placement:
         # of waiting ones, with the pages that the tier would add, while both stay as they are
         self._matches: dict[Sequence, tuple[Match, int]] = {}
         self._matches_at = (0, 0)
+        self._cached, self._cached_at = Remembered(self.look_up), (0, 0)
 
     @property
     def num_available(self) -> int:
@@ -75,11 +79,20 @@ class Placement:
         cached = match.num_tokens + in_tier * self.page_size
         return Candidate(sequence, cached, len(match.pages), cost, in_tier)
 
+    def cached_tokens(self) -> CachedTokens:
+        """To be asked for anew in each step."""
+        now = (self.cache.changes, self.tier.changes)
+        if self._cached_at != now or self.tier.num_pages:  # whether a copy pays changes any time
+            self._cached.clear()
+            self._cached_at = now
+        return self._cached.__getitem__
+
     def admit(self, sequence: Sequence) -> int:
         """Start a waiting sequence. Returns the tokens it need not compute. What its adapter's
         loading raises is raised, and then it holds nothing."""
         match, in_tier = self._match(sequence) or (None, 0)
         self._matches.pop(sequence, None)
+        self._cached.pop(sequence, None)
         if match is not None and match.pages:
             self._pinned[sequence] = self.cache.pin(match)
             sequence.pages = list(match.pages)
@@ -172,6 +185,7 @@ class Placement:
     def drop(self, is_stale: Callable[[Namespace], bool]) -> None:
         """Forget cached pages of namespaces that must never match again."""
         self._matches.clear()
+        self._cached.clear()
         self.tier.drop(is_stale)
         self.pool.free(self.cache.drop(is_stale))
 
@@ -224,6 +238,7 @@ class Placement:
         """
         self._pinned.clear()
         self._matches.clear()
+        self._cached.clear()
         held = self._sound_pages()
         if held is None:
             self.cache = RadixCache(self.page_size)
@@ -239,6 +254,7 @@ class Placement:
         self.running.clear()
         self._pinned.clear()
         self._matches.clear()
+        self._cached.clear()
         self.cache = RadixCache(self.page_size)
         self.tier.clear()
         self._matches_at = (self.cache.changes, self.tier.changes)
