@@ -172,6 +172,7 @@ class EngineCore:
     def step(self) -> list[Event]:
         """Plan, make room, run, sample. Returns the news; empty when there was nothing to do."""
         config, placement = self.settings.config, self.placement
+        placement.restore_more()
         limits = Limits(
             config.token_budget,
             placement.num_available,
@@ -193,7 +194,11 @@ class EngineCore:
         for sequence in step.preempted:
             self._preempt(sequence)
         lost = self._admit(step.admitted)
-        chunks = [chunk for chunk in step.chunks if chunk.sequence in self._drafts]
+        chunks = [
+            chunk
+            for chunk in step.chunks
+            if chunk.sequence in self._drafts and not chunk.sequence.num_restoring
+        ]
         work = [self._work(chunk) for chunk in chunks if placement.reserve(chunk)]
         self.counts.evicted_pages = placement.num_evicted
         if not work:

@@ -94,7 +94,7 @@ def next_step(
     if batch.is_short(limits.available_pages):
         batch = _Batch.of(_preempt(batch.all, limits, step), limits.page_size)
     step.chunks = [Chunk(sequence, 1) for sequence in batch.decodes]
-    pages = limits.available_pages - batch.pages_needed
+    pages = limits.available_pages - batch.pages_needed - batch.pages_restored
     budget = max(limits.token_budget - len(batch.decodes), 0)
     # who is begun has all tokens or all pages before others: what they leave, nobody begun wants
     for sequence in sorted(batch.prefills, key=waiting.turn):
@@ -145,21 +145,27 @@ class _Batch(NamedTuple):
     all: list[Sequence]
     decodes: list[Sequence]
     prefills: list[Sequence]
+    restoring: list[Sequence]  # nothing of theirs is computed before their pages are back
     pages_needed: int  # by the decodes
+    pages_restored: int  # that copies back will take, in this step and later ones
 
     @classmethod
     def of(cls, running: Iterable[Sequence], page_size: int) -> _Batch:
-        together, decodes, prefills, pages = list(running), list[Sequence](), list[Sequence](), 0
+        together, pages = list(running), 0
+        decodes, prefills, restoring = list[Sequence](), list[Sequence](), list[Sequence]()
         for sequence in together:
             computed = sequence.num_computed
             left = len(sequence.tokens) - computed
-            if left == 1:
+            if sequence.num_restoring:
+                restoring.append(sequence)
+            elif left == 1:
                 decodes.append(sequence)
                 if len(sequence.pages) * page_size <= computed:
                     pages += sequence.pages_for(1, page_size)
             elif left > 1:
                 prefills.append(sequence)
-        return cls(together, decodes, prefills, pages)
+        restored = sum(sequence.num_restoring for sequence in restoring)
+        return cls(together, decodes, prefills, restoring, pages, restored)
 
     def is_short(self, available: int) -> bool:
         """Somebody may have to be preempted."""
@@ -170,7 +176,7 @@ def _preempt(running: list[Sequence], limits: Limits, step: Step) -> list[Sequen
     """Drop victims until every decode, or at least one sequence, can go on."""
     available = limits.available_pages
     while len(running) > 1:
-        decodes = [s for s in running if s.num_uncomputed == 1]
+        decodes = [s for s in running if s.num_uncomputed == 1 and not s.num_restoring]
         need = sum(s.pages_for(1, limits.page_size) for s in decodes)
         stuck = not decodes and not any(
             s.pages_for(1, limits.page_size) <= available for s in running
@@ -217,7 +223,8 @@ class _Outlook:
     ) -> None:
         self.look_up, self._size, self.num_running = look_up, limits.page_size, len(batch.all)
         self.clustering = Clustering(limits.adapter_cluster, set())
-        self._fillers = [s for s in batch.prefills if not s.is_private]
+        begun = (*batch.prefills, *batch.restoring)
+        self._fillers = [s for s in begun if not s.is_private]
         if limits.adapter_cluster:
             for sequence in batch.all:
                 self.clustering.take(sequence.adapter)
