@@ -123,8 +123,8 @@ def machine(tier_class=Tier, placement_class=Placement, store_class=Slots, page_
             before = {s: s.num_restoring for s in placement.running}
             placement.restore_more()
             for sequence, left in before.items():
+                done += left - sequence.num_restoring
                 if left:
-                    done += 1
                     self.note_shared(sequence)
             limits = Limits(BUDGET, placement.num_available, page_size, MOST)
             step = next_step(placement.running, self.queue, placement.look_up, limits)
