@@ -71,6 +71,7 @@ KEYS = (
     "engine.tier_dir",
     "engine.tier_restore",
     "engine.tier_queue_mb",
+    "engine.tier_step_mb",
     "engine.adapter_paging",
     "engine.adapter_prefetch",
     "engine.adapter_cluster",

@@ -65,6 +65,32 @@ def plain(tmp_path_factory):
 
 
 @EXECUTORS
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("tier", ["disk", "host"])
+def test_copies_back_that_take_several_steps_change_no_answer(
+    tmp_path, plain, executor, tier, most
+):
+    """A step copies back `most` pages, whoever wants them; requests of the step go on beside."""
+    copied = [0]
+    with engine_of(tmp_path, executor, tier) as engine:
+        core = engine._core
+        tier_of, more = core.placement.tier, core.placement.restore_more
+        tier_of.step_pages = most
+        read = tier_of._store.read
+
+        def counted_read(slots, pages, names):
+            copied[-1] += len(slots)
+            return read(slots, pages, names)
+
+        tier_of._store.read = counted_read
+        core.placement.restore_more = lambda: (copied.append(0), more())
+        found, _, stats = answers(engine)
+    assert found == plain[executor][0]
+    assert max(copied) == most and sum(copied) == stats.tier.restored_pages
+    assert stats.tier.restored_tokens > 1000 and stats.tier.faults == 0
+
+
+@EXECUTORS
 @pytest.mark.parametrize(
     ("tier", "settings"),
     [

@@ -1,12 +1,15 @@
 """Tenants get what the papers promise, on random traces; broken policies do not."""
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evolute.bench.simulated.bounds import Bounds, BrokenBound
+from evolute.bench.simulated.fairness import Served, Wait
 from evolute.engine.scheduling import Arrival, Sequence, SimulationSettings, simulate
 from evolute.engine.scheduling.policies import Dlpm, Vtc
 from evolute.engine.scheduling.policies.service import COSTS, PREDICTORS, Ledger
@@ -32,9 +35,14 @@ class Batch:
     def __init__(self, policy, *, reuses=False):
         self.policy, self.running, self.now, self.reuses = policy, [], 0, reuses
         self.served, self.history = {}, []
+        self.asked, self.fresh, self.seen = {}, {}, Served([])
 
     def arrive(self, tenant, prompt, output):
-        self.policy.push(Sequence(self.now, prompt, [0] * prompt, output, tenant=tenant))
+        sequence = Sequence(self.now, prompt, [0] * prompt, output, tenant=tenant)
+        if tenant not in {s.tenant for s in (*self.policy, *self.running)}:
+            self.fresh[sequence] = self.now, sum(self.served.values())
+        self.asked[tenant] = self.asked.get(tenant, 0) + W_P * prompt + W_Q * output
+        self.policy.push(sequence)
 
     def fits(self, newcomer, admitted):
         together = [*self.running, *admitted, newcomer]
@@ -57,6 +65,11 @@ class Batch:
         for sequence in admitted:
             self.policy.admit(sequence, 0)
             sequence.num_cached = 0
+            if sequence in self.fresh:
+                since, before = self.fresh.pop(sequence)
+                given = sum(self.served.values()) - before
+                self.seen.waits.append(Wait(sequence.tenant, self.now - since, given))
+        for sequence in admitted:
             self.serve(sequence, W_P * sequence.prompt_len)
         self.running += admitted
         for sequence in self.running:
@@ -70,9 +83,19 @@ class Batch:
         self.now += 1
         waiting = {s.tenant for s in self.policy}
         self.history.append((waiting, dict(self.served)))
+        counters = [a.counter for a in self.policy.ledger.accounts.values() if a.waiting]
+        if counters:
+            self.seen.spread = max(self.seen.spread, max(counters) - min(counters))
+        for kept, now in ((self.seen.service, self.served), (self.seen.asked, self.asked)):
+            kept.append([now.get(tenant, 0) for tenant in TENANTS])
+        self.seen.waiting.append([tenant in waiting for tenant in TENANTS])
+        self.seen.tenants = TENANTS
 
     def serve(self, sequence, service):
         self.served[sequence.tenant] = self.served.get(sequence.tenant, 0) + service
+
+
+TENANTS = ["t0", "t1", "t2", "t3"]
 
 
 def worst_gap(history, weights={}):  # noqa: B006
@@ -170,6 +193,28 @@ def test_dlpm_keeps_tenants_within_its_own_bound_and_its_deficits_in_range(predi
             assert -MOST / 2 < policy.deficit(account) <= QUANTUM
 
 
+LIMITS = {  # n = 4; memory is not filled again, so U is the paper's to the letter
+    "vtc": Bounds("vtc", {}, *(BOUND / 2 * k for k in (1, 2, 4, 5, 2)), W_Q),
+    "dlpm": Bounds("dlpm", {}, *(MOST / 2 * k for k in (1, 2, 2)), MOST + W_Q * POOL, MOST, W_Q),
+}
+
+
+@pytest.mark.parametrize("name", ["vtc", "dlpm"])
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_what_the_paper_proves_holds_on_any_trace(name, seed):
+    """Lemma 4.3 and theorems 4.4, 4.9, 4.11, 4.13, and the same for dlpm."""
+    batch = trace(seed, {"vtc": vtc, "dlpm": dlpm}[name]())
+    LIMITS[name].check(batch.seen)
+
+
+class Deaf(Vtc):
+    """The first tenant comes last."""
+
+    def order(self, cached_tokens, admitted):
+        yield from sorted(super().order(cached_tokens, []), key=lambda s: s.tenant == "t0")
+
+
 class NoLift(Vtc):
     def _lift(self, account):
         pass
@@ -203,6 +248,18 @@ def test_who_returns_gets_half_and_not_what_was_missed():
     assert returning(dlpm()) == pytest.approx(0.5, abs=0.04)
     assert returning(NoLift(vtc().ledger)) > 0.75
     assert returning(NoCut(dlpm().ledger, QUANTUM)) > 0.75
+
+
+@pytest.mark.parametrize(("bug", "broken"), [(Deaf, {"lag"}), (NoLift, {"spread", "gap"})])
+def test_traces_find_a_policy_that_breaks_a_bound(bug, broken):
+    """Dispatch and neglect want longer ones: `tests/unit/bench/test_bounds.py`."""
+    found = set()
+    for seed in range(40):
+        try:
+            LIMITS["vtc"].check(trace(seed, bug(vtc().ledger)).seen)
+        except BrokenBound as error:
+            found |= set(re.findall(r"a (\w+) of", str(error)))
+    assert broken <= found
 
 
 def test_without_a_charge_at_admission_one_tenant_fills_the_batch():

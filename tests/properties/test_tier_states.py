@@ -24,6 +24,7 @@ from evolute.engine.scheduling.policies import Fcfs
 
 BUDGET, MOST = 12, 3
 SLOTS = 14
+STEP_PAGES = 3  # that a step may copy back
 ROOM = 20  # tokens that the pool holds; less than two documents
 names = st.integers(0, 1)
 DOCUMENTS = ([0, 1, 1, 0] * 4, [0, 1, 1, 0, 0, 0, 1, 1] * 2, [1, 1, 0, 0] * 4)
@@ -43,17 +44,22 @@ class Slots:
     def __init__(self, num_slots, content):
         self.num_slots, self.content = num_slots, content
         self.held, self.spoilt, self.budget = {}, set(), 0
+        self.names, self.most_read = {}, STEP_PAGES
 
     def can_write(self):
         return self.budget > 0
 
-    def write(self, page, slot):
+    def write(self, page, slot, name):
         self.budget -= 1
+        self.names[slot] = name
         self.held[slot] = self.content[page]
         self.spoilt.discard(slot)
 
-    def read(self, slots, pages):
-        for done, (slot, page) in enumerate(zip(slots, pages)):
+    def read(self, slots, pages, names):
+        self.most_read -= len(slots)
+        assert self.most_read >= 0, "a step copies back more than it may"
+        for done, (slot, page, name) in enumerate(zip(slots, pages, names)):
+            assert self.names[slot] == name, "a page is asked for under another's name"
             if slot in self.spoilt:
                 return done, 0.1 * done
             self.content[page] = self.held[slot]
@@ -70,7 +76,7 @@ def machine(tier_class=Tier, placement_class=Placement, store_class=Slots, page_
             self.content, self.version, self.weights = {}, {0: 0, 1: 0}, {0: 0, 1: 0}
             self.total = ROOM // page_size
             self.store = store_class(SLOTS, self.content)
-            self.tier = tier_class(self.store, Costs("always"))
+            self.tier = tier_class(self.store, Costs("always"), STEP_PAGES)
             self.placement = placement_class(self.total, page_size, tier=self.tier)
             self.queue, self.ids = Fcfs(), itertools.count()
             self.written = {}  # running sequence -> page number -> what it found or wrote there
@@ -113,6 +119,13 @@ def machine(tier_class=Tier, placement_class=Placement, store_class=Slots, page_
 
         def step(self):
             placement, done = self.placement, 0
+            self.store.most_read = STEP_PAGES
+            before = {s: s.num_restoring for s in placement.running}
+            placement.restore_more()
+            for sequence, left in before.items():
+                done += left - sequence.num_restoring
+                if left:
+                    self.note_shared(sequence)
             limits = Limits(BUDGET, placement.num_available, page_size, MOST)
             step = next_step(placement.running, self.queue, placement.look_up, limits)
             for sequence in step.preempted:
@@ -121,16 +134,22 @@ def machine(tier_class=Tier, placement_class=Placement, store_class=Slots, page_
             for sequence in step.admitted:
                 self.queue.admit(sequence, 0)
                 cached = placement.admit(sequence)
-                assert cached == sequence.num_computed == sequence.num_shared_pages * page_size
+                assert sequence.num_computed == sequence.num_shared_pages * page_size
+                assert cached == sequence.num_computed + sequence.num_restoring * page_size
                 assert cached < sequence.num_tokens
-                self.written[sequence] = {
-                    i: self.kept(sequence, (i + 1) * page_size)
-                    for i in range(sequence.num_shared_pages)
-                }
+                self.written[sequence] = {}
+                self.note_shared(sequence)
+                done += sequence.num_restoring
             for chunk in step.chunks:
-                if placement.reserve(chunk):
+                if not chunk.sequence.num_restoring and placement.reserve(chunk):
                     done += self.compute(chunk)
             assert done or step.preempted, "nothing was done"
+
+        def note_shared(self, sequence):
+            if sequence.is_private:  # what came before is its own
+                return
+            for i in range(sequence.num_shared_pages):
+                self.written[sequence][i] = self.kept(sequence, (i + 1) * page_size)
 
         def kept(self, sequence, end):
             """The keys and values of a page of these tokens under the weights of now."""
@@ -222,7 +241,7 @@ class KeepsTheNameOfAReusedSlot(Tier):
 
 
 class BelievesTornSlots(Slots):
-    def read(self, slots, pages):
+    def read(self, slots, pages, names):
         for slot, page in zip(slots, pages):
             self.content[page] = ("torn",) if slot in self.spoilt else self.held[slot]
         return len(slots), 0.1
@@ -267,13 +286,32 @@ class NamesPagesByTheirOwnTokens(Placement):
 
 
 class LosesPagesThatDidNotComeBack(Placement):
-    def _restore(self, sequence, count):
+    def _restore(self, sequence):
         free = self.pool.free
         self.pool.free = lambda pages: None
         try:
-            super()._restore(sequence, count)
+            super()._restore(sequence)
         finally:
             self.pool.free = free
+
+
+class CopiesAllAtOnce(Placement):
+    def _restore(self, sequence):
+        self._restorable = 10**9
+        super()._restore(sequence)
+
+
+class CountsEachAlone(Placement):
+    """The bound is of a step, not of a sequence."""
+
+    def _restore(self, sequence):
+        self._restorable = self.tier.step_pages
+        super()._restore(sequence)
+
+
+class ForgetsToGoOn(Placement):
+    def restore_more(self):
+        self._restorable = self.tier.step_pages
 
 
 class LosesASlot(Tier):
@@ -294,6 +332,9 @@ class LosesASlot(Tier):
         CopiesTooLate,
         NamesPagesByTheirOwnTokens,
         LosesPagesThatDidNotComeBack,
+        CopiesAllAtOnce,
+        CountsEachAlone,
+        ForgetsToGoOn,
         LosesASlot,
     ],
 )

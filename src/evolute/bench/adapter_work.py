@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,7 +165,11 @@ class StaticPlacement(Placement):
         if fits:
             self._promised.add(adapter)
         cost = 0 if fits else self.pool.num_pages
-        return dataclasses.replace(found, adapter_pages=cost)
+        return found._replace(adapter_pages=cost)
+
+    def cached_tokens(self) -> Callable[[Running], int]:
+        """Nothing is remembered: who is looked up is promised a place."""
+        return lambda sequence: self.look_up(sequence).num_cached
 
     def prefetch(self, sequences: Iterable[Running]) -> None:
         """None of it."""

@@ -82,4 +82,5 @@ def _tier(executor: Executor, settings: Resolved) -> Tier:
                 f"engine.tier_mb is {config.tier_mb}, but the host does not give that much: "
                 f"{error}. Lower it."
             ) from None
-    return Tier(store, Costs(config.tier_restore))
+    step_pages = config.tier_step_mb * 2**20 // executor.page_bytes
+    return Tier(store, Costs(config.tier_restore), step_pages)

@@ -23,7 +23,7 @@ from evolute.types.request import MAX_DEADLINE_S
 MAX_PAGE_SIZE = 16
 AT_LEAST_ONE = (
     *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum", "tensor_parallel"),
-    *("draft_tokens", "ngram_min", "speculate_up_to", "tier_mb"),
+    *("draft_tokens", "ngram_min", "speculate_up_to", "tier_mb", "tier_step_mb"),
 )
 BYTES = {"float32": 4, "float16": 2}
 
@@ -52,6 +52,9 @@ class EngineConfig:
     tier_dir: str = ""  # of tier disk; empty: the system's temporary directory
     tier_restore: RestoreName = "measured"  # copy back if that is cheaper than computing
     tier_queue_mb: int = 64  # memory for pages on their way to disk; 0: written within the step
+    tier_step_mb: int = (
+        64  # copied back in one step at most, as decodes wait; then the next goes on
+    )
     adapter_paging: bool = True  # adapters share the pages; False: all stay resident beside them
     adapter_prefetch: bool = True  # copied to pages while the step before computes
     adapter_cluster: int = 0  # distinct adapters in a batch that are preferred; 0: any number
@@ -240,5 +243,10 @@ def _pages(config: EngineConfig, model: ModelConfig) -> tuple[int, int, int]:
         raise ConfigError(
             f"engine.tier_mb is {config.tier_mb}, but one page takes {page_bytes / 2**20:.1f} MB; "
             "raise tier_mb."
+        )
+    if num_slots and config.tier_step_mb * 2**20 < page_bytes:
+        raise ConfigError(
+            f"engine.tier_step_mb is {config.tier_step_mb}, but one page takes "
+            f"{page_bytes / 2**20:.1f} MB, so none could ever be copied back; raise tier_step_mb."
         )
     return num_pages, page_bytes, num_slots

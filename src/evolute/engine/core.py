@@ -172,6 +172,7 @@ class EngineCore:
     def step(self) -> list[Event]:
         """Plan, make room, run, sample. Returns the news; empty when there was nothing to do."""
         config, placement = self.settings.config, self.placement
+        placement.restore_more()
         limits = Limits(
             config.token_budget,
             placement.num_available,
@@ -186,18 +187,24 @@ class EngineCore:
             victim.is_displaced = True
             limits = dataclasses.replace(limits, available_pages=placement.num_available)
         self._speculator.propose(placement.running)
-        step = next_step(placement.running, self.queue, placement.look_up, limits)
+        step = next_step(
+            placement.running, self.queue, placement.look_up, limits, placement.cached_tokens()
+        )
         self.blocked = step.blocked
         for sequence in step.preempted:
             self._preempt(sequence)
         lost = self._admit(step.admitted)
-        chunks = [chunk for chunk in step.chunks if chunk.sequence in self._drafts]
+        chunks = [
+            chunk
+            for chunk in step.chunks
+            if chunk.sequence in self._drafts and not chunk.sequence.num_restoring
+        ]
         work = [self._work(chunk) for chunk in chunks if placement.reserve(chunk)]
         self.counts.evicted_pages = placement.num_evicted
         if not work:
             return lost
         if config.adapter_prefetch and placement.adapters.num_absent and len(self.queue):
-            following = self.queue.order(lambda s: placement.look_up(s).num_cached, [])
+            following = self.queue.order(placement.cached_tokens(), [])
             placement.prefetch(itertools.islice(following, PREFETCH_AHEAD))
         done, logits, events = self._forward(work)
         return lost + events + self._collect(done, logits)

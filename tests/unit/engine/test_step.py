@@ -37,6 +37,21 @@ def test_pages_that_a_begun_prompt_still_wants_are_not_given_away():
     assert not step.admitted
 
 
+def test_nothing_is_computed_of_one_whose_pages_come_back_and_its_pages_are_spoken_for():
+    """Three of its pages are still to come: of five pages the newcomers may have two."""
+    decodes = Sequence(0, 8, list(range(9)), 4, pages=[0], num_computed=8)
+    restores = Sequence(1, 80, list(range(80)), 1, pages=[1], num_computed=16, num_restoring=3)
+    fits = Sequence(2, 8, list(range(200, 208)), 1)
+    does_not = Sequence(3, 40, list(range(300, 340)), 1)
+    limits = Limits(token_budget=512, available_pages=5, page_size=16, max_running=8)
+    for newcomer, admitted in ((fits, [fits]), (does_not, [])):
+        step = next_step(
+            [decodes, restores], waiting(newcomer), lambda s: Candidate(s, 0, 0), limits
+        )
+        assert [chunk.sequence for chunk in step.chunks] == [decodes, *admitted]
+        assert step.admitted == admitted and not step.preempted
+
+
 def test_nobody_gives_up_a_place_for_one_that_waits_for_its_sibling():
     """A chat's prefix is being computed by another tenant's; a place would not help it."""
     prefix = tuple(range(400))

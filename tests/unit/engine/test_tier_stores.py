@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from evolute.types import ConfigError
 
 TINY = load_model("tiny")
 PAGES, SLOTS, SIZE = 6, 4, 4096
+NAME = b"a page"
+NAMES = [NAME] * SLOTS
 
 
 class Pages:
@@ -57,13 +61,13 @@ def test_pages_come_back_from_disk(tmp_path, queue_mb):
     before = pages.memory.copy()
     for slot, page in enumerate([3, 1, 0]):
         assert store.can_write()
-        store.write(page, slot)
+        store.write(page, slot, NAME)
         pages.memory[page] = 7  # it is somebody else's at once
     wait(store)
-    assert store.read([0, 1, 2], [5, 1, 4])[0] == 3
+    assert store.read([0, 1, 2], [5, 1, 4], NAMES)[0] == 3
     for page, source in {5: 3, 1: 1, 4: 0}.items():
         assert (pages.memory[page] == before[source]).all()
-    assert store.read([3], [2])[0] == 0, "nothing was written there"
+    assert store.read([3], [2], NAMES)[0] == 0, "nothing was written there"
     store.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -74,13 +78,13 @@ def test_a_page_still_on_its_way_is_read_from_its_buffer(tmp_path, monkeypatch):
     monkeypatch.setattr(tier_stores, "_write_all", lambda *a: (go.wait(20), write_all(*a)))
     pages, store = disk(tmp_path)
     before = pages.memory.copy()
-    store.write(0, 2)
-    store.write(1, 2)  # the slot was given to a newer page meanwhile
-    assert store.read([2], [5])[0] == 1
+    store.write(0, 2, NAME)
+    store.write(1, 2, NAME)  # the slot was given to a newer page meanwhile
+    assert store.read([2], [5], NAMES)[0] == 1
     assert (pages.memory[5] == before[1]).all()
     go.set()
     wait(store)
-    assert store.read([2], [4])[0] == 1
+    assert store.read([2], [4], NAMES)[0] == 1
     assert (pages.memory[4] == before[1]).all()
     store.close()
 
@@ -92,9 +96,9 @@ def test_a_writer_that_is_behind_takes_no_more(tmp_path, monkeypatch):
     pages.page_bytes = SIZE
     _, store = disk(tmp_path, 1, pages)
     store._num_buffers = 2
-    store.write(0, 0)
+    store.write(0, 0, NAME)
     assert store.can_write()
-    store.write(1, 1)
+    store.write(1, 1, NAME)
     assert not store.can_write()
     go.set()
     wait(store)
@@ -126,13 +130,47 @@ def spoil(path, slot, how):
 def test_a_slot_that_is_not_what_was_written_is_found(tmp_path, how):
     pages, store = disk(tmp_path)
     for slot in range(3):
-        store.write(slot, slot)
+        store.write(slot, slot, NAME)
     wait(store)
     store.can_write()
     spoil(store._directory.path / "slots", 2, how)
-    assert store.read([0, 1, 2], [3, 4, 5])[0] == 2
+    assert store.read([0, 1, 2], [3, 4, 5], NAMES)[0] == 2
     assert (pages.memory[4] == pages.memory[1]).all()
     assert not store.why_broken, "one bad slot is no reason to give up"
+    store.close()
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize("kind", ["disk", "host"])
+def test_a_slot_that_still_holds_another_page_is_found(tmp_path, monkeypatch, kind, is_written):
+    """Whole and with its own checksum, but not what is asked for; on its way there or written."""
+    go = threading.Event()
+    write_all = tier_stores._write_all
+    monkeypatch.setattr(tier_stores, "_write_all", lambda *a: (go.wait(20), write_all(*a)))
+    pages, store = disk(tmp_path) if kind == "disk" else (Pages(), None)
+    store = store or HostSlots(pages, SLOTS)
+    if is_written:
+        go.set()
+    store.write(0, 0, b"old")
+    store.write(1, 1, b"other")
+    if is_written and kind == "disk":
+        wait(store)
+    before = pages.memory.copy()
+    assert store.read([1, 0], [4, 5], [b"other", b"new"])[0] == 1
+    assert (pages.memory[5] == before[5]).all(), "nothing of it was taken over"
+    assert store.read([0], [5], [b"old"])[0] == 1
+    go.set()
+    store.close()
+
+
+def test_a_checksum_that_forgets_whose_a_page_is_would_let_it_pass(tmp_path, monkeypatch):
+    """The planted bug that the test above is there for."""
+    monkeypatch.setattr(tier_stores, "_checksum", lambda data, name: zlib.crc32(data.data))
+    _, store = disk(tmp_path)
+    store.write(0, 0, b"old")
+    wait(store)
+    store.can_write()
+    assert store.read([0], [5], [b"new"])[0] == 1
     store.close()
 
 
@@ -143,7 +181,7 @@ def test_an_error_of_the_system_breaks_the_store_and_nothing_else(
 ):
     _, store = disk(tmp_path, queue_mb)
     if call == "preadv":
-        store.write(0, 0)
+        store.write(0, 0, NAME)
         wait(store)
         store.can_write()
 
@@ -152,9 +190,9 @@ def test_an_error_of_the_system_breaks_the_store_and_nothing_else(
 
     monkeypatch.setattr(os, call, fails)
     if call == "pwrite":
-        store.write(0, 0)
+        store.write(0, 0, NAME)
         wait(store)
-    assert store.read([0], [5])[0] == 0
+    assert store.read([0], [5], NAMES)[0] == 0
     assert "No space left" in store.why_broken
     assert not store.can_write()
     store.close()
@@ -179,15 +217,15 @@ def test_whatever_happens_no_wrong_bytes_come_back(tmp_path_factory, events):
             if what == "write" and store.can_write():
                 pages.memory[page] = draw.integers(0, 256, SIZE, np.uint8)
                 truth[slot] = pages.memory[page].copy()
-                store.write(page, slot)
+                store.write(page, slot, NAME)
             elif what == "read":
-                done, _ = store.read([slot], [page])
+                done, _ = store.read([slot], [page], NAMES)
                 assert not done or (pages.memory[page] == truth[slot]).all()
             elif what == "spoil" and slot in truth:
                 wait(store)
                 store.can_write()
                 spoil(store._directory.path / "slots", slot, "flipped")
-                assert store.read([slot], [page])[0] == 0
+                assert store.read([slot], [page], NAMES)[0] == 0
                 store._sums.pop(slot, None)  # spoilt twice would be whole again
             elif what == "wait":
                 wait(store)
@@ -242,6 +280,21 @@ def test_a_directory_that_cannot_be_used_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="tier_dir"):
         TierDirectory(SIZE, str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_a_step_that_may_copy_nothing_back_is_refused(most):
+    with pytest.raises(ConfigError, match=rf"engine.tier_step_mb is {most}; .* at least 1"):
+        EngineConfig(tier="disk", tier_step_mb=most)
+
+
+def test_a_step_that_may_copy_back_less_than_a_page_is_refused_with_the_numbers():
+    large = replace(TINY.config, num_layers=1000)
+    config = EngineConfig(tier="disk", tier_step_mb=1, memory_mb=4096)
+    with pytest.raises(ConfigError, match=r"tier_step_mb is 1, but one page takes \d+\.\d MB"):
+        resolve(config, large, cores=1, has_native=True)
+    assert resolve(replace(config, tier_step_mb=64), large, cores=1, has_native=True).num_slots
+    resolve(replace(config, tier="none"), large, cores=1, has_native=True)  # nothing is copied
 
 
 # -- executors and host memory -------------------------------------------------
@@ -301,9 +354,9 @@ def test_pages_come_back_from_host_memory(device):
     wanted = draw.integers(0, 256, (SLOTS, executor.page_bytes), np.uint8)
     for slot in range(SLOTS):
         executor.write_page(slot, wanted[slot])
-        store.write(slot, slot)
+        store.write(slot, slot, NAME)
         executor.write_page(slot, np.zeros_like(wanted[slot]))
-    assert store.read(range(SLOTS), range(8, 8 + SLOTS))[0] == SLOTS
+    assert store.read(range(SLOTS), range(8, 8 + SLOTS), NAMES)[0] == SLOTS
     for slot in range(SLOTS):
         found = np.empty(executor.page_bytes, np.uint8)
         executor.read_page(8 + slot, found)

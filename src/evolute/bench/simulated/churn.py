@@ -189,8 +189,11 @@ class _Churn:
         victim = displaced(placement.running, queue, placement.look_up, limits)
         if victim is not None:
             self._preempt(victim)
+            victim.is_displaced = True
             limits = replace(limits, available_pages=placement.num_available)
-        step = next_step(placement.running, queue, placement.look_up, limits)
+        step = next_step(
+            placement.running, queue, placement.look_up, limits, placement.cached_tokens()
+        )
         for sequence in step.preempted:
             self._preempt(sequence)
         for sequence in step.admitted:

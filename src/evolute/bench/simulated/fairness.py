@@ -1,8 +1,8 @@
 """The fairness paper's experiments on a virtual clock, with the engine's own policies.
 
     serve(items, policy, hardware, pool_tokens=10_000) -> Served
-    served.worst_gap(), worst_lag(), difference(), jain(), first_token_s(tenant), tokens_per_s(),
-    share(tenant, a, b)
+    served.worst_gap(), worst_lag(), worst_neglect(), difference(), jain(), first_token_s(tenant),
+    tokens_per_s(), share(tenant, a, b)
 
 The loop is that of its artifact: admission every 10 decode steps or when nothing runs, a prefill
 that makes the first token, output lengths known to the admission and to nobody else.
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from evolute.bench.shapes.item import WorkItem
 from evolute.bench.simulated.hardware import Hardware
 from evolute.engine.scheduling import Policy, Sequence
-from evolute.engine.scheduling.policies import Cost
+from evolute.engine.scheduling.policies import Cost, Vtc
 from evolute.engine.scheduling.policies.service import COSTS
 
 ADMIT_EVERY = 10  # decode steps
@@ -47,6 +47,16 @@ class Visit:
     end_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Of a request whose tenant had nothing in flight, from when the scheduler was told of it to
+    its admission."""
+
+    tenant: str
+    seconds: float
+    service: float  # that the server gave to all meanwhile
+
+
 @dataclass(slots=True)
 class Served:
     """What each tenant got, and when."""
@@ -54,10 +64,13 @@ class Served:
     tenants: list[str]
     times_s: list[float] = field(default_factory=list)
     service: list[list[float]] = field(default_factory=list)  # so far, by tenant
+    asked: list[list[float]] = field(default_factory=list)  # the same, of what has arrived
     waiting: list[list[bool]] = field(default_factory=list)  # after that moment
     visits: list[Visit] = field(default_factory=list)
     refused: int = 0
     idled: int = 0  # admissions that ended although somebody waited who was not asked
+    spread: float = 0.0  # the most by which counters of tenants that wait ever differed
+    waits: list[Wait] = field(default_factory=list)
 
     def worst_gap(self, weights: Mapping[str, float] = MappingProxyType({})) -> float:
         """Largest difference of service, divided by the weights, between two tenants over a time
@@ -84,6 +97,22 @@ class Served:
             for start, end in zip(edges[::2], edges[1::2]):
                 part = ahead[start:end]
                 worst = max(worst, float((part - np.minimum.accumulate(part)).max()))
+        return worst
+
+    def worst_neglect(self, weights: Mapping[str, float] = MappingProxyType({})) -> float:
+        """The most by which an equal part of what the server gave, while a tenant always waited,
+        was more than what that tenant had asked for since it began to wait; by weight."""
+        divisors = np.array([weights.get(tenant, 1.0) for tenant in self.tenants])
+        start = np.zeros((1, len(self.tenants)))
+        service, asked = np.r_[start, self.service], np.r_[start, self.asked] / divisors
+        given, waits = service.sum(1) / divisors.sum(), np.array(self.waiting)
+        worst = 0.0
+        for f in range(len(self.tenants)):
+            edges = np.flatnonzero(np.diff(np.r_[False, waits[:, f], False].astype(int)))
+            for first, end in zip(edges[::2], edges[1::2]):  # row `first`: just before it waited
+                part = slice(first, end + 1)
+                behind = (given[part] - given[first]) - (asked[part, f] - asked[first, f])
+                worst = max(worst, float(behind.max()))
         return worst
 
     def jain(self, window_s: float = 60.0) -> float:
@@ -187,7 +216,10 @@ class _Run:
         self.served = Served(sorted({item.tenant for item in self.items}))
         self.total = dict.fromkeys(self.served.tenants, 0.0)
         self.sent: dict[str, deque[float]] = {t: deque() for t in self.served.tenants}
+        self.asked = dict.fromkeys(self.served.tenants, 0.0)
         self.in_queue = dict.fromkeys(self.served.tenants, 0)
+        self.in_flight = dict.fromkeys(self.served.tenants, 0)
+        self.fresh: dict[Sequence, tuple[float, float]] = {}  # moment, and all service so far
 
     def serve(self, until_s: float) -> Served:
         steps = 0
@@ -219,8 +251,13 @@ class _Run:
             asked = self.cost.of_prompt(len(tokens))
             asked += self.cost.of_output(len(tokens), 0, item.max_new_tokens)
             self.waiting[sequence] = Visit(item, sequence, asked)
+            if not self.in_flight[item.tenant]:
+                self.fresh[sequence] = self.now, sum(self.total.values())
+            self.asked[item.tenant] += asked
             self.in_queue[item.tenant] += 1
+            self.in_flight[item.tenant] += 1
             self.policy.push(sequence)
+            self._compare_counters()
 
     def _is_over_limit(self, item: WorkItem) -> bool:
         if self.per_minute is None:
@@ -248,6 +285,11 @@ class _Run:
         for sequence in admitted:
             self.policy.admit(sequence, 0)
             sequence.num_cached = 0
+            if sequence in self.fresh:
+                since, service = self.fresh.pop(sequence)
+                given = sum(self.total.values()) - service
+                self.served.waits.append(Wait(sequence.tenant, self.now - since, given))
+        self._compare_counters()
         self.now += self.hardware.prefill_s(tokens, ())
         for sequence in admitted:
             visit = self.running[sequence] = self.waiting.pop(sequence)
@@ -280,6 +322,7 @@ class _Run:
             visit = self.running.pop(sequence)
             visit.end_s = self.now
             self.policy.finish(sequence)
+            self.in_flight[sequence.tenant] -= 1
             self.served.visits.append(visit)
 
     def _make_token(self, sequence: Sequence) -> None:
@@ -293,4 +336,13 @@ class _Run:
         served = self.served
         served.times_s.append(self.now)
         served.service.append(list(self.total.values()))
+        served.asked.append(list(self.asked.values()))
+        self._compare_counters()
         served.waiting.append([self.in_queue[t] > 0 for t in served.tenants])
+
+    def _compare_counters(self) -> None:
+        if isinstance(self.policy, Vtc):
+            counters = [a.counter for a in self.policy.ledger.accounts.values() if a.waiting]
+            if counters:
+                spread = max(counters) - min(counters)
+                self.served.spread = max(self.served.spread, spread)

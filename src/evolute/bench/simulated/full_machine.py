@@ -21,6 +21,7 @@ from evolute.engine.scheduling import (
     make_policy,
     next_step,
 )
+from evolute.engine.scheduling.cached import Remembered
 from evolute.engine.scheduling.policies.build import PolicyName
 
 PROMPT, OUTPUT = 4, 20
@@ -34,6 +35,7 @@ class FullMachine:
         self.running: list[Sequence] = []
         self._tenants, self._number, self._steps = tenants, 0, 0
         self._limits = Limits(512, 100_000, 16, places)
+        self._cached = Remembered(_look_up)
         for _ in range(waiting):
             self._arrive()
         for _ in range(3):
@@ -44,7 +46,9 @@ class FullMachine:
         victim = displaced(self.running, policy, _look_up, self._limits)
         if victim is not None:
             self._send_back(victim)
-        for sequence in next_step(self.running, policy, _look_up, self._limits).admitted:
+        step = next_step(self.running, policy, _look_up, self._limits, self._cached.__getitem__)
+        for sequence in step.admitted:
+            self._cached.pop(sequence, None)
             policy.admit(sequence, 0)
             self.running.append(sequence)
         for sequence in self.running:

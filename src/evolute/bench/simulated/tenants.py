@@ -4,14 +4,7 @@
     run_pools(scale), run_limits(scale)         figure 15: the gap by memory; limits on requests
     POLICIES                                    name -> a policy with nobody waiting
 
-For prompts up to L and a pool of M tokens, with U = max(w_p L, w_q M) (VTC, theorems 4.4 and 4.9;
-`engine/scheduling/policies/deficit.py`):
-
-    gap      of two tenants that always wait                 vtc 2U     dlpm 2(Q + w_p L + w_q M)
-    lag      of one that always waits behind any other one   vtc 4U     dlpm the same
-    idled    admissions that leave room and somebody waiting who was not asked                   0
-
-A cost that is no sum over tokens has, for w_q M, the most that outputs of M tokens can cost.
+What is proven is in `bounds.py`, and asserted in each run.
 """
 
 from __future__ import annotations
@@ -21,6 +14,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 
 from evolute.bench.shapes import Dice, WorkItem, vtc
+from evolute.bench.simulated.bounds import BrokenBound as BrokenBound
+from evolute.bench.simulated.bounds import bounds
 from evolute.bench.simulated.fairness import Served, serve
 from evolute.bench.simulated.hardware import HARDWARE
 from evolute.engine.scheduling import Policy, PolicySettings, make_policy
@@ -34,18 +29,12 @@ from evolute.engine.scheduling.policies.service import (
     Predictor,
 )
 from evolute.engine.scheduling.sequence import Sequence as Running
-from evolute.types import BackendError
 
-POOL_TOKENS = 10_000  # of the paper's A10G
-QUANTUM = PolicySettings().quantum
+POOL_TOKENS, MACHINE = 10_000, HARDWARE["a10g-7b"]  # the paper's A10G
 POOLS = (2_000, 5_000, 10_000, 20_000, 35_000)  # tokens, for figure 15
 PER_MINUTE = (5, 15, 20, 30)  # limits on requests
 UNFAIR = ("fcfs", "lcf")  # no bound holds for them
 WEIGHTS = {"weighted": {f"client-{i}": float(i + 1) for i in range(4)}}
-
-
-class BrokenBound(BackendError):
-    """A tenant got more ahead of another than is proven to be possible."""
 
 
 class Lcf(Vtc):
@@ -95,21 +84,6 @@ def items_of(name: str, *, scale: float = 1.0, seed: int = 0) -> list[WorkItem]:
     return [item for item in items if item.arrival_s <= end]
 
 
-def bound(
-    policy: str,
-    items: Sequence[WorkItem],
-    weights: dict[str, float],
-    pool_tokens: int = POOL_TOKENS,
-) -> float:
-    """Of the gap in service, divided by the weight, of two tenants that always wait."""
-    cost, least = cost_of(policy), min(weights.values(), default=1.0)
-    prompt = cost.of_prompt(max(len(item.prompt) for item in items))
-    outputs = _dearest(cost, items) * pool_tokens
-    if policy == "dlpm":
-        return 2 * (QUANTUM + (prompt + outputs) / least)
-    return 2 * max(prompt, outputs) / least
-
-
 def run_published(
     names: Iterable[str] = (*vtc.CLIENTS, "arena"), *, scale: float = 1.0, seed: int = 0
 ) -> dict[str, float]:
@@ -141,9 +115,9 @@ def run_limits(scale: float = 1.0) -> dict[str, float]:
     """`rpmN/figure`: what a tenant sends beyond N requests a minute is refused, the rest is first
     come, first served. Fair by wasting capacity."""
     figures: dict[str, float] = {}
-    items, machine = items_of("arena", scale=scale), HARDWARE["a10g-7b"]
+    items = items_of("arena", scale=scale)
     for limit in PER_MINUTE:
-        served = serve(items, Fcfs(), machine, pool_tokens=POOL_TOKENS, per_minute=limit)
+        served = serve(items, Fcfs(), MACHINE, pool_tokens=POOL_TOKENS, per_minute=limit)
         figures[f"rpm{limit}/served"] = float(len(served.visits))
         figures[f"rpm{limit}/refused"] = float(served.refused)
         figures[f"rpm{limit}/tokens_per_s"] = served.tokens_per_s()
@@ -155,8 +129,8 @@ def run_limits(scale: float = 1.0) -> dict[str, float]:
 
 
 def _serve(items: Sequence[WorkItem], policy: str, weights: dict[str, float], pool: int) -> Served:
-    made, machine = POLICIES[policy](weights), HARDWARE["a10g-7b"]
-    return serve(items, made, machine, pool_tokens=pool, cost=cost_of(policy))
+    made = POLICIES[policy](weights)
+    return serve(items, made, MACHINE, pool_tokens=pool, cost=cost_of(policy))
 
 
 def _checked(
@@ -168,17 +142,8 @@ def _checked(
     pool: int,
 ) -> dict[str, float]:
     """The figures. Raises BrokenBound."""
-    limit = bound(policy, items, weights, pool)
-    gap, lag = served.worst_gap(weights), served.worst_lag(weights)
-    most_lag = limit if policy == "dlpm" else 2 * limit
-    if served.idled:
-        raise BrokenBound(f"{name}: room was left {served.idled} times while somebody waited.")
-    if policy not in UNFAIR and gap > limit:
-        raise BrokenBound(f"{name}: a gap of {gap:.0f}, above {limit:.0f}.")
-    if policy not in UNFAIR and lag > most_lag:
-        raise BrokenBound(f"{name}: a lag of {lag:.0f}, above {most_lag:.0f}.")
-    figures = _figures(served, weights)
-    figures |= {"gap": gap, "gap_of_bound": gap / limit, "lag_of_bound": lag / most_lag}
+    limits = bounds(name, policy, cost_of(policy), items, weights, pool, MACHINE)
+    figures = limits.check(served, is_fair=policy not in UNFAIR) | _figures(served, weights)
     return {f"{name}/{key}": value for key, value in figures.items()}
 
 
@@ -201,11 +166,3 @@ def _figures(served: Served, weights: dict[str, float]) -> dict[str, float]:
         for tenant, weight in weights.items():
             figures[f"share_of_weight/{tenant}"] = served.share(tenant, 0, end) * total / weight
     return figures
-
-
-def _dearest(cost: Cost, items: Sequence[WorkItem]) -> float:
-    """The most that outputs can cost, for each token of memory."""
-    if not cost.product and not cost.square:
-        return cost.output
-    sizes = {(len(item.prompt), item.max_new_tokens) for item in items}
-    return max(cost.of_output(p, 0, q) / (p + q) for p, q in sizes)

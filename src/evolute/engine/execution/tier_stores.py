@@ -5,8 +5,9 @@
 
 Both are a `SlotStore`. For the disk a page is copied to a buffer and written by a thread; without
 a queue it is written within the step. A page that is still in its buffer is read from there.
-Checksums are kept in memory, so a slot that was torn, cut off or changed by somebody is found
-when it is read. An error of the system breaks the store, and nothing else.
+Checksums are of a page's bytes and of its name, and are kept in memory: a slot that was torn, cut
+off, changed by somebody, or that still holds another page is found when it is read. An error of
+the system breaks the store, and nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class _Write:
     """A page on its way to its slot. `done` gives its checksum."""
 
     slot: int
+    name: bytes
     buffer: Bytes
     done: Future[int]
 
@@ -64,28 +66,30 @@ class DiskSlots:
         self._settle()
         return not self.why_broken and len(self._flying) < self._num_buffers
 
-    def write(self, page: int, slot: int) -> None:
+    def write(self, page: int, slot: int, name: bytes) -> None:
         buffer = self._buffers.pop() if self._buffers else np.empty(self._size, np.uint8)
         self._executor.read_page(page, buffer)
         if self._thread is not None:
-            done = self._thread.submit(self._store, buffer, slot)
+            done = self._thread.submit(self._store, buffer, slot, name)
         else:
             done = Future()
             try:
-                done.set_result(self._store(buffer, slot))
+                done.set_result(self._store(buffer, slot, name))
             except OSError as error:
                 done.set_exception(error)
-        write = _Write(slot, buffer, done)
+        write = _Write(slot, name, buffer, done)
         self._writes[slot] = write
         self._flying.append(write)
         self._settle()
 
-    def read(self, slots: Sequence[int], pages: Sequence[int]) -> tuple[int, float]:
+    def read(
+        self, slots: Sequence[int], pages: Sequence[int], names: Sequence[bytes]
+    ) -> tuple[int, float]:
         started = time.perf_counter()
         self._settle()
         done = 0
-        for slot, page in zip(slots, pages):
-            data = self._load(slot)
+        for slot, page, name in zip(slots, pages, names):
+            data = self._load(slot, name)
             if data is None:
                 break
             self._executor.write_page(page, data)
@@ -99,10 +103,10 @@ class DiskSlots:
 
     # -- internals -----------------------------------------------------------
 
-    def _store(self, buffer: Bytes, slot: int) -> int:
+    def _store(self, buffer: Bytes, slot: int, name: bytes) -> int:
         """On the writer's thread. Returns the checksum."""
         _write_all(self._file, buffer, slot * self._size)
-        return _checksum(buffer, slot)
+        return _checksum(buffer, name)
 
     def _settle(self) -> None:
         """Take note of writes that have ended; they end in the order in which they began."""
@@ -118,11 +122,11 @@ class DiskSlots:
             if error is not None:
                 self._break(f"a page could not be written: {error}")
 
-    def _load(self, slot: int) -> Bytes | None:
-        """What was written to the slot, or None."""
+    def _load(self, slot: int, name: bytes) -> Bytes | None:
+        """What was written to the slot, or None if that is not the page of this name."""
         write = self._writes.get(slot)
         if write is not None:
-            return write.buffer
+            return write.buffer if write.name == name else None
         if self.why_broken or slot not in self._sums:
             return None
         try:
@@ -130,7 +134,7 @@ class DiskSlots:
         except OSError as error:
             self._break(f"a page could not be read: {error}")
             return None
-        is_whole = count == self._size and _checksum(self._page, slot) == self._sums[slot]
+        is_whole = count == self._size and _checksum(self._page, name) == self._sums[slot]
         return self._page if is_whole else None
 
     def _break(self, why: str) -> None:
@@ -150,18 +154,25 @@ class HostSlots:
         shape = (num_slots, executor.page_bytes)
         self.memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self.is_pinned)
         self._slots: Bytes = self.memory.numpy()
+        self._names: dict[int, bytes] = {}
 
     def can_write(self) -> bool:
         return True
 
-    def write(self, page: int, slot: int) -> None:
+    def write(self, page: int, slot: int, name: bytes) -> None:
         self._executor.read_page(page, self._slots[slot])
+        self._names[slot] = name
 
-    def read(self, slots: Sequence[int], pages: Sequence[int]) -> tuple[int, float]:
-        started = time.perf_counter()
-        for slot, page in zip(slots, pages):
+    def read(
+        self, slots: Sequence[int], pages: Sequence[int], names: Sequence[bytes]
+    ) -> tuple[int, float]:
+        started, done = time.perf_counter(), 0
+        for slot, page, name in zip(slots, pages, names):
+            if self._names.get(slot) != name:
+                break
             self._executor.write_page(page, self._slots[slot])
-        return len(slots), time.perf_counter() - started
+            done += 1
+        return done, time.perf_counter() - started
 
     def close(self) -> None:
         pass
@@ -170,9 +181,9 @@ class HostSlots:
 # -- internals ---------------------------------------------------------------
 
 
-def _checksum(data: Bytes, slot: int) -> int:
-    """Of the bytes and of where they belong."""
-    return zlib.crc32(data.data, slot)
+def _checksum(data: Bytes, name: bytes) -> int:
+    """Of the bytes and of whose they are."""
+    return zlib.crc32(data.data, zlib.crc32(name))
 
 
 def _write_all(file: int, data: Bytes, at: int) -> None:

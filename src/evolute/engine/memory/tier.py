@@ -16,6 +16,7 @@ the pool and in the tier is in both the same, and leaves the pool without a copy
 from __future__ import annotations
 
 import logging
+import sys
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -29,6 +30,7 @@ from evolute.engine.memory.pages import PageId
 logger = logging.getLogger(__name__)
 Slot = int
 Digest = bytes
+Name = bytes  # of a page, for its store: namespace and digest
 TOKEN_BYTES = 4
 
 
@@ -42,13 +44,15 @@ class SlotStore(Protocol):
         """False: writing now would make the step wait."""
         ...
 
-    def write(self, page: PageId, slot: Slot) -> None:
+    def write(self, page: PageId, slot: Slot, name: Name) -> None:
         """The page may be written to when this returns."""
         ...
 
-    def read(self, slots: Sequence[Slot], pages: Sequence[PageId]) -> tuple[int, float]:
-        """How many pages hold what was written to their slots, and the seconds it took. It stops
-        at the first slot that does not give back what was written."""
+    def read(
+        self, slots: Sequence[Slot], pages: Sequence[PageId], names: Sequence[Name]
+    ) -> tuple[int, float]:
+        """How many pages hold what was written under their names, and the seconds it took. It
+        stops at the first slot that does not give that back."""
         ...
 
     def close(self) -> None: ...
@@ -63,10 +67,12 @@ class NoSlots:
     def can_write(self) -> bool:
         return False
 
-    def write(self, page: PageId, slot: Slot) -> None:
+    def write(self, page: PageId, slot: Slot, name: Name) -> None:
         raise AssertionError(f"page {page} cannot be written: can_write is False")
 
-    def read(self, slots: Sequence[Slot], pages: Sequence[PageId]) -> tuple[int, float]:
+    def read(
+        self, slots: Sequence[Slot], pages: Sequence[PageId], names: Sequence[Name]
+    ) -> tuple[int, float]:
         return 0, 0.0
 
     def close(self) -> None: ...
@@ -92,7 +98,13 @@ class Tier:
     """Invariants, asserted by `check`: a slot is free or has one name; nothing has a name once its
     namespace was dropped; a store that is broken holds nothing."""
 
-    def __init__(self, store: SlotStore | None = None, costs: Costs | None = None) -> None:
+    def __init__(
+        self,
+        store: SlotStore | None = None,
+        costs: Costs | None = None,
+        step_pages: int = sys.maxsize,
+    ) -> None:
+        self.step_pages = step_pages  # that a step may copy back
         self.costs, self.counts = costs or Costs(), TierCounts()
         self.changes = 0  # grows whenever a `match` made before may no longer hold
         self._store: SlotStore = store or NoSlots()
@@ -151,7 +163,8 @@ class Tier:
             if slot is None:  # gone since it was matched
                 break
             slots.append(slot)
-        done, seconds = self._store.read(slots, pages[: len(slots)])
+        names = [_name(namespace, digest) for digest in digests[: len(slots)]]
+        done, seconds = self._store.read(slots, pages[: len(slots)], names)
         if done < len(slots):
             self.counts.faults += 1
             logger.warning("a slot of the second tier is not what was written; it is dropped")
@@ -202,7 +215,7 @@ class Tier:
             self._forget(next(iter(self._slots)))
             self.counts.evicted_pages += 1
         slot = self._free.pop()
-        self._store.write(page, slot)
+        self._store.write(page, slot, _name(*key))
         self._slots[key] = slot
         self._names[key[0]] += 1
         self.counts.written_pages += 1
@@ -222,6 +235,10 @@ class Tier:
             self.counts.faults += 1
             self.num_slots = 0
             self.clear()
+
+
+def _name(namespace: Hashable, digest: Digest) -> Name:
+    return repr(namespace).encode() + digest
 
 
 def page_digests(tokens: Sequence[int], page_size: int) -> list[Digest]:

@@ -1,6 +1,8 @@
 """Which pages does each sequence hold? Pool, prefix cache, tier, adapters, running sequences.
 
     look_up(sequence) -> Candidate    what cache and tier would give it
+    cached_tokens() -> CachedTokens   the same, only the tokens, remembered while nothing changes
+    restore_more()                    at the start of a step: copies back that were begun go on
     admit(sequence)                   pin what is cached, copy back what pays; it runs from now on
     reserve(chunk) -> bool            pages for what a chunk writes, evicting if needed
     publish(sequence)                 whole computed pages become the cache's
@@ -33,6 +35,8 @@ from evolute.engine.memory import (
     Tier,
     page_digests,
 )
+from evolute.engine.scheduling.cached import Remembered
+from evolute.engine.scheduling.policies.policy import CachedTokens
 from evolute.engine.scheduling.sequence import Namespace, Sequence
 from evolute.engine.scheduling.step import Candidate, Chunk
 
@@ -59,6 +63,8 @@ class Placement:
         # of waiting ones, with the pages that the tier would add, while both stay as they are
         self._matches: dict[Sequence, tuple[Match, int]] = {}
         self._matches_at = (0, 0)
+        self._restorable = self.tier.step_pages  # that may be copied back in this step
+        self._cached, self._cached_at = Remembered(self.look_up), (0, 0)
 
     @property
     def num_available(self) -> int:
@@ -75,11 +81,29 @@ class Placement:
         cached = match.num_tokens + in_tier * self.page_size
         return Candidate(sequence, cached, len(match.pages), cost, in_tier)
 
+    def cached_tokens(self) -> CachedTokens:
+        """To be asked for anew in each step."""
+        now = (self.cache.changes, self.tier.changes)
+        if self._cached_at != now or self.tier.num_pages:  # whether a copy pays changes any time
+            self._cached.clear()
+            self._cached_at = now
+        return self._cached.__getitem__
+
+    def restore_more(self) -> None:
+        """A step copies back `tier.step_pages` at most, as those that decode wait for it. Who has
+        more to come (`Sequence.num_restoring`) runs, but nothing of it is computed till then."""
+        self._restorable = self.tier.step_pages
+        for sequence in self.running:
+            if sequence.num_restoring:
+                self._restore(sequence)
+
     def admit(self, sequence: Sequence) -> int:
-        """Start a waiting sequence. Returns the tokens it need not compute. What its adapter's
-        loading raises is raised, and then it holds nothing."""
+        """Start a waiting sequence. Returns the tokens it need not compute, as far as copies back
+        give what they should. What its adapter's loading raises is raised, and then it holds
+        nothing."""
         match, in_tier = self._match(sequence) or (None, 0)
         self._matches.pop(sequence, None)
+        self._cached.pop(sequence, None)
         if match is not None and match.pages:
             self._pinned[sequence] = self.cache.pin(match)
             sequence.pages = list(match.pages)
@@ -91,11 +115,16 @@ class Placement:
             self._let_go(sequence)
             raise
         self.running.append(sequence)
-        if in_tier:
-            self._restore(sequence, in_tier)
+        if in_tier and self._prefers_copy(in_tier):
+            sequence.num_restoring = in_tier
+            self._restore(sequence)
+        elif in_tier:
+            self.tier.costs.declined()
+            self.tier.counts.declined += 1
+        cached = sequence.num_computed + sequence.num_restoring * self.page_size
         if sequence.num_cached is None:
-            sequence.num_cached = sequence.num_computed
-        return sequence.num_computed
+            sequence.num_cached = cached
+        return cached
 
     def reserve(self, chunk: Chunk) -> bool:
         """Give the sequence the pages that a chunk writes to; False if there are too few."""
@@ -172,6 +201,7 @@ class Placement:
     def drop(self, is_stale: Callable[[Namespace], bool]) -> None:
         """Forget cached pages of namespaces that must never match again."""
         self._matches.clear()
+        self._cached.clear()
         self.tier.drop(is_stale)
         self.pool.free(self.cache.drop(is_stale))
 
@@ -224,6 +254,7 @@ class Placement:
         """
         self._pinned.clear()
         self._matches.clear()
+        self._cached.clear()
         held = self._sound_pages()
         if held is None:
             self.cache = RadixCache(self.page_size)
@@ -239,6 +270,7 @@ class Placement:
         self.running.clear()
         self._pinned.clear()
         self._matches.clear()
+        self._cached.clear()
         self.cache = RadixCache(self.page_size)
         self.tier.clear()
         self._matches_at = (self.cache.changes, self.tier.changes)
@@ -273,7 +305,7 @@ class Placement:
         if held is not None:
             self.pool.free(self.cache.unpin(held))
         sequence.pages, sequence.num_shared_pages, sequence.num_computed = [], 0, 0
-        sequence.proposed = []
+        sequence.proposed, sequence.num_restoring = [], 0
 
     def _hold_adapter(self, adapter: AdapterId) -> None:
         try:
@@ -308,24 +340,26 @@ class Placement:
     def _spill(self, namespace: Any, tokens: tuple[int, ...], pages: tuple[PageId, ...]) -> None:
         self.tier.spill(namespace, page_digests(tokens, self.page_size)[-len(pages) :], pages)
 
-    def _restore(self, sequence: Sequence, count: int) -> None:
-        """Copy back the `count` pages that follow what a sequence matched, if that pays. They are
-        the cache's at once. What does not come back is computed."""
-        if not self._prefers_copy(count):
-            self.tier.costs.declined()
-            self.tier.counts.declined += 1
+    def _restore(self, sequence: Sequence) -> None:
+        """Copy back the pages that follow what it has, as many as this step may. They are the
+        cache's at once. What does not come back is computed."""
+        count, first = min(sequence.num_restoring, self._restorable), len(sequence.pages)
+        if not count:
             return
-        first = len(sequence.pages)
         digests = sequence.digests[first : first + count]
         self.tier.touch(sequence.namespace, digests)  # room is not made of what is wanted
-        pages = self._allocate(count)
-        if pages is None:
-            return
-        done = self.tier.restore(sequence.namespace, digests, pages)
+        pages = self._allocate(count) or []
+        self._restorable -= len(pages)
+        done = self.tier.restore(sequence.namespace, digests, pages) if pages else 0
         self.pool.free(pages[done:])
         sequence.pages += pages[:done]
         sequence.num_computed += done * self.page_size
         self.tier.counts.restored_tokens += done * self.page_size
+        sequence.num_restoring -= done
+        if done < count:
+            sequence.num_restoring = 0
+            if sequence.num_cached is not None and not sequence.num_preemptions:
+                sequence.num_cached = sequence.num_computed
         if done:
             self.publish(sequence)
 

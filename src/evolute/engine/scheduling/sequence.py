@@ -39,6 +39,7 @@ class Sequence:
     is_displaced: bool = False  # it gave up its place for another tenant, and waits
     has_deadline: bool = False  # its first token is wanted by a moment that the loop knows
     proposed: list[int] = field(default_factory=list)  # guessed to follow `tokens`
+    num_restoring: int = 0  # pages that the second tier gives back in the next steps
     digests: list[bytes] = field(default_factory=list)  # names of its whole pages, as far as asked
 
     @property

@@ -135,7 +135,9 @@ class SimulatedEngine:
             self._preempt(victim)
             victim.is_displaced = True
             limits = replace(limits, available_pages=placement.num_available)
-        step = next_step(placement.running, self.queue, placement.look_up, limits)
+        step = next_step(
+            placement.running, self.queue, placement.look_up, limits, placement.cached_tokens()
+        )
         for sequence in step.preempted:
             self._preempt(sequence)
         for sequence in step.admitted:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from evolute.engine.memory import AdapterId
 from evolute.engine.scheduling.clustering import Clustering
-from evolute.engine.scheduling.policies.policy import Policy
+from evolute.engine.scheduling.policies.policy import CachedTokens, Policy
 from evolute.engine.scheduling.sequence import Sequence
 
 RESERVE_FRAC = 0.3  # of the output a newcomer may still make is kept free at admission
@@ -23,8 +24,7 @@ MAX_SKIPPED = 256  # waiting sequences that a step looks past before it gives up
 SIBLING = "a running sequence is computing its prefix now; soon it will be in the cache"
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Compute the next `num_tokens` tokens of a sequence; the last `num_drafted` are guesses."""
 
     sequence: Sequence
@@ -32,8 +32,7 @@ class Chunk:
     num_drafted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A waiting sequence, and what the prefix cache would give it."""
 
     sequence: Sequence
@@ -82,23 +81,23 @@ def next_step(
     waiting: Policy,
     look_up: Callable[[Sequence], Candidate],
     limits: Limits,
+    cached_tokens: CachedTokens | None = None,
 ) -> Step:
-    """Decide the next step. `running` is in admission order.
+    """Decide the next step. `running` is in admission order; `cached_tokens` is a cheaper way to
+    ask `look_up` for that.
 
     Progress: a sequence that alone fits the pool is never preempted when it runs alone, and is
     admitted when nothing runs.
     """
     step = Step()
-    keep = _preempt(list(running), limits, step)
-    decodes = [s for s in keep if s.num_uncomputed == 1]
-    pages = limits.available_pages
-    for sequence in decodes:
-        pages -= sequence.pages_for(1, limits.page_size)
-        step.chunks.append(Chunk(sequence, 1))
-    budget = max(limits.token_budget - len(decodes), 0)
+    batch = _Batch.of(running, limits.page_size)
+    if batch.is_short(limits.available_pages):
+        batch = _Batch.of(_preempt(batch.all, limits, step), limits.page_size)
+    step.chunks = [Chunk(sequence, 1) for sequence in batch.decodes]
+    pages = limits.available_pages - batch.pages_needed - batch.pages_restored
+    budget = max(limits.token_budget - len(batch.decodes), 0)
     # who is begun has all tokens or all pages before others: what they leave, nobody begun wants
-    prefills = sorted((s for s in keep if s.num_uncomputed > 1), key=waiting.turn)
-    for sequence in prefills:
+    for sequence in sorted(batch.prefills, key=waiting.turn):
         count, pages = _fit(sequence, min(budget, sequence.num_uncomputed), pages, limits)
         budget -= count
         if count:
@@ -106,7 +105,9 @@ def next_step(
     if step.preempted:
         step.blocked = "memory is short: those that run go on first"
     else:
-        admission = _Admission(step, _Outlook(keep, look_up, limits), limits, budget, pages)
+        tokens = cached_tokens or (lambda sequence: look_up(sequence).num_cached)
+        outlook = _Outlook(batch, look_up, limits)
+        admission = _Admission(step, outlook, limits, budget, pages, tokens)
         admission.run(waiting)
         _add_drafted(step, *admission.left, limits.page_size)
     return step
@@ -125,17 +126,57 @@ def displaced(
     is_scarce = limits.available_pages * limits.page_size < limits.token_budget
     if len(running) < 2 or not len(waiting) or not (is_full or is_scarce):
         return None
-    return waiting.victim(running, _Outlook(running, look_up, limits).is_ready)
+    outlook: list[_Outlook] = []  # most policies never ask
+
+    def is_ready(sequence: Sequence) -> bool:
+        if not outlook:
+            outlook.append(_Outlook(_Batch.of(running, limits.page_size), look_up, limits))
+        return outlook[0].is_ready(sequence)
+
+    return waiting.victim(running, is_ready)
 
 
 # -- internals ---------------------------------------------------------------
+
+
+class _Batch(NamedTuple):
+    """Those that run, told apart in one pass: there may be hundreds, in each step."""
+
+    all: list[Sequence]
+    decodes: list[Sequence]
+    prefills: list[Sequence]
+    restoring: list[Sequence]  # nothing of theirs is computed before their pages are back
+    pages_needed: int  # by the decodes
+    pages_restored: int  # that copies back will take, in this step and later ones
+
+    @classmethod
+    def of(cls, running: Iterable[Sequence], page_size: int) -> _Batch:
+        together, pages = list(running), 0
+        decodes, prefills, restoring = list[Sequence](), list[Sequence](), list[Sequence]()
+        for sequence in together:
+            computed = sequence.num_computed
+            left = len(sequence.tokens) - computed
+            if sequence.num_restoring:
+                restoring.append(sequence)
+            elif left == 1:
+                decodes.append(sequence)
+                if len(sequence.pages) * page_size <= computed:
+                    pages += sequence.pages_for(1, page_size)
+            elif left > 1:
+                prefills.append(sequence)
+        restored = sum(sequence.num_restoring for sequence in restoring)
+        return cls(together, decodes, prefills, restoring, pages, restored)
+
+    def is_short(self, available: int) -> bool:
+        """Somebody may have to be preempted."""
+        return len(self.all) > 1 and (not self.decodes or self.pages_needed > available)
 
 
 def _preempt(running: list[Sequence], limits: Limits, step: Step) -> list[Sequence]:
     """Drop victims until every decode, or at least one sequence, can go on."""
     available = limits.available_pages
     while len(running) > 1:
-        decodes = [s for s in running if s.num_uncomputed == 1]
+        decodes = [s for s in running if s.num_uncomputed == 1 and not s.num_restoring]
         need = sum(s.pages_for(1, limits.page_size) for s in decodes)
         stuck = not decodes and not any(
             s.pages_for(1, limits.page_size) <= available for s in running
@@ -178,16 +219,15 @@ class _Outlook:
     for those that wait until an adapter has left the batch."""
 
     def __init__(
-        self,
-        running: list[Sequence],
-        look_up: Callable[[Sequence], Candidate],
-        limits: Limits,
+        self, batch: _Batch, look_up: Callable[[Sequence], Candidate], limits: Limits
     ) -> None:
-        self.look_up, self._size, self.num_running = look_up, limits.page_size, len(running)
+        self.look_up, self._size, self.num_running = look_up, limits.page_size, len(batch.all)
         self.clustering = Clustering(limits.adapter_cluster, set())
-        self._fillers: list[Sequence] = []
-        for sequence in running:
-            self._note(sequence, is_filler=sequence.num_uncomputed > 1)
+        begun = (*batch.prefills, *batch.restoring)
+        self._fillers = [s for s in begun if not s.is_private]
+        if limits.adapter_cluster:
+            for sequence in batch.all:
+                self.clustering.take(sequence.adapter)
 
     def is_ready(self, sequence: Sequence) -> bool:
         is_deferred = self.clustering.defers(sequence.adapter, sequence.passed_over)
@@ -201,11 +241,8 @@ class _Outlook:
 
     def admit(self, sequence: Sequence) -> None:
         self.num_running += 1
-        self._note(sequence, is_filler=True)
-
-    def _note(self, sequence: Sequence, *, is_filler: bool) -> None:
         self.clustering.take(sequence.adapter)
-        if is_filler and not sequence.is_private:
+        if not sequence.is_private:
             self._fillers.append(sequence)
 
 
@@ -213,10 +250,16 @@ class _Admission:
     """Takes in waiting sequences while tokens, places and pages last."""
 
     def __init__(
-        self, step: Step, outlook: _Outlook, limits: Limits, budget: int, pages: int
+        self,
+        step: Step,
+        outlook: _Outlook,
+        limits: Limits,
+        budget: int,
+        pages: int,
+        cached_tokens: CachedTokens,
     ) -> None:
         self._step, self._outlook, self._size = step, outlook, limits.page_size
-        self._budget, self._pages = budget, pages
+        self._budget, self._pages, self._cached_tokens = budget, pages, cached_tokens
         # every running sequence decodes in every step, so there are never more than the budget
         self._most = min(limits.max_running, limits.token_budget)
         self._brought: set[AdapterId] = set()  # adapters whose pages an earlier newcomer pays for
@@ -238,8 +281,7 @@ class _Admission:
 
     def _candidates(self, waiting: Policy) -> Iterator[Sequence]:
         def turns() -> Iterator[Sequence]:
-            look_up, admitted = self._outlook.look_up, self._step.admitted
-            return waiting.order(lambda s: look_up(s).num_cached, admitted)
+            return waiting.order(self._cached_tokens, self._step.admitted)
 
         clustering = self._outlook.clustering
         if not clustering.most:

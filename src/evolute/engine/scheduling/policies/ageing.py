@@ -1,6 +1,7 @@
 """How often may a request be passed over by later ones, and who is next among those that came?
 
-    level(sequence) -> int            0: nobody later goes before it; 1: hardly anybody; 2: many
+    ranks(sequences, cached_tokens)   level (0: nobody later goes before it; 1: hardly anybody;
+                                      2: many), and within it the longest prefix
     count_passed(waiting, admitted)   those that came before the admitted one were passed once more
     in_turn(waiting, newest_first)    the order within one queue
 
@@ -18,7 +19,7 @@ can they.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, filterfalse, islice, takewhile, zip_longest
 
 from evolute.engine.scheduling.sequence import Sequence
@@ -26,13 +27,17 @@ from evolute.engine.scheduling.sequence import Sequence
 WINDOW = 128  # so many are matched in a step; matching all of a long queue costs more than it saves
 MAX_PASSES = 64  # passed over this often, a sequence goes before all that were not
 LAST_PASS = 2 * MAX_PASSES  # and this often, before everybody who came later
+CachedTokens = Callable[[Sequence], int]
 Waiting = OrderedDict[Sequence, None]  # in the order of arrival, preempted ones at the front
 
 
-def level(sequence: Sequence) -> int:
-    if sequence.passed_over >= LAST_PASS:
-        return 0
-    return 1 if sequence.passed_over >= MAX_PASSES else 2
+def ranks(sequences: Iterable[Sequence], cached_tokens: CachedTokens) -> list[tuple[int, int]]:
+    """Of each; the smaller goes first. Those that nobody passes go as they came."""
+    last, aged = LAST_PASS, MAX_PASSES
+    return [
+        (1 if s.passed_over >= aged else 2, -cached_tokens(s)) if s.passed_over < last else (0, 0)
+        for s in sequences
+    ]
 
 
 def count_passed(waiting: Waiting, admitted: Sequence, *, newest_first: bool) -> None:

@@ -6,6 +6,7 @@ Lpm     longest cached prefix first, with ageing (RadixAttention, section 3)
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -17,8 +18,8 @@ from evolute.engine.scheduling.policies.ageing import (
     Waiting,
     count_passed,
     in_turn,
-    level,
     put,
+    ranks,
 )
 from evolute.engine.scheduling.policies.policy import CachedTokens, IsReady, Share, anyone
 from evolute.engine.scheduling.sequence import Sequence
@@ -122,8 +123,7 @@ class Lpm(Fcfs):
     def order(self, cached_tokens: CachedTokens, admitted: list[Sequence]) -> Iterator[Sequence]:
         turns = super().order(cached_tokens, admitted)
         window = list(islice(turns, WINDOW))
-        window.sort(key=lambda s: ranked(s, cached_tokens))
-        for sequence in chain(window, turns):
+        for sequence in chain(_ranked(window, cached_tokens), turns):
             num_admitted = len(admitted)
             yield sequence
             if len(admitted) == num_admitted and sequence.passed_over >= LAST_PASS:
@@ -136,7 +136,9 @@ class Lpm(Fcfs):
         )
 
 
-def ranked(sequence: Sequence, cached_tokens: CachedTokens) -> tuple[int, int]:
-    """Smaller goes first; of equals who came first."""
-    aged = level(sequence)
-    return aged, -cached_tokens(sequence) if aged else 0
+def _ranked(window: list[Sequence], cached_tokens: CachedTokens) -> Iterator[Sequence]:
+    """Of equals who came first. Lazy, as often only the first is wanted."""
+    heap = [(*rank, place) for place, rank in enumerate(ranks(window, cached_tokens))]
+    heapq.heapify(heap)
+    while heap:
+        yield window[heapq.heappop(heap)[-1]]

@@ -82,8 +82,9 @@ class Vtc:
         self._arrived.setdefault(sequence, self._arrivals)
 
     def made(self, sequence: Sequence) -> None:
-        self.ledger.made(sequence)
-        self._standing.touch(self.ledger.account(sequence))
+        account = self.ledger.made(sequence)
+        if account is not None:
+            self._standing.raised(account)
 
     def finish(self, sequence: Sequence) -> None:
         self.ledger.finish(sequence)

@@ -25,14 +25,19 @@ bound does not change.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from evolute.engine.scheduling.policies.ageing import LAST_PASS, WINDOW, count_passed
-from evolute.engine.scheduling.policies.arrival import ranked
+from evolute.engine.scheduling.policies.ageing import (
+    LAST_PASS,
+    WINDOW,
+    count_passed,
+    ranks,
+)
 from evolute.engine.scheduling.policies.counter import Vtc
 from evolute.engine.scheduling.policies.policy import CachedTokens, IsReady, anyone
 from evolute.engine.scheduling.policies.service import Account, Ledger
@@ -188,33 +193,46 @@ class Dlpm(Vtc):
         """Up to WINDOW sequences not seen yet, of tenants with a deficit left in turn, the least
         served first; and whether any such tenant has somebody waiting, seen or not."""
         queues, is_any_left = list[Iterator[Sequence]](), False
+        is_first = not step.seen  # so nobody is charged, taken or held yet
+        turns_of = self._turns if self.newest_first else _waiting
         for account in self._standing:
-            if account.counter >= step.granted or len(queues) == WINDOW:
+            if account.service + account.lifted >= step.granted or len(queues) == WINDOW:
                 break
+            if is_first:
+                queues.append(turns_of(account))
+                continue
             if step.deficit(account) <= 0 or not step.num_left(account):
                 continue
             is_any_left = True
             if account.tenant not in step.held:
-                turns = (s for s in self._turns(account) if s not in step.seen)
+                turns = (s for s in turns_of(account) if s not in step.seen)
                 first = next(turns, None)
                 if first is not None:
                     queues.append(chain((first,), turns))
-        return _round_robin(queues, WINDOW), is_any_left
+        return _round_robin(queues, WINDOW), is_any_left or (is_first and bool(queues))
 
-    def _ranked(self, window: list[Sequence], cached_tokens: CachedTokens) -> list[Sequence]:
-        """Tenants with nothing running first, then those passed over too often, then prefixes."""
+    def _ranked(self, window: list[Sequence], cached_tokens: CachedTokens) -> Iterator[Sequence]:
+        """Tenants with nothing running first, then those passed over too often, then prefixes.
+        Lazy, as the first is often the only one that is wanted."""
         accounts = self.ledger.accounts
+        heap = [
+            (bool(accounts[s.tenant].running), *rank, place)
+            for place, (s, rank) in enumerate(zip(window, ranks(window, cached_tokens)))
+        ]
+        heapq.heapify(heap)
+        while heap:
+            yield window[heapq.heappop(heap)[-1]]
 
-        def rank(sequence: Sequence) -> tuple[bool, tuple[int, int]]:
-            return bool(accounts[sequence.tenant].running), ranked(sequence, cached_tokens)
 
-        return sorted(window, key=rank)
+def _waiting(account: Account) -> Iterator[Sequence]:
+    return iter(account.waiting)
 
 
 def _round_robin(queues: list[Iterator[Sequence]], most: int) -> list[Sequence]:
     found: list[Sequence] = []
     while queues and len(found) < most:
-        heads = [(queue, next(queue, None)) for queue in queues]
-        queues = [queue for queue, head in heads if head is not None]
-        found += [head for _, head in heads if head is not None]
+        heads = [next(queue, None) for queue in queues]
+        if None in heads:
+            queues = [queue for queue, head in zip(queues, heads) if head is not None]
+        found += [head for head in heads if head is not None]
     return found[:most]

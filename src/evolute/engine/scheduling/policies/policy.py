@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from evolute.engine.scheduling.policies.ageing import CachedTokens as CachedTokens
 from evolute.engine.scheduling.sequence import Sequence
 
-CachedTokens = Callable[[Sequence], int]
 IsReady = Callable[[Sequence], bool]
 
 

@@ -90,10 +90,12 @@ class Account:
 class Charge:
     """What one admitted sequence has been charged for, in tokens."""
 
+    account: Account  # kept as long as the sequence is in flight
     num_cached: int
     prompt: int  # to be computed, counted from `num_cached`
     made: int = 0  # output tokens so far
-    ahead: int = 0  # output tokens charged so far, made or not
+    ahead: int = 0  # output tokens charged so far, made or not; never less than `made`
+    token_price: float = 0.0  # of each output token, where that is always the same
     computed: int = 0  # of `prompt`, before it was preempted
 
 
@@ -128,13 +130,14 @@ class Ledger:
             account.service += self.price(sequence, num_cached)
             ahead = self._predict(account, sequence)
             prompt = sequence.num_tokens - num_cached
-            self._open[sequence] = Charge(num_cached, prompt, ahead=ahead)
+            price = self._token_price(sequence)
+            self._open[sequence] = Charge(account, num_cached, prompt, 0, ahead, price)
         account.running[sequence] = None
 
     def adopt(self, sequence: Sequence) -> None:
         """One whose past was charged elsewhere; what it makes from now on is charged here."""
         account, made = self.account(sequence), sequence.num_generated
-        self._open[sequence] = Charge(0, 0, made=made, ahead=made)
+        self._open[sequence] = Charge(account, 0, 0, made, made, self._token_price(sequence))
         if sequence not in account.waiting:
             account.running[sequence] = None
 
@@ -146,14 +149,18 @@ class Ledger:
             account.service *= account.weight / weight
             account.weight, account.lifted = weight, counter - account.service
 
-    def made(self, sequence: Sequence) -> None:
+    def made(self, sequence: Sequence) -> Account | None:
+        """One more output token. Returns the account if its counter has changed."""
         charge = self._open.get(sequence)
         if charge is None:
-            return  # it was admitted under another policy
-        charge.made += 1
-        if charge.made > charge.ahead:
-            self._charge_output(sequence, charge.ahead, charge.made)
-            charge.ahead = charge.made
+            return None  # it was admitted under another policy
+        made = charge.made = charge.made + 1
+        if made <= charge.ahead:
+            return None
+        account, charge.ahead = charge.account, made
+        price = charge.token_price or self.cost.of_output(sequence.prompt_len, made - 1, made)
+        account.service += price / account.weight
+        return account
 
     def preempt(self, sequence: Sequence) -> None:
         """It goes back to the queue; `num_computed` still says how far it came."""
@@ -170,7 +177,7 @@ class Ledger:
         if charge is None:
             return
         account.recent.append(charge.made)
-        self._charge_output(sequence, charge.ahead, charge.made)
+        self._charge_output(account, sequence, charge.ahead, charge.made)
         if charge.made == 0:
             rest = charge.prompt - _computed(charge, sequence)
             account.service -= self.cost.prompt * rest / account.weight
@@ -190,8 +197,10 @@ class Ledger:
             for a in self.accounts.values()
         ]
 
-    def _charge_output(self, sequence: Sequence, before: int, after: int) -> None:
-        account = self.account(sequence)
+    def _token_price(self, sequence: Sequence) -> float:
+        return 0.0 if self.cost.square else self.cost.of_output(sequence.prompt_len, 0, 1)
+
+    def _charge_output(self, account: Account, sequence: Sequence, before: int, after: int) -> None:
         account.service += self.cost.of_output(sequence.prompt_len, before, after) / account.weight
 
 
