@@ -1,22 +1,25 @@
 """The parts of the adapter bench: many adapters, closed-loop work on a core, and baselines.
 
-Tenants(model, config, ranks, ...)    a core with adapters; `run` sends work
+Tenants(model, config, ranks, ...)    a core with adapters; `run` sends work, `run_arriving` too
 StaticPlacement                       the same memory, split once between adapters and keys
-padded_s(...)                         the adapters' products as padded batches in torch
+PaddedProducts(...)                   the adapters' products as padded batches in torch
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evolute.engine import EngineConfig
 from evolute.engine.adapters import AdapterTable
@@ -81,17 +84,36 @@ class Tenants:
 
     def run(self, work: Sequence[Work], concurrency: int) -> Done:
         """Closed loop: as one ends, the next is sent. Starts with an empty prefix cache."""
+        return self._drive(work, lambda now, sent, flying: flying < concurrency, [])
+
+    def run_arriving(self, work: Sequence[Work], arrivals: Sequence[float]) -> Done:
+        """Open loop: each is sent at its moment, in seconds from the start, which rise; first
+        tokens are counted from these moments."""
+        return self._drive(work, lambda now, sent, flying: now >= arrivals[sent], arrivals)
+
+    def _drive(
+        self,
+        work: Sequence[Work],
+        is_due: Callable[[float, int, int], bool],
+        arrivals: Sequence[float],
+    ) -> Done:
         self.core.flush()
-        waiting, flying, done = deque(work), dict[Draft, float](), list[Draft]()
+        flying, done = dict[Draft, float](), list[Draft]()
         firsts: dict[Draft, float] = {}
-        started = time.perf_counter()
-        while waiting or flying:
-            while waiting and len(flying) < concurrency:
-                flying[self._send(waiting.popleft())] = time.perf_counter()
+        sent, started = 0, time.perf_counter()
+        while sent < len(work) or flying:
+            now = time.perf_counter() - started
+            while sent < len(work) and is_due(now, sent, len(flying)):
+                draft = self._send(work[sent])
+                flying[draft] = arrivals[sent] if arrivals else time.perf_counter() - started
+                sent += 1
+            if not flying:
+                time.sleep(max(arrivals[sent] - now, 0.0))
+                continue
             events = self.core.step()
             if not firsts:
                 self.loads_at_start = self.loads
-            now = time.perf_counter()
+            now = time.perf_counter() - started
             for event in events:
                 firsts.setdefault(event.draft, now - flying[event.draft])
                 if event.delta.output is not None:
@@ -104,23 +126,31 @@ class Tenants:
         return Done(seconds, made, statistics.mean(firsts.values()), outputs)
 
     def alternate(
-        self, groups: Mapping[str, Sequence[Work]], repeats: int, *, prompts: bool = False
+        self,
+        groups: Mapping[str, Sequence[Work]],
+        repeats: int,
+        *,
+        prompts: bool = False,
+        beside: Mapping[str, Callable[[], None]] | None = None,
     ) -> dict[str, list[float]]:
-        """Seconds of one forward pass of each group, in turn, so that all meet the same machine:
-        a token of each request, or (`prompts`) all of its prompt."""
+        """Seconds of one forward pass of each group and of what is called `beside` them, in turn,
+        so that all meet the same machine: a token of each request, or (`prompts`) all of its
+        prompt."""
         drafts = {name: [self._send(one) for one in work] for name, work in groups.items()}
         every = [draft for group in drafts.values() for draft in group]
         while any(not draft.token_ids for draft in every):
             self.core.step()
-        batches = {
-            name: build_batch([_segment(draft, prompts) for draft in group])
+        forward = self.core.executor.forward
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(forward, build_batch([_segment(draft, prompts) for draft in group]))
             for name, group in drafts.items()
         }
-        took: dict[str, list[float]] = {name: [] for name in groups}
+        calls |= beside or {}
+        took: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(repeats + 1):
-            for name, batch in batches.items():
+            for name, call in calls.items():
                 started = time.perf_counter()
-                self.core.executor.forward(batch)
+                call()
                 took[name].append(time.perf_counter() - started)
         self.core.abort(every)
         return {name: seconds[1:] for name, seconds in took.items()}  # the first warms
@@ -189,27 +219,50 @@ class StaticPlacement(Placement):
         self.adapters.hold(adapter)
 
 
-def padded_s(
-    model: LoadedModel, ranks: Sequence[int], lengths: Sequence[int], targets: tuple[str, ...]
-) -> float:
-    """Seconds of one pass of the adapters' products as torch.bmm: every request's A and B copied
-    to the largest rank, every prompt padded to the longest."""
-    most, longest, batch = max(ranks), max(lengths), len(ranks)
-    total = 0.0
-    for module in targets:
-        outputs, inputs = model.config.linear_shape(module)
-        pairs = [(torch.randn(r, inputs), torch.randn(r, outputs)) for r in ranks]
-        x, y = torch.randn(batch, longest, inputs), torch.randn(batch, longest, outputs)
-        started = time.perf_counter()
-        for _ in range(model.config.num_layers):
-            a = torch.zeros(batch, inputs, most)
-            b = torch.zeros(batch, most, outputs)
-            for i, (down, up) in enumerate(pairs):
-                a[i, :, : len(down)] = down.T
-                b[i, : len(up)] = up
-            y += torch.bmm(torch.bmm(x, a), b)
-        total += time.perf_counter() - started
-    return total
+class PaddedProducts:
+    """The adapters' products as torch.bmm: every request's A and B copied to the largest rank,
+    every prompt padded to the longest, and what comes out added to the rows that are there."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        ranks: Sequence[int],
+        lengths: Sequence[int],
+        targets: tuple[str, ...],
+    ) -> None:
+        self.rank, self.lengths = max(ranks), lengths
+        self.num_layers, total = model.config.num_layers, sum(lengths)
+        self.modules = []
+        for module in targets:
+            outputs, inputs = model.config.linear_shape(module)
+            pairs = [(torch.randn(r, inputs), torch.randn(r, outputs)) for r in ranks]
+            self.modules.append((pairs, torch.randn(total, inputs), torch.randn(total, outputs)))
+
+    def run(self) -> None:
+        """One pass of all layers."""
+        for _ in range(self.num_layers):
+            for pairs, x, y in self.modules:
+                self._add(pairs, x, y)
+
+    def _add(self, pairs: list[tuple[Tensor, Tensor]], x: Tensor, y: Tensor) -> None:
+        batch, longest = len(pairs), max(self.lengths)
+        a = torch.zeros(batch, x.shape[1], self.rank)
+        b = torch.zeros(batch, self.rank, y.shape[1])
+        for i, (down, up) in enumerate(pairs):
+            a[i, :, : len(down)] = down.T
+            b[i, : len(up)] = up
+        rows = torch.zeros(batch, longest, x.shape[1])
+        for i, part in enumerate(x.split(list(self.lengths))):
+            rows[i, : len(part)] = part
+        found = torch.bmm(torch.bmm(rows, a), b)
+        for i, part in enumerate(y.split(list(self.lengths))):
+            part += found[i, : len(part)]
+
+
+def poisson(rate: float, count: int, seed: int = 0) -> list[float]:
+    """Moments of arrival, `rate` a second."""
+    dice = random.Random(seed)
+    return list(itertools.accumulate(dice.expovariate(rate) for _ in range(count)))
 
 
 def make_work(

@@ -1,8 +1,10 @@
 """Many adapters on one base model: what S-LoRA's conditions A2 to A7 ask for.
 
-    switching    one batch of many adapters / one adapter at a time (A2)
+    switching    one batch of many adapters / one adapter at a time, here, with merged copies and
+                 in plain torch; PEFT itself: benches/adapter_peers.py (A2)
     padded       our products of adapters / padded torch.bmm (A3)
-    pools        one pool / the same bytes split once (A4)
+    pools        one pool / the same bytes split once: all sent at once, and arriving faster than
+                 either can serve, as in the paper (A4)
     overhead     a decode step with adapters / without (A5)
     thousand     throughput with 1,000 adapters / with 5 (A6)
     prefetch     share of copies hidden; first token with twice what fits / with all resident (A7)
@@ -22,18 +24,24 @@ from typing import Any
 
 from evolute.bench.adapter_work import (
     ATTENTION,
+    Done,
+    PaddedProducts,
     StaticPlacement,
     Tenants,
     Work,
     make_work,
-    padded_s,
+    poisson,
 )
 from evolute.bench.result import BenchResult, summarize
 from evolute.engine import EngineConfig
-from evolute.engine.config import BYTES
+from evolute.engine.config import resolve
+from evolute.engine.engine import num_cores
 from evolute.engine.execution.adapter_loading import LoadCounts
 from evolute.models import LoadedModel, load_model
 
+OVERLOAD = (
+    1.27  # arrivals a second / what one pool serves: S-LoRA's 2 and 1.576 (its table 3, A10G)
+)
 STATIC_FRAC = 0.38  # of the pool, to adapters: S-LoRA's own variant kept 9,000 of 14,500 tokens
 MIXED = (8, 16, 32, 64)
 Figures = dict[str, float]
@@ -72,8 +80,8 @@ class Setting:
         return Tenants(self.model, dataclasses.replace(self.config, **given), ranks)
 
     def page_mb(self) -> float:
-        number = BYTES.get(self.config.kv_dtype, 4)
-        return self.config.page_size * self.model.config.kv_width * number / 2**20
+        resolved = resolve(self.config, self.model.config, cores=num_cores(), has_native=True)
+        return resolved.page_bytes / 2**20
 
     def pages_of(self, rank: int) -> int:
         floats = sum(sum(self.model.config.linear_shape(m)) for m in ATTENTION)
@@ -105,26 +113,32 @@ def run(
 
 
 def _switching(setting: Setting, n: int) -> list[Figures]:
-    """Requests of as many adapters: together; one after the other; and so with merged weights,
-    which is a base request each, switching for nothing."""
+    """Requests of as many adapters, outputs as long as prompts (the paper draws both alike):
+    together; one after the other; so with merged weights, which is a base request each, switching
+    for nothing; and in plain torch, as PEFT does it, a quarter of them."""
     size = setting.size
-    tenants = setting.tenants([MIXED[i % 4] for i in range(size.adapters)])
-    work = setting.work(list(range(size.adapters)), output=size.output // 2)
+    ranks = [MIXED[i % 4] for i in range(size.adapters)]
+    plain_torch = {"executor": "torch", "precision": "float32"}
+    tenants, torch_like = setting.tenants(ranks), setting.tenants(ranks, **plain_torch)
+    work = setting.work(list(range(size.adapters)), output=size.prompt)
     plain = [dataclasses.replace(one, adapter=None) for one in work]
     rounds = []
     for _ in range(n):
         mixed = tenants.run(work, size.batch)
         switched = tenants.run(work, 1)
         merged = tenants.run(plain, 1)
+        in_torch = torch_like.run(work[: max(4, size.adapters // 4)], 1)
         assert mixed.outputs == switched.outputs, "mixing adapters changed an answer"
         rounds.append(
             {
                 "tokens_per_s": mixed.tokens_per_s,
                 "over_one_at_a_time": mixed.tokens_per_s / switched.tokens_per_s,
                 "over_merged_copies": mixed.tokens_per_s / merged.tokens_per_s,
+                "over_torch_one_at_a_time": mixed.tokens_per_s / in_torch.tokens_per_s,
             }
         )
     tenants.close()
+    torch_like.close()
     return rounds
 
 
@@ -136,11 +150,12 @@ def _padded(setting: Setting, n: int) -> list[Figures]:
     tenants = setting.tenants(ranks, prefix_cache=False, max_running=2 * size.batch)
     work = [setting.work([i], prompt=length)[0] for i, length in enumerate(lengths)]
     groups = {"with": work, "base": [dataclasses.replace(one, adapter=None) for one in work]}
+    padded = PaddedProducts(setting.model, ranks, lengths, ATTENTION)
     rounds = []
     for _ in range(n):
-        took = tenants.alternate(groups, 5, prompts=True)
+        took = tenants.alternate(groups, 5, prompts=True, beside={"bmm": padded.run})
         ours = statistics.median(a - b for a, b in zip(took["with"], took["base"]))
-        theirs = padded_s(setting.model, ranks, lengths, ATTENTION)
+        theirs = statistics.median(took["bmm"])
         rounds.append({"ours_s": ours, "bmm_s": theirs, "over_bmm": theirs / max(ours, 1e-4)})
     tenants.close()
     return rounds
@@ -166,13 +181,21 @@ def _pools(setting: Setting, n: int) -> list[Figures]:
         figures: Figures = {}
         for name, work in mixes.items():
             ours, theirs = (t.run(work, size.requests) for t in (one, split))
-            assert ours.outputs == theirs.outputs, "the pool changed an answer"
-            figures[f"{name}_over_static"] = ours.tokens_per_s / theirs.tokens_per_s
-            figures[f"{name}_first_token_of_static"] = theirs.first_token_s / ours.first_token_s
+            _compare(figures, name, ours, theirs)
+        rate = OVERLOAD * size.requests / ours.seconds
+        arrivals = poisson(rate, 2 * size.requests)
+        work = setting.work([i % size.adapters for i in range(len(arrivals))])
+        _compare(figures, "arriving", *(t.run_arriving(work, arrivals) for t in (one, split)))
         rounds.append(figures)
     one.close()
     split.close()
     return rounds
+
+
+def _compare(figures: Figures, name: str, ours: Done, theirs: Done) -> None:
+    assert ours.outputs == theirs.outputs, "the pool changed an answer"
+    figures[f"{name}_over_static"] = ours.tokens_per_s / theirs.tokens_per_s
+    figures[f"{name}_first_token_of_static"] = theirs.first_token_s / ours.first_token_s
 
 
 def _overhead(setting: Setting, n: int) -> list[Figures]:

@@ -3,10 +3,18 @@
 import math
 
 import pytest
+import torch
 
 from evolute.bench import run_bench
-from evolute.bench.adapter_work import StaticPlacement, Tenants, make_work
-from evolute.bench.adapters import SECTIONS
+from evolute.bench.adapter_work import (
+    ATTENTION,
+    PaddedProducts,
+    StaticPlacement,
+    Tenants,
+    make_work,
+    poisson,
+)
+from evolute.bench.adapters import QUICK, SECTIONS, Setting
 from evolute.engine import EngineConfig
 from evolute.models import load_model
 
@@ -66,3 +74,31 @@ def test_groups_alternate_and_leave_nothing_behind(tiny):
         assert {name: len(seconds) for name, seconds in took.items()} == {"base": 3, "two": 3}
         assert tenants.core.is_idle
         tenants.core.check()
+
+
+def test_padded_products_are_the_products(tiny):
+    lengths = [4, 1, 6]
+    padded = PaddedProducts(tiny, [2, 5, 3], lengths, ATTENTION)
+    expected = []
+    for pairs, x, y in padded.modules:
+        parts = [part @ a.T @ b for part, (a, b) in zip(x.split(lengths), pairs)]
+        expected.append(y + tiny.config.num_layers * torch.cat(parts))
+    padded.run()
+    for (_, _, y), wanted in zip(padded.modules, expected):
+        assert torch.allclose(y, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_what_arrives_is_served_as_what_is_sent_at_once(tiny):
+    tenants = Tenants(tiny, CONFIG, [4, 8])
+    work, arrivals = make_work([0, 1, None, 1], 9, 4, tiny.config.vocab_size), poisson(40, 4)
+    assert arrivals == sorted(arrivals) and arrivals[0] > 0
+    came = tenants.run_arriving(work, arrivals)
+    assert came.outputs == tenants.run(work, 4).outputs
+    assert came.seconds >= arrivals[-1] and came.first_token_s > 0
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "float16"])
+def test_pages_of_an_adapter_are_those_it_gets(tiny, dtype):
+    setting = Setting(tiny, EngineConfig(memory_mb=8, kv_dtype=dtype), QUICK)
+    tenants = setting.tenants([40])
+    assert tenants.core.placement.adapters.size(0) == setting.pages_of(40)

@@ -201,7 +201,7 @@ constexpr int64_t kTaskFloats = 16384;  // of weights: fits the first caches, an
 
 void Decoder::shrinks(int layer, int group, int64_t k) {
   shrinks_.clear();
-  const int most = (int)std::max<int64_t>(kRankTile, kTaskFloats / k / kRankTile * kRankTile);
+  const int most = (int)std::max<int64_t>(4, kTaskFloats / k / 4 * 4);
   for (const LoraTile& tile : lora_.tiles) {
     if (layer >= (int)tile.adapter->layers.size()) continue;
     const LoraGroup& found = tile.adapter->layers[layer][group];

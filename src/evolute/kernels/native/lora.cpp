@@ -8,10 +8,36 @@
 namespace evolute {
 namespace {
 
-float* scratch_of(int64_t floats) {
-  thread_local std::vector<float> memory;
-  if ((int64_t)memory.size() < floats) memory.resize(floats);
-  return memory.data();
+// A thread's own: pointers to rows, copies of those that cross blocks, a panel of columns.
+struct Scratch {
+  std::vector<const float*> rows;
+  std::vector<float> copies, room;
+
+  float* panel() {  // from where a cache line begins
+    const uintptr_t at = reinterpret_cast<uintptr_t>(room.data());
+    return room.data() + (64 - at % 64) % 64 / sizeof(float);
+  }
+
+  // `count` rows of `width` floats, `pitch` apart from `at` on.
+  void find(const Adapter& adapter, int64_t at, int64_t pitch, int count, int64_t width) {
+    float* free = copies.data();
+    for (int j = 0; j < count; j++, at += pitch) {
+      rows[j] = adapter.read(at, width, free);
+      if (rows[j] == free) free += padded(width);
+    }
+    for (int j = count; j < count + kRowsAhead; j++, at += pitch) rows[j] = adapter.where(at);
+  }
+};
+
+Scratch& scratch_of(int64_t count, int64_t width) {
+  thread_local Scratch scratch;
+  const auto grow = [](auto& of, int64_t to) {
+    if ((int64_t)of.size() < to) of.resize(to);
+  };
+  grow(scratch.rows, count + kRowsAhead);
+  grow(scratch.copies, count * padded(width));
+  grow(scratch.room, std::max({count * padded(width), (int64_t)kNearFloats, 4 * padded(width)}) + 16);
+  return scratch;
 }
 
 }  // namespace
@@ -29,38 +55,24 @@ const float* Adapter::read(int64_t at, int64_t count, float* scratch) const {
 
 void shrink(const ShrinkTask& task, const LoraPlan& plan, const float* x, int64_t k, float* low) {
   const auto& [tile, group, first, count] = task;
-  const int64_t pitch = padded(k);
-  const float *in[kAdapterRows], *rows[kRankTile], *next[kRankTile];
-  float* scratch = scratch_of(kRankTile * pitch);
+  const float* in[kAdapterRows];
   for (int i = 0; i < tile->count; i++) in[i] = x + plan.tokens[tile->first + i] * k;
-  for (int r = first; r < first + count; r += kRankTile) {
-    const int some = std::min(kRankTile, first + count - r);
-    for (int j = 0; j < some; j++) {
-      const int64_t at = group->a + (r + j) * pitch;
-      rows[j] = tile->adapter->read(at, k, scratch + j * pitch);
-      next[j] = tile->adapter->where(at + kRankTile * pitch);
-    }
-    active_ops().shrink(rows, next, some, in, tile->count, k, tile->adapter->scale,
-                        low + (int64_t)tile->first * plan.max_rank + r, plan.max_rank);
-  }
+  Scratch& scratch = scratch_of(count, k);
+  scratch.find(*tile->adapter, group->a + first * padded(k), padded(k), count, padded(k));
+  active_ops().shrink(scratch.rows.data(), count, in, tile->count, k, tile->adapter->scale,
+                      low + (int64_t)tile->first * plan.max_rank + first, plan.max_rank,
+                      scratch.panel());
 }
 
 void expand(const ExpandTask& task, const LoraPlan& plan, int64_t n, const float* low) {
   const auto& [tile, part, out, first, count] = task;
-  const int64_t pitch = padded(n), width = padded(count);
-  const float *rows[kRankTile], *next[kRankTile];
-  float *to[kAdapterRows], *scratch = scratch_of(kRankTile * width);
+  float* to[kAdapterRows];
   for (int i = 0; i < tile->count; i++) to[i] = out + plan.tokens[tile->first + i] * n + first;
-  for (int r = 0; r < part->rank; r += kRankTile) {
-    const int some = std::min(kRankTile, part->rank - r);
-    for (int j = 0; j < some; j++) {
-      const int64_t at = part->b + (r + j) * pitch + first;
-      rows[j] = tile->adapter->read(at, count, scratch + j * width);
-      next[j] = tile->adapter->where(at + kRankTile * pitch);
-    }
-    active_ops().expand(rows, next, some, low + (int64_t)tile->first * plan.max_rank + part->first + r,
-                        plan.max_rank, tile->count, count, to);
-  }
+  Scratch& scratch = scratch_of(part->rank, count);
+  scratch.find(*tile->adapter, part->b + first, padded(n), part->rank, count);
+  active_ops().expand(scratch.rows.data(), part->rank,
+                      low + (int64_t)tile->first * plan.max_rank + part->first, plan.max_rank,
+                      tile->count, count, to, scratch.panel());
 }
 
 }  // namespace evolute

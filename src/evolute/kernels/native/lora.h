@@ -7,8 +7,7 @@
 namespace evolute {
 
 constexpr int kNumGroups = 4;      // what is multiplied in a layer: qkv | o | gate, up | down
-constexpr int kRankTile = 4;       // rows of A or B^T that a kernel takes at once
-constexpr int kAdapterRows = 32;   // rows of activations of one task
+constexpr int kAdapterRows = 36;   // rows of activations of one task
 
 inline int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 

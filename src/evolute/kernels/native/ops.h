@@ -13,6 +13,8 @@ constexpr int kFloatPanel = 32; // outputs of a panel of floats
 constexpr int kKeyBlock = 64;   // positions of one online-softmax step, at absolute multiples
 constexpr int kMaxHead = 256;   // widest head
 constexpr int kMaxTileRows = 32;
+constexpr int kRowsAhead = 4;   // of an adapter, to be asked for
+constexpr int kNearFloats = 5200;  // of activations that stay in the first cache beside them
 
 enum class Storage : int { kFloat32 = 0, kQ4 = 1, kQ8 = 2, kChannel = 3 };
 
@@ -89,14 +91,16 @@ struct Ops {
   float (*maximum)(const float* x, int64_t n);  // NaN is passed over
   // out[i] = exp((x[i] - shift) * inverse); returns the sum. out may be null.
   double (*exp_sum)(const float* x, float shift, float inverse, int64_t n, float* out);
-  // Rows of an adapter, up to 4, on m rows of activations; `next`: the rows to ask memory for.
-  // low[t * stride + j] = scale * <x[t], rows[j]>, over k inputs
-  void (*shrink)(const float* const* rows, const float* const* next, int count,
-                 const float* const* x, int m, int64_t k, float scale, float* low,
-                 ptrdiff_t stride);
-  // out[t][i] += sum over j of low[t * stride + j] * rows[j][i], for n outputs
-  void (*expand)(const float* const* rows, const float* const* next, int count, const float* low,
-                 ptrdiff_t stride, int m, int64_t n, float* const* out);
+  // Rows of an adapter on m rows of activations. After `count` rows come kRowsAhead more that
+  // memory is only asked for.
+  // low[t * stride + j] = scale * <x[t], rows[j]>, over k inputs; rows go on with zeros to whole
+  // vectors of 16; `packed` has room for kNearFloats, or 4 rows of x
+  void (*shrink)(const float* const* rows, int count, const float* const* x, int m, int64_t k,
+                 float scale, float* low, ptrdiff_t stride, float* packed);
+  // out[t][i] += sum over j of low[t * stride + j] * rows[j][i], for n outputs; `packed` has room
+  // for count * n floats
+  void (*expand)(const float* const* rows, int count, const float* low, ptrdiff_t stride, int m,
+                 int64_t n, float* const* out, float* packed);
 };
 
 const Ops& generic_ops();
