@@ -2,6 +2,7 @@
 
     run(quick, minutes=60)      mixed traffic on our own server; raises SoakFailed
     drift(samples)              growth over the second half, as a part of its mean
+    spread(samples)             how far its levels lie apart, as such a part
 
 Gates, on counts: no error that is not the client's; after the last visitor left, nothing is in
 flight; each page is free, cached or an adapter's, and free once these are gone; the engine had
@@ -13,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import itertools
 import json
 import math
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,6 +45,7 @@ DRAIN_S = 60.0
 BLOCKS_S = 10.0
 BLOCKS = re.compile(r"^evolute_server_python_blocks (\S+)$", re.MULTILINE)
 MAX_DRIFT = 0.03
+LEVELS = 12  # of a half
 POOL_TOKENS = 6_000  # so few that pages are evicted and sequences preempted
 RANKS = (2, 4, 8)
 MAX_UPLOAD = 8 << 20  # weights up to this size also come as bytes
@@ -84,15 +88,34 @@ def run(
 
 
 def drift(samples: Sequence[tuple[float, float]]) -> float:
-    """`samples` are (seconds, size). Slope of the second half times its length, over its mean."""
-    second = samples[len(samples) // 2 :]
-    if len(second) < 2:
+    """`samples` are (seconds, size). What the second half grows by, as a part of its mean: the
+    median slope between any two of its levels (Theil 1950, Sen 1968), so that neither one burst
+    nor the moment of the last look decides."""
+    found = levels(samples)
+    if len(found) < 2:
         return 0.0
-    times, sizes = [t for t, _ in second], [size for _, size in second]
-    middle, mean = sum(times) / len(times), sum(sizes) / len(sizes)
-    across = sum((t - middle) * (size - mean) for t, size in second)
-    slope = across / sum((t - middle) ** 2 for t in times)
-    return slope * (times[-1] - times[0]) / mean
+    slopes = [
+        (last - first) / (until_s - from_s)
+        for (from_s, first), (until_s, last) in itertools.combinations(found, 2)
+    ]
+    second = samples[len(samples) // 2 :]
+    seconds = second[-1][0] - second[0][0]
+    return statistics.median(slopes) * seconds / statistics.fmean(size for _, size in second)
+
+
+def spread(samples: Sequence[tuple[float, float]]) -> float:
+    """How far the levels of the second half lie apart, as a part of their mean."""
+    sizes = [size for _, size in levels(samples)]
+    return (max(sizes) - min(sizes)) / statistics.fmean(sizes) if sizes else 0.0
+
+
+def levels(samples: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Medians of up to LEVELS stretches of the second half, which have equal numbers of samples."""
+    second = samples[len(samples) // 2 :]
+    count = min(LEVELS, len(second))
+    cuts = [len(second) * i // count for i in range(count + 1)] if count else []
+    parts = [list(zip(*second[start:end])) for start, end in itertools.pairwise(cuts)]
+    return [(statistics.median(times), statistics.median(sizes)) for times, sizes in parts]
 
 
 # -- internals ---------------------------------------------------------------
@@ -184,6 +207,7 @@ class _Soak:
             "requests": float(traffic.num_requests),
             "errors": float(len(traffic.errors)),
             "memory_drift": drift(self.sizes),
+            "memory_spread": spread(self.sizes),
             "memory_mb": self.sizes[-1][1] if self.sizes else math.nan,
             "blocks_drift": drift(self.blocks),
             "python_blocks": self.blocks[-1][1] if self.blocks else math.nan,

@@ -1,7 +1,7 @@
 """Clients that read slowly, or say half of what they have to and fall silent.
 
     rough = RoughClients(host, port, dice)
-    await rough.read_slowly(path, body) -> the whole answer, with its head
+    await rough.read_slowly(path, body, silent_s) -> the whole answer, with its head
     await rough.say_half(path, body)        the connection stays open, up to MAX_HALF of them
     await rough.close()
 
@@ -29,8 +29,8 @@ class RoughClients:
         self._half: deque[Pair] = deque()
         self.num_ended = 0
 
-    async def read_slowly(self, path: str, body: bytes) -> bytes:
-        """Raises OSError when the server hangs up."""
+    async def read_slowly(self, path: str, body: bytes, silent_s: float) -> bytes:
+        """Raises OSError when the server hangs up, TimeoutError when it says nothing so long."""
         own = socket.socket()
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         own.setblocking(False)
@@ -44,9 +44,9 @@ class RoughClients:
             writer.write(_request(path, body))
             got = bytearray()
             for count in range(10**9):
-                piece = await reader.read(
-                    self._dice.randint(1, 512) if count < SLOW_READS else 65536
-                )
+                most = self._dice.randint(1, 512) if count < SLOW_READS else 65536
+                async with asyncio.timeout(silent_s):
+                    piece = await reader.read(most)
                 if not piece:
                     break
                 got += piece

@@ -121,11 +121,13 @@ def _work(options: _Options, worker: str) -> None:
     """Load and serve, alone or (`worker`) as a supervisor's child."""
     from evolute.cli.supervisor import Worker
     from evolute.engine import EngineConfig
+    from evolute.engine.allocator import freeze_start, keep_little
     from evolute.server import Limits, Tenants
     from evolute.server import serve as run_server
     from evolute.server.journal import Journal, restore
     from evolute.types.ports import listen, url_of
 
+    keep_little()
     own = Worker.of(worker) if worker else None
     calls = _tool_format(options.tool_format)
     config = settings(EngineConfig, [], options.overrides, print_config=options.print_config)
@@ -150,6 +152,7 @@ def _work(options: _Options, worker: str) -> None:
             journal=journal,
             restarts=own.restarts if own else 0,
         )
+        freeze_start()
         run_server(
             app,
             listener,
