@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -32,6 +33,7 @@ from safetensors.torch import save
 from evolute.bench.load import ServerProcess, own_server
 from evolute.bench.load.connection import Connections
 from evolute.bench.result import BenchResult
+from evolute.bench.soak_patience import Patience
 from evolute.bench.soak_traffic import NO_HEADERS, SoakPlan, Traffic
 from evolute.engine import EngineConfig
 from evolute.models import LoadedModel, LoraConfig, LoraWeights, load_model, save_peft
@@ -125,7 +127,8 @@ class _Soak:
     def __init__(self, server: ServerProcess, plan: SoakPlan, seconds: float, seed: int) -> None:
         self.server, self.plan, self.seconds = server, plan, seconds
         self.connections = Connections(server.url)
-        self.traffic = Traffic(self.connections, plan, seed)
+        self.patience = Patience(server.pid)
+        self.traffic = Traffic(self.connections, plan, seed, self.patience)
         self.sizes: list[tuple[float, float]] = []  # (seconds, MB)
         self.blocks: list[tuple[float, float]] = []  # (seconds, blocks of Python's objects)
 
@@ -135,13 +138,14 @@ class _Soak:
             await self.traffic.fill_caches()
         started = time.monotonic()
         until_s = started + self.seconds
-        watch = asyncio.ensure_future(self._watch(started))
+        watches = [asyncio.ensure_future(one(started)) for one in (self._watch, self._count)]
         visitors = (self.traffic.visit(until_s) for _ in range(VISITORS))
         try:
             await asyncio.gather(*visitors)
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
         try:
             stats, faults = await self._drain()
         finally:
@@ -150,32 +154,35 @@ class _Soak:
         return self._figures(stats), [*self.traffic.errors, *faults]
 
     async def _watch(self, started: float) -> None:
-        """Progress and memory, once a second; what Python holds, every BLOCKS_S."""
+        """Progress, memory and starvation, once a second."""
         with progress("soak", total=max(round(self.seconds), 1)) as bar:
             while True:
                 seconds = time.monotonic() - started
                 size = self.server.rss_mb()
                 if size is not None:
                     self.sizes.append((seconds, size))
-                if seconds >= len(self.blocks) * BLOCKS_S:
-                    self.blocks.append((seconds, await self._python_blocks()))
+                self.patience.look()
                 traffic = self.traffic
                 note = f"{traffic.num_requests} requests, {len(traffic.errors)} errors"
                 bar.advance(min(int(seconds), round(self.seconds)), f"{note}, {size or 0:.0f} MB")
                 await asyncio.sleep(1.0)
 
-    async def _python_blocks(self) -> float:
-        _, text = await self.connections.fetch("GET", "/metrics")
-        found = BLOCKS.search(text)
-        return float(found[1]) if found else math.nan
+    async def _count(self, started: float) -> None:
+        """What Python holds, every BLOCKS_S. No answer is for the visitors to find."""
+        while True:
+            _, text = await self.connections.fetch("GET", "/metrics")
+            if found := BLOCKS.search(text):
+                self.blocks.append((time.monotonic() - started, float(found[1])))
+            await asyncio.sleep(BLOCKS_S)
 
     async def _drain(self) -> tuple[dict[str, Any], list[str]]:
         """Wait for what clients left behind, then account for every page."""
-        ends_s, faults = time.monotonic() + DRAIN_S, []
-        stats = await self._stats()
-        while (stats["running"] or stats["waiting"]) and time.monotonic() < ends_s:
-            await asyncio.sleep(0.1)
-            stats = await self._stats()
+        faults, stats = list[str](), await self._stats()
+        with contextlib.suppress(TimeoutError):
+            async with self.patience.limit(DRAIN_S):
+                while stats["running"] or stats["waiting"]:
+                    await asyncio.sleep(0.1)
+                    stats = await self._stats()
         if stats["running"] or stats["waiting"]:
             faults.append(f"{stats['running']} run and {stats['waiting']} wait for nobody")
         faults += _lost(stats)
@@ -211,6 +218,7 @@ class _Soak:
             "memory_mb": self.sizes[-1][1] if self.sizes else math.nan,
             "blocks_drift": drift(self.blocks),
             "python_blocks": self.blocks[-1][1] if self.blocks else math.nan,
+            "starved_s": self.patience.starved_s,
             "most_asked_until_gone": float(traffic.most_asked),
             "half_open_ended": float(traffic.num_half_open_ended),
             **{f"done/{name}": float(traffic.done[name]) for name in names},

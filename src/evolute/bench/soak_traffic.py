@@ -18,11 +18,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from evolute.bench.load.connection import Connections, Failure
+from evolute.bench.soak_patience import Patience
 from evolute.bench.soak_rough import RoughClients
 
 SILENT_S = 60.0  # the longest that a server may say nothing to who waits for it
@@ -67,6 +68,7 @@ class Traffic:
     connections: Connections
     plan: SoakPlan
     seed: int = 0
+    patience: Patience = field(default_factory=Patience)
     done: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -281,7 +283,7 @@ class Traffic:
         body, may_refuse = self._body()
         body |= {"max_tokens": self.plan.longest // 4, "logprobs": 2, "stream": True}
         content = json.dumps(body).encode()
-        got = await self._rough.read_slowly("/v1/completions", content, SILENT_S)
+        got = await self._rough.read_slowly("/v1/completions", content, self._silence)
         was_served = got.startswith(b"HTTP/1.1 200")
         self._expect(was_served or may_refuse, got[:300])
         self._expect(b"[DONE]" in got or not was_served, got[-300:])
@@ -411,19 +413,21 @@ class Traffic:
             self.connections.events("/v1/completions", content, NO_HEADERS)
         ) as events:
             while True:
-                try:
-                    async with asyncio.timeout(SILENT_S):
-                        event = await anext(events)
-                except StopAsyncIteration:
+                async with self._silence():
+                    event = await anext(events, None)
+                if event is None:
                     return
                 yield event
 
     async def _fetch(self, path: str, content: bytes) -> tuple[int, str]:
-        async with asyncio.timeout(SILENT_S):
+        async with self._silence():
             return await self.connections.fetch("POST", path, content)
 
+    def _silence(self) -> AbstractAsyncContextManager[None]:
+        return self.patience.limit(SILENT_S)
+
     async def _see(self, path: str) -> tuple[int, str]:
-        async with asyncio.timeout(SILENT_S):
+        async with self._silence():
             return await self.connections.fetch("GET", path)
 
     async def _post(self, path: str, body: Any, may_refuse: bool = False) -> Any:
