@@ -65,6 +65,7 @@ class Patience:
     async def limit(self, seconds: float) -> AsyncIterator[None]:
         """It lasts longer by what starved since the look before it."""
         loop, began_s, then = asyncio.get_running_loop(), time.monotonic(), self._last
+        timer = loop.call_later(seconds, lambda: is_over())
 
         def is_over() -> None:
             nonlocal timer
@@ -76,7 +77,6 @@ class Patience:
                 timer = loop.call_later(max(left, LEAST_S), is_over)
 
         async with asyncio.timeout(None) as timeout:
-            timer = loop.call_later(seconds, is_over)
             try:
                 yield
             finally:
