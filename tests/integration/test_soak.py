@@ -8,7 +8,7 @@ import pytest
 from evolute.bench import soak
 from evolute.bench.load.connection import Connections
 from evolute.bench.load.fake import FakeServer, Reply
-from evolute.bench.soak import drift
+from evolute.bench.soak import drift, spread
 from evolute.bench.soak_traffic import SoakPlan, Traffic
 
 
@@ -37,6 +37,18 @@ def test_drift_is_that_of_the_second_half():
     grows = [(100.0 + t, 1000.0 + t) for t in range(100)]
     assert drift(start + grows) == pytest.approx(99 / 1049.5)
     assert drift([]) == drift(flat[:1]) == 0
+
+
+def test_neither_a_burst_nor_the_last_look_makes_a_drift():
+    flat = [(float(t), 1000.0) for t in range(240)]
+    burst = [(t, 1300.0 if 155 <= t < 159 else size) for t, size in flat]
+    assert drift(burst) == drift([*flat[:-1], (239.0, 2000.0)]) == 0
+    assert spread(burst) == spread(flat) == 0  # it lasted for half of a level
+    longer = [(t, 1300.0 if 150 <= t < 170 else size) for t, size in flat]
+    assert drift(longer) == 0 and spread(longer) == pytest.approx(0.3, rel=0.1)
+    steps = [(t, 1000.0 + 20 * (t // 40)) for t, _ in flat]
+    assert drift(steps) == pytest.approx(0.055, abs=0.01)
+    assert spread([]) == 0
 
 
 def test_lost_pages_are_told():
@@ -96,3 +108,12 @@ def test_a_bad_body_that_is_served_is_an_error(monkeypatch):
     monkeypatch.setattr("evolute.bench.soak_traffic.BAD_BODIES", (b"{}",))
     assert visited("_bad_body", Reply(1)).errors
     assert visited("_bad_body", Reply(1, status=400)).refused["bad_body"] == 1
+
+
+@pytest.mark.parametrize("action", ["_stream", "_slow_reader", "_completion"])
+def test_silence_is_an_error_and_slowness_is_none(action, monkeypatch):
+    monkeypatch.setattr("evolute.bench.soak_traffic.SILENT_S", 0.5)
+    (error,) = visited(action, Reply(4, first_s=20)).errors
+    assert "silent" in error
+    if action == "_stream":  # 1.6 s in all, never 0.5 without a word
+        assert not visited(action, Reply(8, gap_s=0.2)).errors

@@ -12,7 +12,6 @@ import itertools
 import random
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -252,10 +251,10 @@ class PaddedProducts:
             a[i, :, : len(down)] = down.T
             b[i, : len(up)] = up
         rows = torch.zeros(batch, longest, x.shape[1])
-        for i, part in enumerate(x.split(list(self.lengths))):
+        for i, part in enumerate(torch.split(x, list(self.lengths))):
             rows[i, : len(part)] = part
         found = torch.bmm(torch.bmm(rows, a), b)
-        for i, part in enumerate(y.split(list(self.lengths))):
+        for i, part in enumerate(torch.split(y, list(self.lengths))):
             part += found[i, : len(part)]
 
 

@@ -2,6 +2,7 @@
 
     run(quick, minutes=60)      mixed traffic on our own server; raises SoakFailed
     drift(samples)              growth over the second half, as a part of its mean
+    spread(samples)             how far its levels lie apart, as such a part
 
 Gates, on counts: no error that is not the client's; after the last visitor left, nothing is in
 flight; each page is free, cached or an adapter's, and free once these are gone; the engine had
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,6 +33,7 @@ from safetensors.torch import save
 from evolute.bench.load import ServerProcess, own_server
 from evolute.bench.load.connection import Connections
 from evolute.bench.result import BenchResult
+from evolute.bench.soak_patience import Patience
 from evolute.bench.soak_traffic import NO_HEADERS, SoakPlan, Traffic
 from evolute.engine import EngineConfig
 from evolute.models import LoadedModel, LoraConfig, LoraWeights, load_model, save_peft
@@ -42,6 +47,7 @@ DRAIN_S = 60.0
 BLOCKS_S = 10.0
 BLOCKS = re.compile(r"^evolute_server_python_blocks (\S+)$", re.MULTILINE)
 MAX_DRIFT = 0.03
+LEVELS = 12  # of a half
 POOL_TOKENS = 6_000  # so few that pages are evicted and sequences preempted
 RANKS = (2, 4, 8)
 MAX_UPLOAD = 8 << 20  # weights up to this size also come as bytes
@@ -84,15 +90,34 @@ def run(
 
 
 def drift(samples: Sequence[tuple[float, float]]) -> float:
-    """`samples` are (seconds, size). Slope of the second half times its length, over its mean."""
-    second = samples[len(samples) // 2 :]
-    if len(second) < 2:
+    """`samples` are (seconds, size). What the second half grows by, as a part of its mean: the
+    median slope between any two of its levels (Theil 1950, Sen 1968), so that neither one burst
+    nor the moment of the last look decides."""
+    found = levels(samples)
+    if len(found) < 2:
         return 0.0
-    times, sizes = [t for t, _ in second], [size for _, size in second]
-    middle, mean = sum(times) / len(times), sum(sizes) / len(sizes)
-    across = sum((t - middle) * (size - mean) for t, size in second)
-    slope = across / sum((t - middle) ** 2 for t in times)
-    return slope * (times[-1] - times[0]) / mean
+    slopes = [
+        (last - first) / (until_s - from_s)
+        for (from_s, first), (until_s, last) in itertools.combinations(found, 2)
+    ]
+    second = samples[len(samples) // 2 :]
+    seconds = second[-1][0] - second[0][0]
+    return statistics.median(slopes) * seconds / statistics.fmean(size for _, size in second)
+
+
+def spread(samples: Sequence[tuple[float, float]]) -> float:
+    """How far the levels of the second half lie apart, as a part of their mean."""
+    sizes = [size for _, size in levels(samples)]
+    return (max(sizes) - min(sizes)) / statistics.fmean(sizes) if sizes else 0.0
+
+
+def levels(samples: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Medians of up to LEVELS stretches of the second half, which have equal numbers of samples."""
+    second = samples[len(samples) // 2 :]
+    count = min(LEVELS, len(second))
+    cuts = [len(second) * i // count for i in range(count + 1)] if count else []
+    parts = [list(zip(*second[start:end])) for start, end in itertools.pairwise(cuts)]
+    return [(statistics.median(times), statistics.median(sizes)) for times, sizes in parts]
 
 
 # -- internals ---------------------------------------------------------------
@@ -102,7 +127,8 @@ class _Soak:
     def __init__(self, server: ServerProcess, plan: SoakPlan, seconds: float, seed: int) -> None:
         self.server, self.plan, self.seconds = server, plan, seconds
         self.connections = Connections(server.url)
-        self.traffic = Traffic(self.connections, plan, seed)
+        self.patience = Patience(server.pid)
+        self.traffic = Traffic(self.connections, plan, seed, self.patience)
         self.sizes: list[tuple[float, float]] = []  # (seconds, MB)
         self.blocks: list[tuple[float, float]] = []  # (seconds, blocks of Python's objects)
 
@@ -112,13 +138,14 @@ class _Soak:
             await self.traffic.fill_caches()
         started = time.monotonic()
         until_s = started + self.seconds
-        watch = asyncio.ensure_future(self._watch(started))
+        watches = [asyncio.ensure_future(one(started)) for one in (self._watch, self._count)]
         visitors = (self.traffic.visit(until_s) for _ in range(VISITORS))
         try:
             await asyncio.gather(*visitors)
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
         try:
             stats, faults = await self._drain()
         finally:
@@ -127,32 +154,35 @@ class _Soak:
         return self._figures(stats), [*self.traffic.errors, *faults]
 
     async def _watch(self, started: float) -> None:
-        """Progress and memory, once a second; what Python holds, every BLOCKS_S."""
+        """Progress, memory and starvation, once a second."""
         with progress("soak", total=max(round(self.seconds), 1)) as bar:
             while True:
                 seconds = time.monotonic() - started
                 size = self.server.rss_mb()
                 if size is not None:
                     self.sizes.append((seconds, size))
-                if seconds >= len(self.blocks) * BLOCKS_S:
-                    self.blocks.append((seconds, await self._python_blocks()))
+                self.patience.look()
                 traffic = self.traffic
                 note = f"{traffic.num_requests} requests, {len(traffic.errors)} errors"
                 bar.advance(min(int(seconds), round(self.seconds)), f"{note}, {size or 0:.0f} MB")
                 await asyncio.sleep(1.0)
 
-    async def _python_blocks(self) -> float:
-        _, text = await self.connections.fetch("GET", "/metrics")
-        found = BLOCKS.search(text)
-        return float(found[1]) if found else math.nan
+    async def _count(self, started: float) -> None:
+        """What Python holds, every BLOCKS_S. No answer is for the visitors to find."""
+        while True:
+            _, text = await self.connections.fetch("GET", "/metrics")
+            if found := BLOCKS.search(text):
+                self.blocks.append((time.monotonic() - started, float(found[1])))
+            await asyncio.sleep(BLOCKS_S)
 
     async def _drain(self) -> tuple[dict[str, Any], list[str]]:
         """Wait for what clients left behind, then account for every page."""
-        ends_s, faults = time.monotonic() + DRAIN_S, []
-        stats = await self._stats()
-        while (stats["running"] or stats["waiting"]) and time.monotonic() < ends_s:
-            await asyncio.sleep(0.1)
-            stats = await self._stats()
+        faults, stats = list[str](), await self._stats()
+        with contextlib.suppress(TimeoutError):
+            async with self.patience.limit(DRAIN_S):
+                while stats["running"] or stats["waiting"]:
+                    await asyncio.sleep(0.1)
+                    stats = await self._stats()
         if stats["running"] or stats["waiting"]:
             faults.append(f"{stats['running']} run and {stats['waiting']} wait for nobody")
         faults += _lost(stats)
@@ -184,9 +214,11 @@ class _Soak:
             "requests": float(traffic.num_requests),
             "errors": float(len(traffic.errors)),
             "memory_drift": drift(self.sizes),
+            "memory_spread": spread(self.sizes),
             "memory_mb": self.sizes[-1][1] if self.sizes else math.nan,
             "blocks_drift": drift(self.blocks),
             "python_blocks": self.blocks[-1][1] if self.blocks else math.nan,
+            "starved_s": self.patience.starved_s,
             "most_asked_until_gone": float(traffic.most_asked),
             "half_open_ended": float(traffic.num_half_open_ended),
             **{f"done/{name}": float(traffic.done[name]) for name in names},

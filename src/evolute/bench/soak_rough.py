@@ -1,7 +1,7 @@
 """Clients that read slowly, or say half of what they have to and fall silent.
 
     rough = RoughClients(host, port, dice)
-    await rough.read_slowly(path, body) -> the whole answer, with its head
+    await rough.read_slowly(path, body, silence) -> the whole answer, with its head
     await rough.say_half(path, body)        the connection stays open, up to MAX_HALF of them
     await rough.close()
 
@@ -14,10 +14,13 @@ import asyncio
 import random
 import socket
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 MAX_HALF = 40
 BUFFER_BYTES = 4096  # of a slow reader's socket: what the server cannot put there it must hold
 SLOW_READS = 30  # then it makes up for them
+Silence = Callable[[], AbstractAsyncContextManager[None]]
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -29,8 +32,9 @@ class RoughClients:
         self._half: deque[Pair] = deque()
         self.num_ended = 0
 
-    async def read_slowly(self, path: str, body: bytes) -> bytes:
-        """Raises OSError when the server hangs up."""
+    async def read_slowly(self, path: str, body: bytes, silence: Silence) -> bytes:
+        """Raises OSError when the server hangs up, and what `silence` does around a read that
+        lasts too long."""
         own = socket.socket()
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         own.setblocking(False)
@@ -44,9 +48,9 @@ class RoughClients:
             writer.write(_request(path, body))
             got = bytearray()
             for count in range(10**9):
-                piece = await reader.read(
-                    self._dice.randint(1, 512) if count < SLOW_READS else 65536
-                )
+                most = self._dice.randint(1, 512) if count < SLOW_READS else 65536
+                async with silence():
+                    piece = await reader.read(most)
                 if not piece:
                     break
                 got += piece

@@ -6,6 +6,7 @@ traffic.done, refused, errors                  counts by action; what was not th
 
 An action knows which answers are right. A refusal of what cannot be served (an adapter just
 unloaded, a body that makes no sense) is right; a 5xx, a cut or malformed answer, and none, are not.
+None is no byte for SILENT_S: how long a whole answer takes is the machine's affair.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from evolute.bench.load.connection import Connections, Failure
+from evolute.bench.soak_patience import Patience
 from evolute.bench.soak_rough import RoughClients
 
-ANSWER_S = 60.0  # for one request
+SILENT_S = 60.0  # the longest that a server may say nothing to who waits for it
+WHOLE_S = 600.0  # for one action, however busy the machine is that both run on
 FIRST_ID, LAST_ID = 16, 250  # tokens that every model has
 MAX_ASKED = 50  # times, between two steps each, until a request whose client left is gone
-NUM_NEW, IN_TURN = 1200, 8  # of `fill_caches`: more than are kept
+NUM_NEW, IN_TURN = 2400, 8  # of `fill_caches`: more than are kept of tenants, and of grammars
+MOST_NEW = 64  # tokens: what a grammar takes grows with its use, so these are used to their end
 POLICIES = ("fcfs", "lpm", "vtc", "dlpm", "priority")
 NO_HEADERS: dict[str, str] = {}
 BAD_BODIES = (
@@ -64,6 +68,7 @@ class Traffic:
     connections: Connections
     plan: SoakPlan
     seed: int = 0
+    patience: Patience = field(default_factory=Patience)
     done: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -131,11 +136,12 @@ class Traffic:
     async def _try(self, action: Callable[[], Awaitable[bool]]) -> None:
         name = getattr(action, "__name__", "").lstrip("_")
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(WHOLE_S):
                 was_served = await action()
             (self.done if was_served else self.refused)[name] += 1
         except TimeoutError:
-            self.errors.append(f"{name}: no answer within {ANSWER_S:g} s")
+            text = f"silent for {SILENT_S:g} s, or not at its end after {WHOLE_S:g} s"
+            self.errors.append(f"{name}: {text}")
         except Failure as error:
             self.errors.append(f"{name}: {error.kind}: {error}")
         except OSError as error:
@@ -214,7 +220,7 @@ class Traffic:
     async def _newcomer(self) -> bool:
         """A tenant and a grammar that nobody had before."""
         key = f"k{self._dice.getrandbits(40)}"
-        body = {"model": "default", "prompt": self._prompt(), "max_tokens": 1}
+        body = {"model": "default", "prompt": self._prompt(), "max_tokens": MOST_NEW}
         body |= {"json_schema": _object_with(key), "user": f"once-{key}"}
         await self._post("/v1/completions", body)
         return True
@@ -276,7 +282,8 @@ class Traffic:
     async def _slow_reader(self) -> bool:
         body, may_refuse = self._body()
         body |= {"max_tokens": self.plan.longest // 4, "logprobs": 2, "stream": True}
-        got = await self._rough.read_slowly("/v1/completions", json.dumps(body).encode())
+        content = json.dumps(body).encode()
+        got = await self._rough.read_slowly("/v1/completions", content, self._silence)
         was_served = got.startswith(b"HTTP/1.1 200")
         self._expect(was_served or may_refuse, got[:300])
         self._expect(b"[DONE]" in got or not was_served, got[-300:])
@@ -295,7 +302,7 @@ class Traffic:
 
     async def _look(self) -> bool:
         path = self._dice.choice(("/stats", "/health", "/metrics", "/v1/models", "/server_info"))
-        status, text = await self.connections.fetch("GET", path)
+        status, text = await self._see(path)
         self._expect(status == 200 and bool(text or path == "/health"), f"{path}: {status} {text}")
         return True
 
@@ -359,7 +366,7 @@ class Traffic:
     # -- internals -------------------------------------------------------------
 
     async def _is_in_flight(self, id: str) -> bool:
-        status, text = await self.connections.fetch("GET", f"/explain/{id}")
+        status, text = await self._see(f"/explain/{id}")
         self._expect(status in (200, 404), f"{status} {text}")
         return status == 200 and any("state" in one for one in json.loads(text)["outputs"])
 
@@ -400,12 +407,28 @@ class Traffic:
     def _name(self) -> str:
         return f"soak-{self._dice.randrange(4)}"
 
-    def _events(self, body: dict[str, Any]) -> Any:
+    async def _events(self, body: dict[str, Any]) -> AsyncGenerator[tuple[float, bytes], None]:
         content = json.dumps(body | {"stream": True}).encode()
-        return self.connections.events("/v1/completions", content, NO_HEADERS)
+        async with aclosing(
+            self.connections.events("/v1/completions", content, NO_HEADERS)
+        ) as events:
+            while True:
+                async with self._silence():
+                    event = await anext(events, None)
+                if event is None:
+                    return
+                yield event
 
     async def _fetch(self, path: str, content: bytes) -> tuple[int, str]:
-        return await self.connections.fetch("POST", path, content)
+        async with self._silence():
+            return await self.connections.fetch("POST", path, content)
+
+    def _silence(self) -> AbstractAsyncContextManager[None]:
+        return self.patience.limit(SILENT_S)
+
+    async def _see(self, path: str) -> tuple[int, str]:
+        async with self._silence():
+            return await self.connections.fetch("GET", path)
 
     async def _post(self, path: str, body: Any, may_refuse: bool = False) -> Any:
         """The answer; None for a refusal that may be. Raises Failure for any other."""

@@ -75,10 +75,12 @@ def work(options: Options, worker: str = "") -> None:
     while this one imports what speaks HTTP, which takes as long."""
     from evolute.cli.supervisor import Worker
     from evolute.engine import EngineConfig
+    from evolute.engine.allocator import keep_little
     from evolute.types.ports import listen
     from evolute.types.settings import load
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    keep_little()
     own = Worker.of(worker) if worker else None
     config = load(EngineConfig, files=[], overrides=options.overrides)
     listener = own.listener if own else listen(options.host, options.port)
@@ -122,6 +124,7 @@ def _server(options: Options, listener: Any, own: Any) -> Callable[[Any], None]:
     restarts = own.restarts if own else 0
     how = {"stall_s": options.stall_s, "tool_format": calls, "restarts": restarts}
     from evolute.dashboard.live import live_router
+    from evolute.engine.allocator import freeze_start
     from evolute.server import create_app
 
     def run(engine: Any) -> None:
@@ -140,6 +143,7 @@ def _server(options: Options, listener: Any, own: Any) -> Callable[[Any], None]:
             journal=journal,
             **how,
         )
+        freeze_start()
         run_server(
             app,
             listener,

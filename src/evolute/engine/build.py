@@ -39,14 +39,6 @@ def build_core(model: LoadedModel, config: EngineConfig, *, cores: int) -> Engin
     )
 
 
-def give_back_memory() -> None:
-    """What loading needed and freed, to the system: the allocator keeps it otherwise."""
-    if find_spec("evolute.kernels._native") is not None:
-        from evolute.kernels import give_back_memory
-
-        give_back_memory()
-
-
 def _executor(model: LoadedModel, settings: Resolved) -> tuple[Executor, Sampler]:
     if settings.config.tensor_parallel > 1:
         from evolute.engine.execution.parallel.executor import ParallelExecutor

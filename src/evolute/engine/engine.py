@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from evolute.engine.adapters import AdapterInfo, AdapterTable
-from evolute.engine.build import build_core, give_back_memory
+from evolute.engine.allocator import give_back_memory
+from evolute.engine.build import build_core
 from evolute.engine.config import EngineConfig
 from evolute.engine.counts import Counts
 from evolute.engine.execution.adapter_loading import LoadCounts

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from evolute.engine.allocator import give_back_memory
 from evolute.engine.core import EngineCore
 from evolute.engine.early_abort import EarlyAbort
 from evolute.engine.execution.batch import ExecutorLost
@@ -41,7 +42,8 @@ T = TypeVar("T")
 Listener = Callable[[Delta], None]
 Resolve = Callable[[GenerateRequest], tuple[int, Namespace]]
 COMMAND_TIMEOUT_S = 300.0
-WALK_EVERY_S = 60.0  # an idle engine looks at every page so often, at their sums each time
+WALK_EVERY_S = 60.0  # an idle engine looks at every page so often, at their sums each time, and
+# gives back what memory is free
 
 
 class EngineLoop:
@@ -206,6 +208,8 @@ class EngineLoop:
         try:
             self._tell(self.core.inspect(whole=whole))
             refresh(self.core)
+            if whole:
+                give_back_memory()
         except Exception:
             logger.exception("the accounts of pages could not be inspected")
 

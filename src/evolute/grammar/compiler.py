@@ -32,6 +32,7 @@ from evolute.types.sampling import GRAMMARS
 logger = logging.getLogger(__name__)
 
 MAX_TEXT_BYTES = 1 << 18
+KEPT_CHARS = 1 << 20  # of all texts that are kept: what is compiled of one grows with it
 # Between two JSON tokens. Unbounded, a small model can stay in white space for ever.
 JSON_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 
@@ -61,7 +62,8 @@ class _Entry:
 
 
 class GrammarCompiler:
-    """Compiles for one tokenizer, with the last `cache_size` results kept, bad ones too.
+    """Compiles for one tokenizer, with the last `cache_size` results kept, bad ones too, or as many
+    of them as have KEPT_CHARS together.
 
     Thread-safe; equal texts that arrive together are compiled once. A compilation that passes
     `timeout_s` is refused, and refused at once when asked again, until it has ended.
@@ -85,6 +87,7 @@ class GrammarCompiler:
         self._cache_size = cache_size
         self._timeout_s = timeout_s
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._kept_chars = 0
         self._lock = threading.Lock()
         self.num_compiled = 0
 
@@ -124,8 +127,10 @@ class GrammarCompiler:
                 return entry
             entry = _Entry(Future(), time.monotonic() + self._timeout_s)
             self._entries[kind, text] = entry
-            if len(self._entries) > self._cache_size:
-                self._entries.popitem(last=False)
+            self._kept_chars += len(text)
+            while len(self._entries) > self._cache_size or self._kept_chars > KEPT_CHARS:
+                (_, oldest), _ = self._entries.popitem(last=False)
+                self._kept_chars -= len(oldest)
             self.num_compiled += 1
         # daemon: a compilation that hangs must not keep the process alive
         threading.Thread(target=self._run, args=(entry, kind, text), daemon=True).start()

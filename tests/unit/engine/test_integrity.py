@@ -154,3 +154,15 @@ def test_a_sound_engine_is_never_repaired(engine, monkeypatch):
         if round % 4 == 3:
             engine.flush_cache()
     assert after_a_command(engine) == 0
+
+
+def test_an_idle_engine_gives_free_memory_back_once_for_what_it_did(engine, monkeypatch):
+    given = []
+    monkeypatch.setattr("evolute.engine.loop.give_back_memory", lambda: given.append(1))
+    answers(engine)
+    after_a_command(engine)
+    assert not given  # not in every pause between two requests
+    monkeypatch.setattr("evolute.engine.loop.WALK_EVERY_S", 0.0)
+    for _ in range(3):
+        after_a_command(engine)
+    assert len(given) == 1

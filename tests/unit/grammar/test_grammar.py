@@ -174,6 +174,21 @@ def test_results_are_cached_bad_ones_too_and_the_cache_is_bounded() -> None:
     assert compiler.num_compiled == 5  # the kind is part of the key
 
 
+def test_long_texts_are_kept_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolute.grammar.compiler.KEPT_CHARS", 100)
+    compiler = GrammarCompiler(TOKENIZER)
+    for text in ("a", "b" * 60, "a", "c" * 60, "a"):  # "b..." goes, "a" was used since
+        begin(compiler, regex=text)
+    assert compiler.num_compiled == 3
+    begin(compiler, regex="b" * 60)
+    assert compiler.num_compiled == 4
+    begin(compiler, regex="d" * 101)  # more than all together: served, and not kept
+    begin(compiler, regex="a")
+    assert compiler.num_compiled == 6
+    begin(compiler, regex="a")
+    assert compiler.num_compiled == 6
+
+
 def test_equal_grammars_that_arrive_together_are_compiled_once() -> None:
     compiler = GrammarCompiler(TOKENIZER)
     masks: list[set[int]] = []

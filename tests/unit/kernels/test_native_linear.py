@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -206,3 +210,21 @@ def test_an_unknown_instruction_set_is_refused_by_what_there_is():
     with pytest.raises(ValueError, match="generic"):
         kernels.set_isa("abacus")
     assert kernels.isa() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it asks Linux what is resident")
+def test_matrices_that_replace_one_another_take_no_more_than_a_few():
+    """Small ones share a slab, which stays while one of them does."""
+
+    def resident() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    weight = numbers(64, 256)  # 64 kB as it is packed
+    packed = PackedLinear.from_float32(weight)
+    before, most = resident(), 0.0
+    for _ in range(600):  # 38 MB in all
+        packed = PackedLinear.from_float32(weight)
+        most = max(most, resident() - before)
+    assert packed.shape == (64, 256)
+    assert most < 10

@@ -80,6 +80,11 @@ class ServerProcess:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "entered"
+        return self._process.pid
+
     def peak_rss_mb(self) -> float | None:
         """Of the server's process since its start; None where the system does not say."""
         return self._status_mb("VmHWM:")

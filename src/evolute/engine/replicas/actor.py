@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from evolute.engine.allocator import keep_little
 from evolute.engine.config import EngineConfig
 from evolute.engine.engine import Engine, EngineStats, Heartbeat
 from evolute.engine.history import Visit
@@ -59,6 +60,7 @@ class ReplicaActor:
     """All methods run on the actor's event loop; what blocks runs in threads."""
 
     def __init__(self, model: str, config: EngineConfig) -> None:
+        keep_little()
         self._model, self._engine = model, Engine(model, config)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._aborted: dict[int, None] = {}  # before they came

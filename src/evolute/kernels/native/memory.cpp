@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -31,16 +32,23 @@ std::shared_ptr<uint8_t> piece_of_slab(size_t bytes) {
   static std::mutex mutex;
   static std::weak_ptr<uint8_t> last;
   static size_t used = 0, size = 0;
+  static std::atomic<size_t> held = 0;  // by slabs
   const size_t wanted = (bytes + 63) / 64 * 64;
   const std::lock_guard<std::mutex> lock(mutex);
   std::shared_ptr<uint8_t> slab = last.lock();
   if (!slab || used + wanted > size) {
-    size = (std::max(wanted, kSlab) + kLarge - 1) / kLarge * kLarge;
+    // no larger than what is held: a model exchanged again and again grows no further than twice
+    const size_t fitting = std::clamp(held.load(), kLarge, kSlab);
+    size = (std::max(wanted, fitting) + kLarge - 1) / kLarge * kLarge;
     void* memory = std::calloc(size + kLarge, 1);
     if (!memory) throw std::bad_alloc();
     ask_for_large_pages(memory, size + kLarge);
-    const size_t first = (kLarge - (uintptr_t)memory % kLarge) % kLarge;
-    const std::shared_ptr<void> owner(memory, std::free);
+    const size_t first = (kLarge - (uintptr_t)memory % kLarge) % kLarge, own = size;
+    held += own;
+    const std::shared_ptr<void> owner(memory, [own](void* one) {
+      std::free(one);
+      held -= own;
+    });
     slab = std::shared_ptr<uint8_t>(owner, static_cast<uint8_t*>(memory) + first);
     last = slab;
     used = 0;

@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
+SMALL_BYTES = 64 << 20  # adapters; read whole, since safetensors 0.8.0 loses two numbers for each
+# tensor that it reads from a file by itself, and adapters come by the thousand
 DERIVED = ".rotary_emb.inv_freq"  # old Llama checkpoints carry it in each layer
+
+MALFORMED = (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """One safetensors file. Raises ModelError when missing or damaged."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+        is_small = path.stat().st_size <= SMALL_BYTES
+        tensors: dict[str, Tensor] = load(path.read_bytes()) if is_small else load_file(path)
+    except (*MALFORMED, OSError) as error:
         raise ModelError(
             f"{path} cannot be read ({error}); it is damaged or missing. Fetch it again."
         ) from error
@@ -58,7 +63,7 @@ def parse_weights(parts: Iterable[bytes], *, is_tied: bool) -> ModelWeights:
             )
         try:
             found: dict[str, Tensor] = load(part)
-        except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
+        except MALFORMED as error:
             raise ModelError(
                 f"the weights are no safetensors bytes: {error}. Send those of "
                 "safetensors.torch.save."
