@@ -30,7 +30,7 @@ T = TypeVar("T")
 LOOK_S = 1.0  # between two looks at whether the user interrupts
 
 
-class _Function(greenlet):
+class _Function(greenlet):  # type: ignore[misc]
     """A driven function; `loop` is the one that runs it."""
 
     loop: asyncio.AbstractEventLoop

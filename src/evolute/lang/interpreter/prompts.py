@@ -77,7 +77,10 @@ async def turn_begin(now: Conversation, role: str, backend: TextBackend) -> Conv
         text = await backend.render(before.messages, add_generation_prompt=True)
     else:
         text = await backend.render((*before.messages, message), is_open=True)
-    return _opened(_extended(now, before, text), role, before)
+    opened_now = _extended(now, before, text)
+    if opened_now.rewrites > now.rewrites:  # nothing of the earlier pieces is left to stand on
+        opened_now, before = replace(opened_now, told=""), replace(before, pieces=())
+    return _opened(opened_now, role, before)
 
 
 async def turn_end(now: Conversation, role: str, backend: TextBackend) -> Conversation:

@@ -232,6 +232,7 @@ class ProgramState:
                 yield stream.text, {}
             else:
                 yield await stream.read(name), stream.variables.meta.get(name) or {}
+                return
         elif name is None:
             async for text in stream.growth.texts(lambda: stream.run.is_over):
                 yield text, {}
@@ -240,6 +241,7 @@ class ProgramState:
             async for chunk in ended:
                 yield chunk
             await self._read(name)
+            return
         self._raise_failure()
 
     def _raise_failure(self) -> None:

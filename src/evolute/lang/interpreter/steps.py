@@ -73,7 +73,8 @@ async def hint(run: Run, prompt: Prompt) -> None:
 
 async def _gen(stream: Stream, gen: Gen, *, in_thinking: bool = False) -> None:
     request = await _request(stream, gen)
-    if stream.run.is_streaming and request.sampling.n == 1 and not in_thinking:
+    is_streamed = stream.run.is_streaming and request.sampling.n == 1 and not in_thinking
+    if is_streamed:
         reply = await _streamed(stream, gen, request)
     else:
         reply = await stream.run.backend.generate(request)
@@ -85,7 +86,8 @@ async def _gen(stream: Stream, gen: Gen, *, in_thinking: bool = False) -> None:
     ]
     for meta in metas:
         meta["rewrites"] = stream.now.rewrites
-    stream.become(stream.now.then(*await pieces_of(first, stream.run.backend)))
+    now = stream.now.then(*await pieces_of(first, stream.run.backend))
+    stream.become(now, is_shown=is_streamed)
     if reply.tool_calls and reply.tool_calls[0]:
         stream.now = replace(stream.now, tool_calls=tuple(metas[0]["tool_calls"]))
     if gen.name is not None:
@@ -136,7 +138,9 @@ async def _streamed(stream: Stream, gen: Gen, request: TextRequest) -> Reply:
         async for item in items:
             if isinstance(item, Reply):
                 reply = item
-            elif gen.name is not None:
+                continue
+            stream.growth.add(item.text)
+            if gen.name is not None:
                 meta: dict[str, Any] = {"id": request.id}
                 if request.wants_logprobs:
                     meta["output_token_logprobs"] = token_entries(item.token_ids, item.logprobs)

@@ -172,11 +172,15 @@ class Stream:
         self.now = self.now.then(Text(text))
         self.growth.add(text)
 
-    def become(self, now: Conversation) -> None:
-        """The conversation after a turn began or ended, or after a model spoke."""
-        earlier, self.now = self.text, now
+    def become(self, now: Conversation, *, is_shown: bool = False) -> None:
+        """The conversation after a turn began or ended, or after a model spoke; `is_shown` when
+        readers have what is new."""
+        earlier, self.now = self.now.prompt, now
+        if is_shown or not self.growth.is_kept:
+            return
         text = now.prompt.text
-        self.growth.add(text[len(earlier) :] if text.startswith(earlier) else "")
+        known = earlier.text
+        self.growth.add(text[len(known) :] if text.startswith(known) else "")
 
     def is_instant(self, expr: Expr) -> bool:
         """Whether it needs no waiting."""
