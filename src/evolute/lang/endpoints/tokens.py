@@ -2,6 +2,7 @@
 
     OnTokens(backend)             a TextBackend on an engine, a fleet, an HTTP backend, a double
     as_text_backend(value)        the same, unless it is one already
+    rendered(tokenizer, messages) what a chat template makes of messages
 
 The tokenizer is the backend's own, and so is the chat template. What a model made is sent as the
 tokens that it made; the texts between are tokenised each by itself.
@@ -79,8 +80,8 @@ class OnTokens:
         return self._encode(prompt)
 
     async def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
+        """Byte by byte, so that a part of an answer is a part of its text."""
+        return b"".join(map(self._tokenizer.token_bytes, token_ids)).decode(errors="replace")
 
     async def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
@@ -105,19 +106,13 @@ class OnTokens:
         is_open: bool = False,
         add_generation_prompt: bool = False,
     ) -> str:
-        given: dict[str, Any] = {"tools": list(tools)} if tools else {}
-        template = getattr(self._tokenizer, "template", None)
-        if template is not None:  # its text, not what is left of it after tokenising
-            text: str = (
-                template.open(messages, **given)
-                if is_open
-                else template.render(messages, add_generation_prompt=add_generation_prompt, **given)
-            )
-            return text
-        if is_open:
-            given["continue_final_message"] = True
-        ids = self._tokenizer.chat(messages, add_generation_prompt=add_generation_prompt, **given)
-        return await self.decode(ids)
+        return rendered(
+            self._tokenizer,
+            messages,
+            tools=tools,
+            is_open=is_open,
+            add_generation_prompt=add_generation_prompt,
+        )
 
     async def prepare(self, prompt: Prompt) -> Spent:
         token_ids = self._encode(prompt)
@@ -178,6 +173,28 @@ class OnTokens:
         if len(told) != len(continuation) or any(value is None for value in told):
             raise BackendError(f"{self.model_name} told no log-probabilities of the prompt.")
         return tuple(float(value) for value in told if value is not None), _spent(outputs)
+
+
+def rendered(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    is_open: bool = False,
+    add_generation_prompt: bool = False,
+) -> str:
+    """What a tokenizer's chat template makes of messages. Raises RequestError when it refuses."""
+    given: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    template = getattr(tokenizer, "template", None)
+    if template is not None:  # its text, not what is left of it after tokenising
+        if is_open:
+            return str(template.open(messages, **given))
+        given["add_generation_prompt"] = add_generation_prompt
+        return str(template.render(messages, **given))
+    if is_open:
+        given["continue_final_message"] = True
+    ids = tokenizer.chat(messages, add_generation_prompt=add_generation_prompt, **given)
+    return b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
 
 
 def as_text_backend(value: TextBackend | Backend) -> TextBackend:
