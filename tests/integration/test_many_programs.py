@@ -30,14 +30,17 @@ def test_five_thousand_programs_wait_at_once_and_every_fiftieth_fails_alone():
     waiting, most, threads = 0, 0, set()
 
     class Slow(ScriptedTextBackend):
+        all_are_here = asyncio.Event()
+
         async def generate(self, request):
             nonlocal waiting, most
             waiting += 1
             most = max(most, waiting)
             threads.add(threading.active_count())
             try:
-                while most < COUNT:  # nobody is answered before all have asked
-                    await asyncio.sleep(0.01)
+                if most == COUNT:
+                    self.all_are_here.set()
+                await self.all_are_here.wait()  # nobody is answered before all have asked
                 number = int(request.prompt.text[len(FEW_SHOT) :].split()[1].removesuffix("A:"))
                 if number % 50 == 0 and " so " in request.prompt.text:
                     raise BackendError(f"no answer to {number}")

@@ -8,7 +8,7 @@ import pytest
 import evolute.lang as sgl
 from evolute.lang.account import Account, Budget, Spent
 from evolute.testing import ScriptedBackend, ScriptedTextBackend
-from evolute.types import BackendError, BudgetSpent, ConfigError, ProgramError
+from evolute.types import BackendError, BudgetSpent, ConfigError, OutOfCapacity, ProgramError
 
 
 @sgl.function
@@ -354,3 +354,22 @@ def test_cancelling_ends_what_is_in_flight():
 
     asyncio.run(run())
     assert len(backend.requests) == 1 and backend.cancelled == [backend.requests[0].id]
+
+
+def test_a_full_queue_is_waited_for():
+    refusals = iter([OutOfCapacity("full", 0.001)] * 3)
+
+    class Full(ScriptedBackend):
+        async def agenerate(self, request):
+            for error in refusals:
+                raise error
+            return await super().agenerate(request)
+
+    state = ask.run("?", backend=Full(["x"]))
+    assert state["sure"] == "x"
+
+
+def test_nothing_is_appended_to_a_program_that_has_ended():
+    state = ask.run("?", backend=ScriptedTextBackend(["x"]))
+    with pytest.raises(ProgramError, match="has ended"):
+        state += "more"

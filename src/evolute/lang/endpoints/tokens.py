@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from evolute.types import (
     Backend,
     BackendError,
     ConfigError,
+    DeadlineMissed,
     Delta,
     FinishReason,
     GenerateRequest,
@@ -32,6 +34,8 @@ from evolute.types import (
     SamplingParams,
 )
 
+PATIENCE_S = 600.0  # how long a full queue is waited for
+MAX_WAIT_S = 1.0  # between two tries
 SCORING = SamplingParams(max_new_tokens=0, temperature=0.0)  # greedy: told at temperature 1
 
 
@@ -60,20 +64,28 @@ class OnTokens:
         )
 
     async def generate(self, request: TextRequest) -> Reply:
-        outputs = await self.backend.agenerate(self._lowered(request))
-        return _reply(outputs)
+        return _reply(await self._ask(self._lowered(request)))
 
     async def stream(self, request: TextRequest) -> AsyncIterator[Delta | Reply]:
-        outputs: list[Output] = []
-        deltas = self.backend.stream(self._lowered(request))
-        try:
-            async for delta in deltas:
-                if delta.output is not None:
-                    outputs.append(delta.output)
-                if delta.text or delta.token_ids:
-                    yield replace(delta, output=None)
-        finally:
-            await _close(deltas)
+        lowered, patience = self._lowered(request), _Patience()
+        while True:
+            outputs: list[Output] = []
+            has_begun = False
+            deltas = self.backend.stream(lowered)
+            try:
+                async for delta in deltas:
+                    has_begun = True
+                    if delta.output is not None:
+                        outputs.append(delta.output)
+                    if delta.text or delta.token_ids:
+                        yield replace(delta, output=None)
+                break
+            except OutOfCapacity as error:
+                if has_begun:
+                    raise
+                await patience.wait(error)
+            finally:
+                await _close(deltas)
         yield _reply(sorted(outputs, key=lambda output: output.index))
 
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -118,7 +130,7 @@ class OnTokens:
         token_ids = self._encode(prompt)
         if not token_ids:
             return Spent()
-        return _spent(await self.backend.agenerate(GenerateRequest(token_ids, SCORING)))
+        return _spent(await self._ask(GenerateRequest(token_ids, SCORING)))
 
     async def flush(self) -> None:
         flush = getattr(self.backend, "flush_cache", None)
@@ -139,6 +151,15 @@ class OnTokens:
         """The backend is its owner's to close."""
 
     # -- internals ---------------------------------------------------------------
+
+    async def _ask(self, request: GenerateRequest) -> list[Output]:
+        """A full queue is waited for: programs may be more than an engine takes at once."""
+        patience = _Patience()
+        while True:
+            try:
+                return await self.backend.agenerate(request)
+            except OutOfCapacity as error:
+                await patience.wait(error)
 
     def _lowered(self, request: TextRequest) -> GenerateRequest:
         if request.tools:
@@ -168,7 +189,7 @@ class OnTokens:
     ) -> tuple[tuple[float, ...], Spent]:
         sampling = replace(SCORING, prompt_logprobs=True, prompt_logprobs_from=len(prefix) - 1)
         request = GenerateRequest(prefix + continuation, sampling)
-        outputs = await self.backend.agenerate(request)
+        outputs = await self._ask(request)
         told = _reply(outputs).outputs[0].prompt_logprobs[-len(continuation) :]
         if len(told) != len(continuation) or any(value is None for value in told):
             raise BackendError(f"{self.model_name} told no log-probabilities of the prompt.")
@@ -212,13 +233,25 @@ def as_text_backend(value: TextBackend | Backend) -> TextBackend:
 # -- internals ---------------------------------------------------------------
 
 
+class _Patience:
+    """Waits between tries, PATIENCE_S in all; then the refusal is raised."""
+
+    def __init__(self) -> None:
+        self._ends_s = time.monotonic() + PATIENCE_S
+
+    async def wait(self, error: OutOfCapacity) -> None:
+        if isinstance(error, DeadlineMissed) or time.monotonic() >= self._ends_s:
+            raise error
+        await asyncio.sleep(min(error.retry_after_s, MAX_WAIT_S))
+
+
 def _reply(outputs: Sequence[Output]) -> Reply:
     """Raises what an output failed with: an answer that never was is no text."""
     for output in outputs:
         if output.finish_reason is FinishReason.ERROR:
             raise BackendError(output.error or "the engine failed while it was answering.")
         if output.finish_reason is FinishReason.DEADLINE:
-            raise OutOfCapacity(output.error or "too late", output.retry_after_s or 1.0)
+            raise DeadlineMissed(output.error or "too late", output.retry_after_s or 1.0)
     return Reply(tuple(outputs), _spent(outputs))
 
 

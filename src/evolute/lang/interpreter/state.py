@@ -39,6 +39,8 @@ class ProgramState:
 
     def __iadd__(self, other: Any) -> ProgramState:
         expr = lift(other)
+        if self.stream.run.is_over:
+            raise ProgramError(f"{self.stream.run.name} has ended; nothing can be appended to it.")
         call_on(self.stream.loop, lambda: self.stream.submit(expr))
         return self
 
@@ -123,7 +125,7 @@ class ProgramState:
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """New text as it comes: of the whole prompt, or of one variable. Without stream=True it
         comes in one piece. Raises ProgramError where the program failed."""
-        pieces = self._pieces(var_name)
+        pieces = self._pieces(var_name, is_inside=self._is_inside)
         while True:
             try:
                 text, _ = wait_on(self.stream.loop, lambda: anext(pieces))
@@ -135,7 +137,7 @@ class ProgramState:
         self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
         """The same from any event loop; with `return_meta_data` (text, meta) pairs."""
-        pieces = self._pieces(var_name, with_meta=return_meta_data)
+        pieces = self._pieces(var_name, is_inside=self._is_inside, with_meta=return_meta_data)
         while True:
             try:
                 text, meta = await await_on(self.stream.loop, lambda: anext(pieces))
@@ -223,11 +225,11 @@ class ProgramState:
         return await self.stream.read(name)
 
     async def _pieces(
-        self, name: str | None, *, with_meta: bool = False
+        self, name: str | None, *, is_inside: bool, with_meta: bool = False
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         stream = self.stream
         if not stream.run.is_streaming:
-            await stream.run.until_over()
+            await (stream.sync() if is_inside else stream.run.until_over())
             if name is None:
                 yield stream.text, {}
             else:
