@@ -215,6 +215,7 @@ class Program:
         except BaseException as error:
             failure = error
             run.cancel()
+            await run.sync()
             raise
         finally:
             state.ended(value, failure)
