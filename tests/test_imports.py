@@ -12,6 +12,7 @@ LIGHT = (
     "evolute.types.settings",
     "evolute.telemetry",
     "evolute.grammar",
+    "evolute.lang",
     "evolute.cli.main",
 )
 
