@@ -1,6 +1,7 @@
 """Tasks by name.
 
-make_task("addition-2"), make_task("reasoning-gym:chain_sum?max_terms=2")
+make_task("addition-2"), make_task("game-of-24?target=36"),
+make_task("reasoning-gym:chain_sum?max_terms=2")
 validate(task)      the gold answer earns 1, another one less
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from evolute.envs.arithmetic import arithmetic_tasks
 from evolute.envs.gym_options import PREFIX
 from evolute.envs.gym_task import gym_task
+from evolute.envs.puzzles import PUZZLES, puzzle_task
 from evolute.envs.step import read_step
 from evolute.envs.words import word_tasks
 from evolute.types import ConfigError, Task
@@ -17,13 +19,15 @@ from evolute.types.settings import nearest
 
 def task_names() -> list[str]:
     """Our own tasks; every reasoning-gym family is there as well, as reasoning-gym:FAMILY."""
-    return sorted([*arithmetic_tasks(), *word_tasks()])
+    return sorted([*arithmetic_tasks(), *word_tasks(), *PUZZLES])
 
 
 def make_task(name: str) -> Task:
     """A task by name. Raises ConfigError with the nearest known name."""
     if name.startswith(PREFIX):
         return gym_task(name)
+    if name.partition("?")[0] in PUZZLES:
+        return puzzle_task(name)
     own: dict[str, Task] = {}
     own |= arithmetic_tasks()
     own |= word_tasks()
@@ -31,7 +35,7 @@ def make_task(name: str) -> Task:
         plain = name.partition("?")[0]
         if plain in own:
             raise ConfigError(f"task {plain!r} takes no options; drop {name[len(plain) :]!r}.")
-        raise ConfigError(f"no task {name!r}. {nearest(name, [*own, PREFIX + 'FAMILY'])}")
+        raise ConfigError(f"no task {name!r}. {nearest(name, [*own, *PUZZLES, PREFIX + 'FAMILY'])}")
     return own[name]
 
 
