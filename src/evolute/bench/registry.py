@@ -23,6 +23,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "serving": "evolute.bench.serving",
     "soak": "evolute.bench.soak",
     "speculation": "evolute.bench.speculation",
+    "thoughts": "evolute.bench.thoughts.bench",
     "tier": "evolute.bench.tier",
     "training": "evolute.bench.training",
 }

@@ -117,7 +117,7 @@ class EmbeddingEndpoint:
 def unit_rows(vectors: Vectors) -> Vectors:
     """Each row divided by its length; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 # -- internals ---------------------------------------------------------------

@@ -157,7 +157,7 @@ import asyncio, os, signal, sys
 sys.path.insert(0, {here!r})
 from evolute.reasoning.thought_buffer import Buffer, store
 from evolute.testing import HashingEmbedder
-from test_thought_buffer import template
+from test_thought_buffer_file import template
 path, first, second, last = {path!r}, {first!r}, {second!r}, {last}
 class Counting(store.sqlite3.Connection):
     count = 0
@@ -237,7 +237,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from evolute.reasoning.thought_buffer import Buffer
 from evolute.reasoning.thought_buffer.manager import Evidence, decide
 from evolute.testing import HashingEmbedder
-from test_thought_buffer import template
+from test_thought_buffer_file import template
 async def work(buffer):
     for k in range(12):
         news = template(f"sums of numbers {{k % 3}}", f"x = {{k}}; print(text, {{sys.argv[1]}})")
