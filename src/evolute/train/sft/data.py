@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from evolute.models.tokenizer import ChatTokenizer
 from evolute.types import ConfigError, Message, RequestError, TrainingSample
@@ -144,7 +144,7 @@ def _message(turn: Any, role_key: str, text_key: str) -> Message:
     role = ROLES.get(str(turn.get(role_key)), str(turn.get(role_key)))
     if role not in KNOWN:
         raise ConfigError(f"a turn's {role_key!r} is {role!r}; known are {', '.join(KNOWN)}.")
-    return {"role": role, "content": turn[text_key]}
+    return cast(Message, {"role": role, "content": turn[text_key]})
 
 
 def _tokens(
