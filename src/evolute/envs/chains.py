@@ -15,6 +15,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from evolute.envs.arithmetic import grade_number
 from evolute.envs.base import TextEnv, draw_problems
@@ -128,7 +129,7 @@ def draw_chain(
     names = rng.sample(string.ascii_lowercase, length + extra)
     path, others = names[:length], names[length:]
     made = [Definition(path[0], "", "", rng.randrange(modulus))]
-    made += [_derived(rng, name, source, modulus) for source, name in zip(path, path[1:])]
+    made += [_derived(rng, name, source, modulus) for source, name in pairwise(path)]
     known = list(path)
     for name in others:
         given = Definition(name, "", "", rng.randrange(modulus))

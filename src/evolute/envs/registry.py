@@ -6,6 +6,7 @@ validate(task)      the gold answer earns 1, another one less
 
 from __future__ import annotations
 
+from evolute.envs import chains
 from evolute.envs.arithmetic import arithmetic_tasks
 from evolute.envs.gym_options import PREFIX
 from evolute.envs.gym_task import gym_task
@@ -17,13 +18,15 @@ from evolute.types.settings import nearest
 
 def task_names() -> list[str]:
     """Our own tasks; every reasoning-gym family is there as well, as reasoning-gym:FAMILY."""
-    return sorted([*arithmetic_tasks(), *word_tasks()])
+    return sorted([*arithmetic_tasks(), *word_tasks(), chains.PREFIX])
 
 
 def make_task(name: str) -> Task:
     """A task by name. Raises ConfigError with the nearest known name."""
     if name.startswith(PREFIX):
         return gym_task(name)
+    if name.partition("?")[0] == chains.PREFIX:
+        return chains.chain_task(name)
     own: dict[str, Task] = {}
     own |= arithmetic_tasks()
     own |= word_tasks()
@@ -31,7 +34,9 @@ def make_task(name: str) -> Task:
         plain = name.partition("?")[0]
         if plain in own:
             raise ConfigError(f"task {plain!r} takes no options; drop {name[len(plain) :]!r}.")
-        raise ConfigError(f"no task {name!r}. {nearest(name, [*own, PREFIX + 'FAMILY'])}")
+        raise ConfigError(
+            f"no task {name!r}. {nearest(name, [*own, chains.PREFIX, PREFIX + 'FAMILY'])}"
+        )
     return own[name]
 
 

@@ -8,8 +8,8 @@
     training_row(trace)                 one line for `train sft` (ShareGPT)
 
 The format is Sky-T1's (github.com/NovaSky-AI/SkyThought): a thought and a solution between tags,
-paragraphs apart by blank lines. A step is what "LLMs can easily learn to reason from demonstrations"
-(arXiv 2502.07374) moves, drops and replaces: a run of paragraphs without a break of the flow.
+paragraphs apart by blank lines. A step is what arXiv 2502.07374 moves, drops and replaces: a run of
+paragraphs without a break of the flow, or, where a teacher writes so, each paragraph.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from evolute.types import Message
 
@@ -25,10 +25,11 @@ THOUGHT, THOUGHT_END = "<|begin_of_thought|>", "<|end_of_thought|>"
 SOLUTION, SOLUTION_END = "<|begin_of_solution|>", "<|end_of_solution|>"
 TAGS = (THOUGHT, THOUGHT_END, SOLUTION, SOLUTION_END)
 ROLES = ("PLAN", "STEP", "CHECK", "DOUBT", "BACKTRACK", "ALT", "CONCLUDE")
+StepsBy = Literal["breaks", "paragraphs"]
 SYSTEM = (
-    "First think step by step within <|begin_of_thought|> and <|end_of_thought|>: plan, work, check, "
-    "and go back where a step was wrong; leave a blank line between steps. Then give the final answer "
-    "within <|begin_of_solution|> and <|end_of_solution|>."
+    "First think step by step within <|begin_of_thought|> and <|end_of_thought|>: plan, work, "
+    "check, and go back where a step was wrong; leave a blank line between steps. Then give the "
+    "final answer within <|begin_of_solution|> and <|end_of_solution|>."
 )
 _CUES = {  # how a paragraph begins that breaks the flow; the first that fits names its role
     "DOUBT": r"wait|hmm|hold on|no,|actually|that (?:is|looks|seems) (?:wrong|off)|i made",
@@ -71,7 +72,11 @@ def render(trace: Trace) -> str:
 
 
 def parse(
-    text: str, prompt: Sequence[Message] = (), problem_id: str = "", domain: str = ""
+    text: str,
+    prompt: Sequence[Message] = (),
+    problem_id: str = "",
+    domain: str = "",
+    by: StepsBy = "breaks",
 ) -> Trace:
     """A trace from its text. Raises ValueError unless each tag stands there once, in order, with
     nothing around the blocks, and the solution is not empty."""
@@ -87,18 +92,19 @@ def parse(
         raise ValueError("there is text outside the two blocks")
     if not solution:
         raise ValueError("the solution is empty")
-    return Trace(tuple(prompt), segment(thought), solution, problem_id, domain)
+    return Trace(tuple(prompt), segment(thought, by), solution, problem_id, domain)
 
 
-def segment(thought: str) -> tuple[Step, ...]:
+def segment(thought: str, by: StepsBy = "breaks") -> tuple[Step, ...]:
     """Steps of a thought: a new one begins at each paragraph that breaks the flow (doubt, going
-    back, checking, another route, concluding), and after such a one at the next paragraph."""
+    back, checking, another route, concluding), and after such a one at the next paragraph; or at
+    each paragraph."""
     steps: list[Step] = []
     for paragraph in re.split(r"\n\s*\n", thought.strip()):
         if not paragraph.strip():
             continue
         role, text = role_of(paragraph), paragraph.strip()
-        if role == "STEP" and steps and steps[-1].role in ("STEP", "PLAN"):
+        if by == "breaks" and role == "STEP" and steps and steps[-1].role in ("STEP", "PLAN"):
             steps[-1] = Step(steps[-1].role, f"{steps[-1].text}\n\n{text}")
         else:
             steps.append(Step(role, text))
