@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolute.lang.backend import TextBackend, TextRequest
-from evolute.reasoning.demonstrations.sample import prompt_of
+from evolute.reasoning.asking import prompt_of
 from evolute.reasoning.demonstrations.trace import (
     SOLUTION,
     SOLUTION_END,

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from evolute.lang.account import Account, Spent
-from evolute.lang.backend import Prompt, Text, TextBackend, TextRequest
+from evolute.lang.backend import TextBackend, TextRequest
 from evolute.lang.metered import Metered
+from evolute.reasoning.asking import prompt_of
 from evolute.reasoning.demonstrations.trace import SYSTEM
 from evolute.reasoning.method import seed_of
 from evolute.telemetry import RecordWriter, read_records
@@ -73,7 +74,9 @@ async def sample(
     limit = max_new_tokens or task.max_new_tokens
     there = _there(path, settings)
     problems = task.problems(split, count, seed)
-    jobs = [(p, n) for p in problems for n in range(samples) if (p.id, n) not in there]
+    jobs = [
+        (at, n) for at, p in enumerate(problems) for n in range(samples) if (p.id, n) not in there
+    ]
     sampler = _Sampler(Metered(teacher, account, ROLE), settings, limit)
     gate, failures, made = asyncio.Semaphore(concurrency), dict[str, int](), 0
     before = account.spent
@@ -81,13 +84,13 @@ async def sample(
         if not there:
             writer.write({"kind": "settings", **settings})
 
-        async def one(problem: Problem, number: int) -> None:
+        async def one(at: int, number: int) -> None:
             nonlocal made
             async with gate:
                 if "BudgetSpent" in failures:
                     return
                 try:
-                    row = await sampler.ask(problem, number)
+                    row = {"number": at} | await sampler.ask(problems[at], number)
                 except (BackendError, OutOfCapacity, BudgetSpent) as error:
                     name = type(error).__name__
                     failures[name] = failures.get(name, 0) + 1
@@ -105,6 +108,18 @@ async def sample(
 def read_raw(path: Path) -> list[dict[str, Any]]:
     """The answers of a file of `sample`, without its first line."""
     return [row for row in read_records(path) if row.get("kind") == "answer"]
+
+
+def problems_of(task: Task, path: Path) -> list[Problem]:
+    """The problems that a file of `sample` has answers to. Raises ConfigError for another task's,
+    or for none."""
+    rows = read_records(path)
+    if not rows or rows[0].get("kind") != "settings":
+        raise ConfigError(f"{path} is no file of `demonstrations sample`.")
+    if rows[0]["task"] != task.name:
+        raise ConfigError(f"{path} has answers to {rows[0]['task']!r}, not to {task.name!r}.")
+    count = max((row["number"] + 1 for row in rows[1:]), default=0)
+    return task.problems(rows[0]["split"], count, rows[0]["seed"]) if count else []
 
 
 # -- internals ---------------------------------------------------------------
@@ -134,16 +149,6 @@ class _Sampler:
             "text": output.text,
             "finish_reason": str(output.finish_reason or ""),
         }
-
-
-async def prompt_of(backend: TextBackend, messages: list[Message]) -> Prompt:
-    """As this backend takes a conversation."""
-    if backend.capabilities.renders:
-        text = await backend.render(messages, add_generation_prompt=True)
-        return Prompt((Text(text),), tuple(messages))
-    if backend.capabilities.chats:
-        return Prompt((), tuple(messages))
-    return Prompt.of("\n\n".join(m["content"] for m in messages) + "\n\n")
 
 
 def _there(path: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
