@@ -71,7 +71,7 @@ def test_the_loss_of_all_weights_is_that_of_transformers(samples, tmp_path):
     expected = model(**batch_of(samples)).loss
     expected.backward()
     policy = Policy(TINY, None)
-    assert ours(policy, samples) == pytest.approx(float(expected), abs=1e-5)
+    assert ours(policy, samples) == pytest.approx(expected.item(), abs=1e-5)
     gradients = {f"model.{name}": p.grad for name, p in policy.named_parameters()}
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
@@ -89,7 +89,7 @@ def test_the_loss_of_an_adapter_is_that_of_peft(samples, tmp_path, fused):
     )
     expected = model(**batch_of(samples)).loss
     expected.backward()
-    assert ours(policy, samples) == pytest.approx(float(expected), abs=1e-5)
+    assert ours(policy, samples) == pytest.approx(expected.item(), abs=1e-5)
     named = dict(model.named_parameters())
     for name, parameter in policy.named_parameters():
         layer, module, part = name.split(".")
@@ -115,5 +115,5 @@ def test_three_steps_are_those_of_a_plain_loop(samples, tmp_path):
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.param_groups[0]["lr"] = settings.lr * factor
         optimizer.step()
-        assert report.metrics["loss"] == pytest.approx(float(loss), abs=1e-4), step
+        assert report.metrics["loss"] == pytest.approx(loss.item(), abs=1e-4), step
         assert report.metrics["lr"] == pytest.approx(settings.lr * factor)

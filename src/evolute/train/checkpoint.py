@@ -14,7 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 POINTER = "latest"
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """What a checkpoint holds of a trainer, whatever it learns from."""
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from evolute.train.settings import OptimizerConfig, TrainConfig
 from evolute.types import Outcome, Rollout, TrainingError
 
 
+@runtime_checkable
 class Trained(Protocol):
     """The settings that say what of a model is trained."""
 

@@ -60,7 +60,8 @@ def decontaminate(traces: Sequence[Trace], texts: Iterable[str], n: int = GRAM) 
         asked = words(text)
         held.add(tuple(asked))
         grams |= _grams(asked, n) - forms
-    kept, overlapping = [], []
+    kept: list[Trace] = []
+    overlapping: list[Trace] = []
     for trace, asked in zip(traces, questions):
         is_held = tuple(asked) in held or bool((_grams(asked, n) - forms) & grams)
         (overlapping if is_held else kept).append(trace)

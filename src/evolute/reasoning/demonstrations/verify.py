@@ -1,7 +1,6 @@
 """Is a trace's solution right? The task's own world says so.
 
-await verify(task, problem, text) -> bool               one answer
-await sort_raw(task, rows, ...) -> Verified             a file of answers: right, wrong, rejected
+await sort_raw(task, rows, problems) -> Verified      right, wrong, rejected, in the rows' order
 """
 
 from __future__ import annotations
@@ -11,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evolute.envs.blocking import run_blocking
-from evolute.envs.step import read_step
 from evolute.reasoning.demonstrations.reformat import Rejected, reformat
 from evolute.reasoning.demonstrations.trace import StepsBy, Trace
+from evolute.reasoning.evaluate import grade
 from evolute.types import Problem, Task
-
-TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -27,22 +23,6 @@ class Verified:
     right: list[Trace] = field(default_factory=list)
     wrong: list[Trace] = field(default_factory=list)
     rejected: list[tuple[Mapping[str, Any], str]] = field(default_factory=list)  # row and reason
-
-
-async def verify(task: Task, problem: Problem, text: str) -> bool:
-    """Whether the world gives the answer its full reward. Raises what the world raises."""
-
-    def grade() -> bool:
-        env = task.make(problem)
-        try:
-            env.init(problem.messages)
-            step = read_step(env.step(text))
-        finally:
-            env.close()
-        accuracy = step.metadata.get("accuracy", step.reward)
-        return float(accuracy) >= 1.0
-
-    return bool(await run_blocking(grade, timeout_s=TIMEOUT_S))
 
 
 async def sort_raw(
@@ -65,7 +45,7 @@ async def sort_raw(
             return trace
         async with gate:
             try:
-                return trace, await verify(task, problem, trace.solution)
+                return trace, await grade(task, problem, trace.solution)
             except Exception as error:  # a verifier that breaks on one answer
                 return Rejected(f"verifier: {type(error).__name__}: {error}")
 
