@@ -1,6 +1,7 @@
 """Public settings are a promise: adding or renaming one is a visible, reviewed line."""
 
 from evolute.cli.main_job import LoopConfig
+from evolute.train.sft import SftConfig
 from evolute.types.settings import from_mapping, keys, load, to_toml
 
 KEYS = (
@@ -92,10 +93,39 @@ KEYS = (
     "tune.pairs",
     "tune.requests",
 )
+SFT_KEYS = (
+    "model",
+    "data",
+    "mix",
+    "train_on",
+    "epochs",
+    "batch_size",
+    "max_tokens",
+    "too_long",
+    "micro_batch_tokens",
+    "method",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
+    "lora.rslora",
+    "optimizer.lr",
+    "optimizer.beta1",
+    "optimizer.beta2",
+    "optimizer.weight_decay",
+    "optimizer.warmup_steps",
+    "optimizer.decay",
+    "optimizer.max_grad_norm",
+    "precision",
+    "fused",
+    "seed",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 
 def test_keys_are_these():
     assert tuple(keys(LoopConfig)) == KEYS
+    assert tuple(keys(SftConfig)) == SFT_KEYS
 
 
 def test_settings_survive_the_way_to_a_file_and_back(tmp_path):
