@@ -3,6 +3,7 @@
 from evolute.cli.main_job import LoopConfig
 from evolute.reasoning.baselines import PalConfig, PlainConfig, TreeConfig, VotesConfig
 from evolute.reasoning.thought_buffer import ThoughtConfig
+from evolute.train.sft import SftConfig
 from evolute.types.settings import from_mapping, keys, load, to_toml
 
 KEYS = (
@@ -94,6 +95,34 @@ KEYS = (
     "tune.pairs",
     "tune.requests",
 )
+SFT_KEYS = (
+    "model",
+    "data",
+    "mix",
+    "train_on",
+    "epochs",
+    "batch_size",
+    "max_tokens",
+    "too_long",
+    "micro_batch_tokens",
+    "method",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
+    "lora.rslora",
+    "optimizer.lr",
+    "optimizer.beta1",
+    "optimizer.beta2",
+    "optimizer.weight_decay",
+    "optimizer.warmup_steps",
+    "optimizer.decay",
+    "optimizer.max_grad_norm",
+    "precision",
+    "fused",
+    "seed",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 BASELINE_KEYS = {
     "cot": ("max_new_tokens", "temperature"),
@@ -139,6 +168,7 @@ THOUGHT_KEYS = (
 
 def test_keys_are_these():
     assert tuple(keys(LoopConfig)) == KEYS
+    assert tuple(keys(SftConfig)) == SFT_KEYS
 
 
 def test_keys_of_the_thought_buffer_and_the_baselines_are_these():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evolute.cli.options import Json, emit, say
+from evolute.cli.options import Json, Model, Set, emit, say
 
 if TYPE_CHECKING:
     from evolute.reasoning.thought_buffer import Buffer, Embedder, ThoughtTemplate
@@ -125,6 +124,34 @@ def import_(
 
 
 @app.command()
+def learn(
+    task: Annotated[str, typer.Argument(help="its train split is worked on, and its gold counts")],
+    buffer: BufferFile,
+    model: Model = "smollm2-135m",
+    count: Annotated[int, typer.Option(help="problems")] = 32,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="PART=URL#MODEL; solver=... is who writes the solutions"),
+    ] = None,
+    unsafe_no_sandbox: Annotated[bool, typer.Option(help="run programs unprotected")] = False,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Solve problems of the train split and keep what solved them. --set has the method's keys."""
+    from evolute.cli.thoughts_learn import learn_from
+
+    figures = learn_from(
+        task, buffer, model, count, role or [], set_ or [], allow_unsafe=unsafe_no_sandbox
+    )
+    say(
+        f"{figures['right']} of {figures['count']} right, {figures['calls']} calls, "
+        f"{figures['templates']} thought templates in {buffer}"
+    )
+    if json:
+        emit(figures)
+
+
+@app.command()
 def rebuild(buffer: BufferFile, embed_url: EmbedUrl = "", embed_model: EmbedModel = "") -> None:
     """Embed all descriptions anew, with this embedding model."""
     embedder = _embedder(embed_url, embed_model)
@@ -151,7 +178,7 @@ def _embedder(url: str, model: str) -> Embedder:
     from evolute.reasoning.thought_buffer.method import embedder_of
 
     config = ThoughtConfig(embed_url=url, embed_model=model)
-    return embedder_of(config, os.environ.get("OPENAI_API_KEY"))
+    return embedder_of(config)
 
 
 def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:

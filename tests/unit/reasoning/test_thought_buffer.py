@@ -17,6 +17,7 @@ from evolute.reasoning.thought_buffer import (
     ThoughtConfig,
     ThoughtTemplate,
 )
+from evolute.reasoning.thought_buffer.method import by_world
 from evolute.reasoning.thought_buffer.programs import PROGRAMS
 from evolute.testing import HashingEmbedder, ScriptedTextBackend
 from evolute.types import ConfigError, Problem
@@ -31,15 +32,6 @@ TASKS = {
     "table-questions": "table-questions",
 }
 SOLVER_24 = next(seed.program for seed in PROGRAMS if seed.family == "game-of-24")
-
-
-def grade(task):
-    def verify(problem, text):
-        env = task.make(problem)
-        env.init(problem.messages)
-        return env.step(text).reward >= 1
-
-    return verify
 
 
 def method_of(tmp_path, model, verify=None, **settings):
@@ -75,7 +67,7 @@ def test_the_first_problem_teaches_and_later_ones_cost_no_call(tmp_path):
     problems = make_task("game-of-24").problems("train", 3)
     solutions, account = run(method_of(tmp_path, model), problems)
     assert [s.reason for s in solutions] == ["coarse", "retrieved", "retrieved"]
-    assert all(grade(make_task("game-of-24"))(p, s.text) for p, s in zip(problems, solutions))
+    assert all(by_world(make_task("game-of-24"))(p, s.text) for p, s in zip(problems, solutions))
     assert account.spent.calls == 1
     assert solutions[0].details["decision"] == {"kept": True, "why": "first"}
     assert isinstance(method_of(tmp_path, model), Method)
@@ -87,7 +79,7 @@ def test_what_was_learnt_outlives_the_process_and_serves_another_target(tmp_path
     shifted = make_task("game-of-24?target=36").problems("train", 2)
     solutions, account = run(method_of(tmp_path, model), shifted)
     assert account.spent.calls == 0 and {s.reason for s in solutions} == {"retrieved"}
-    assert all(grade(make_task("game-of-24"))(p, s.text) for p, s in zip(shifted, solutions))
+    assert all(by_world(make_task("game-of-24"))(p, s.text) for p, s in zip(shifted, solutions))
 
 
 @pytest.mark.parametrize("family", sorted(TASKS))
@@ -95,8 +87,8 @@ def test_whole_seed_programs_solve_their_family_without_a_model(tmp_path, family
     task = make_task(TASKS[family])
     problems = task.problems("train", 4)
     model = ScriptedTextBackend([AssertionError("no call was expected")])
-    solutions, _ = run(method_of(tmp_path, model, grade(task), seeds="programs"), problems)
-    texts = [(s.text, p.gold) for p, s in zip(problems, solutions) if not grade(task)(p, s.text)]
+    solutions, _ = run(method_of(tmp_path, model, by_world(task), seeds="programs"), problems)
+    texts = [(s.text, p.gold) for p, s in zip(problems, solutions) if not by_world(task)(p, s.text)]
     assert texts == []
 
 
@@ -144,13 +136,22 @@ def test_a_narrow_template_is_widened_by_a_second_example(tmp_path):
     model = ScriptedTextBackend(sorter)
     solutions, account = run(method_of(tmp_path, model), [up[0], down[0], *up[1:], *down[1:]])
     assert all(
-        grade(task)(p, s.text) for p, s in zip([up[0], down[0], *up[1:], *down[1:]], solutions)
+        by_world(task)(p, s.text) for p, s in zip([up[0], down[0], *up[1:], *down[1:]], solutions)
     )
     assert solutions[1].details["decision"] == {"kept": True, "why": "widened"}
     assert account.spent.calls == 2
     with Buffer(tmp_path / "t.db") as buffer:
         (template,) = buffer.all()
         assert {slot.how for slot in template.slots} >= {"items"} and len(template.slots) == 2
+
+
+def test_a_sketch_gives_way_to_the_program_that_it_led_to(tmp_path):
+    model = ScriptedTextBackend(programmer)
+    problems = make_task("game-of-24").problems("train", 3)
+    solutions, account = run(method_of(tmp_path, model, seeds="skeletons"), problems)
+    assert [s.reason for s in solutions] == ["retrieved"] * 3 and account.spent.calls == 1
+    assert solutions[0].details["decision"]["kept"]
+    assert solutions[0].details["template"] != solutions[1].details["template"]
 
 
 def test_poison_is_passed_over_and_retired(tmp_path):

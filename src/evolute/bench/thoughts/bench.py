@@ -21,7 +21,7 @@ from pathlib import Path
 from evolute.bench.result import BenchResult
 from evolute.bench.thoughts.calibration import calibrate
 from evolute.bench.thoughts.paraphrases import paraphrases
-from evolute.bench.thoughts.passes import grade, one_pass
+from evolute.bench.thoughts.passes import one_pass
 from evolute.bench.thoughts.teacher import Teacher
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import make_task
@@ -42,6 +42,7 @@ from evolute.reasoning.baselines.plain import THINK
 from evolute.reasoning.baselines.votes import by_final_answer
 from evolute.reasoning.method import Method, Roles
 from evolute.reasoning.thought_buffer import Embedder, MiniLM, ThoughtBuffer, ThoughtConfig
+from evolute.reasoning.thought_buffer.method import by_world
 from evolute.types import Task
 
 TASKS = {
@@ -178,7 +179,7 @@ def settings_of(path: Path, *, grow: bool = True) -> ThoughtConfig:
 def _buffer(
     roles: Roles, sandbox: MakeSandbox, config: ThoughtConfig, embedder: Embedder, task: Task
 ) -> ThoughtBuffer:
-    return ThoughtBuffer(roles, sandbox, config, embedder=embedder, verify=grade(task))
+    return ThoughtBuffer(roles, sandbox, config, embedder=embedder, verify=by_world(task))
 
 
 def _methods(roles: Roles, sandbox: MakeSandbox) -> dict[str, Method]:

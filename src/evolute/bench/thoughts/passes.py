@@ -1,18 +1,19 @@
 """Does the second pass cost less than the first, and what grows meanwhile?
 
 await one_pass(method, task, problems) -> Pass      one pass over fresh problems
-grade(task) -> verify                               the task's own world
+by_world(task) -> verify                               the task's own world
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evolute.lang.account import Account, Spent
 from evolute.reasoning.method import Method
+from evolute.reasoning.thought_buffer.method import by_world
 from evolute.types import Problem, Task
 
 
@@ -39,25 +40,11 @@ class Pass:
         }
 
 
-def grade(task: Task) -> Callable[[Problem, str], bool]:
-    """Right or wrong by the task's own world; for build splits, and for what a bench reports."""
-
-    def verify(problem: Problem, text: str) -> bool:
-        env = task.make(problem)
-        try:
-            env.init(problem.messages)
-            return env.step(text).reward >= 1
-        finally:
-            env.close()
-
-    return verify
-
-
 async def one_pass(
     method: Method, task: Task, problems: Sequence[Problem], *, concurrency: int = 1
 ) -> Pass:
     """In the order of the problems; with a `concurrency` above 1 what grows depends on time."""
-    gate, account, verify = asyncio.Semaphore(concurrency), Account(), grade(task)
+    gate, account, verify = asyncio.Semaphore(concurrency), Account(), by_world(task)
 
     async def one(problem: Problem) -> bool:
         async with gate:

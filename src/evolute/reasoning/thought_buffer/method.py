@@ -6,15 +6,16 @@
                    \\-> nothing alike: a coarse one -> right? -> distill the solution -> add if new
 
 Where a problem can be checked without its gold answer (`envs.puzzles.check_for`), or a `verify` is
-given (on a build split), a wrong answer counts against its template and the next one is tried.
-Elsewhere the first answer stands, nothing is counted and nothing learnt. Roles: `solver`,
-`distiller` (with `distiller = "model"`).
+given (on a build split; `by_world(task)` asks the task itself), a wrong answer counts against its
+template and the next one is tried. Elsewhere the first answer stands, nothing is counted and nothing
+learnt. Roles: `solver`, `distiller` (with `distiller = "model"`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,9 +39,10 @@ from evolute.reasoning.thought_buffer.retrieve import Match
 from evolute.reasoning.thought_buffer.seeds import coarse_template, seed_templates
 from evolute.reasoning.thought_buffer.settings import ThoughtConfig
 from evolute.reasoning.thought_buffer.template import Stats, ThoughtTemplate
-from evolute.types import BudgetSpent, Problem, SamplingParams
+from evolute.types import BudgetSpent, Problem, SamplingParams, Task
 from evolute.types.settings import from_mapping
 
+RUNS_ALONE = 0.1  # of likeness
 Verify = Callable[[Problem, str], bool | None]
 
 
@@ -48,6 +50,20 @@ def by_own_check(problem: Problem, text: str) -> bool | None:
     """Right or wrong where that can be told without the gold answer, else None."""
     check = check_for(problem)
     return None if check is None else check(text)
+
+
+def by_world(task: Task) -> Verify:
+    """Right or wrong by the task's own world, gold answers and all: for build splits only."""
+
+    def verify(problem: Problem, text: str) -> bool:
+        env = task.make(problem)
+        try:
+            env.init(problem.messages)
+            return env.step(text).reward >= 1
+        finally:
+            env.close()
+
+    return verify
 
 
 class ThoughtBuffer:
@@ -89,7 +105,7 @@ class ThoughtBuffer:
         distilled = await self._distilled(attempt, account)
         matches = await self.buffer.nearest(distilled.query)
         attempt.similarity = max((m.similarity for m in matches), default=None)
-        usable = [m for m in matches if m.similarity >= self._config.use_above]
+        usable = self._cheap_first([m for m in matches if m.similarity >= self._config.use_above])
         for match in usable[: self._config.attempts]:
             if await self._retrieved(attempt, match, distilled, fill):
                 break
@@ -148,9 +164,23 @@ class ThoughtBuffer:
             return
         evidence = Evidence(True, await self._reproduces(made, [example], fill))
         made = replace(made, stats=Stats(success=1))
-        attempt.decision = await self.buffer.add(
-            made, lambda new, alike: decide(new, alike, evidence, new_below=self._config.new_below)
-        )
+        new_below = self._config.new_below
+
+        def rule(new: ThoughtTemplate, alike: Sequence[Match]) -> Decision:
+            rivals = [match for match in alike if not self._is_sketch_of(match, new)]
+            return decide(new, rivals, evidence, new_below=new_below)
+
+        attempt.decision = await self.buffer.add(made, rule)
+
+    def _is_sketch_of(self, match: Match, new: ThoughtTemplate) -> bool:
+        """A sketch does not make the whole program, that it led to, old news."""
+        is_whole = new.kind == "code" and not new.is_skeleton
+        return is_whole and not _runs_alone(self.buffer.get(match.id))
+
+    def _cheap_first(self, matches: list[Match]) -> list[Match]:
+        """A little likeness is worth giving up for a program that needs no model."""
+        alone = {m.id: RUNS_ALONE * _runs_alone(self.buffer.get(m.id)) for m in matches}
+        return sorted(matches, key=lambda m: -(m.score + alone[m.id]))
 
     async def _widened(self, example: Example, distilled: Distilled, fill: Instantiator) -> bool:
         """Replace a like template of one program by what it and this program have in common."""
@@ -215,6 +245,10 @@ class ThoughtBuffer:
                     await self.buffer.add(template)
 
 
+def _runs_alone(template: ThoughtTemplate) -> bool:
+    return template.kind == "code" and not template.is_skeleton
+
+
 @dataclass(slots=True)
 class _Attempt:
     """What has been found for one problem so far."""
@@ -259,10 +293,11 @@ class _Attempt:
         return Solution(self.text, reason, details)
 
 
-def embedder_of(config: ThoughtConfig, api_key: str | None = None) -> Embedder:
-    """The endpoint that the settings name, else MiniLM."""
+def embedder_of(config: ThoughtConfig) -> Embedder:
+    """The endpoint that the settings name, its key from OPENAI_API_KEY; else MiniLM."""
     if config.embed_url:
-        return EmbeddingEndpoint(config.embed_url, config.embed_model, api_key)
+        key = os.environ.get("OPENAI_API_KEY")
+        return EmbeddingEndpoint(config.embed_url, config.embed_model, key)
     return MiniLM()
 
 
