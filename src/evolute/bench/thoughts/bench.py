@@ -3,6 +3,7 @@
     calibration/...          MiniLM over fourteen known and six strange families of problems
     taught/FAMILY/PASS/...   a teacher that writes right programs, an empty buffer, two passes
     METHOD/FAMILY/...        `model` with each method on held-out problems
+    poisoned/FAMILY/...      the taught buffer with a wrong twin of each template
 
 `taught` says what the mechanism does with a model that can program, whatever the model. With a real
 one `buffer_taught` starts from what the teacher's build split left, `buffer_skeletons` from seeds
@@ -41,7 +42,14 @@ from evolute.reasoning.baselines import (
 from evolute.reasoning.baselines.plain import THINK
 from evolute.reasoning.baselines.votes import by_final_answer
 from evolute.reasoning.method import Method, Roles
-from evolute.reasoning.thought_buffer import Embedder, MiniLM, ThoughtBuffer, ThoughtConfig
+from evolute.reasoning.thought_buffer import (
+    Buffer,
+    Embedder,
+    MiniLM,
+    Stats,
+    ThoughtBuffer,
+    ThoughtConfig,
+)
 from evolute.reasoning.thought_buffer.method import by_world
 from evolute.types import Task
 
@@ -54,7 +62,7 @@ TASKS = {
     "shapes": "shapes",
     "table-questions": "table-questions",
 }
-BUILD = 6  # problems of the build split that the teacher solves
+CHECKED = ("game-of-24", "word-sorting", "checkmate-in-one")  # need no gold answer
 LIMITS = SandboxLimits(seconds=10.0, cpu_seconds=10.0)
 MAX_NEW = 128
 MakeSandbox = Callable[[], Sandbox]
@@ -80,8 +88,9 @@ def run(
         with Engine(model, config) as engine:
             roles = Roles(as_text_backend(engine))
             figures |= asyncio.run(compared(roles, place, embedder, lambda: sandbox, count))
+        figures |= asyncio.run(poisoned(place, embedder, lambda: sandbox, count))
     name = model if isinstance(model, str) else model.config.model_type
-    settings = {"model": name, "tasks": TASKS, "build": BUILD, "limits": asdict(LIMITS)}
+    settings = {"model": name, "tasks": TASKS, "limits": asdict(LIMITS)}
     notes = (
         f"{count} held-out problems a family: 95 % intervals are about +-{98 / count**0.5:.0f} "
         "points in the middle",
@@ -129,6 +138,29 @@ async def taught(
                     figures |= found.figures(f"{word}/{family}/{title}")
                 if growing:
                     figures[f"taught/{family}/templates"] = float(len(method.buffer.all()))
+    return figures
+
+
+async def poisoned(
+    place: Path, embedder: Embedder, sandbox: MakeSandbox, count: int
+) -> dict[str, float]:
+    """The taught buffer with a wrong twin of each template of a family that checks itself: half of
+    what is alike is wrong. No model is asked."""
+    figures: dict[str, float] = {}
+    path = place / "taught-True.db"
+    with Buffer(path, embedder) as buffer:
+        for template in buffer.all():
+            wrong = "print('1 + 1')\n" + template.body
+            await buffer.add(replace(template, body=wrong, stats=Stats(), id=""))
+    for family in CHECKED:
+        task = make_task(TASKS[family])
+        problems = task.problems("heldout", count)
+        config = settings_of(path, grow=False)
+        with closing(ThoughtBuffer(Roles(Teacher()), sandbox, config, embedder=embedder)) as method:
+            found = await one_pass(method, task, problems)
+            figures |= found.figures(f"poisoned/{family}")
+    with Buffer(path) as buffer:
+        figures["poisoned/retired"] = float(len(buffer.all(retired=True)) - len(buffer.all()))
     return figures
 
 

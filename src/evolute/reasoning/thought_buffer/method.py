@@ -5,10 +5,10 @@
     distill -> retrieve -> fill the template -> check -> count the outcome
                    \\-> nothing alike: a coarse one -> right? -> distill the solution -> add if new
 
-Where a problem can be checked without its gold answer (`envs.puzzles.check_for`), or a `verify` is
-given (on a build split; `by_world(task)` asks the task itself), a wrong answer counts against its
-template and the next one is tried. Elsewhere the first answer stands, nothing is counted and nothing
-learnt. Roles: `solver`, `distiller` (with `distiller = "model"`).
+Where a problem can be checked without its gold answer (`envs.puzzles.check_for`), or a `verify`
+is given (on a build split; `by_world(task)` asks the task itself), a wrong answer counts against
+its template and the next one is tried. Elsewhere the first answer stands, nothing is counted and
+nothing learnt. Roles: `solver`, `distiller` (with `distiller = "model"`).
 """
 
 from __future__ import annotations
