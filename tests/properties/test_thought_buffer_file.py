@@ -1,7 +1,10 @@
 """The buffer's file: any order of changes, two writers, a kill between any two statements."""
 
 import asyncio
+import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -141,41 +144,48 @@ TwoWritersAgree.TestCase.settings = settings(max_examples=25, stateful_step_coun
 TestTwoWritersAgree = TwoWritersAgree.TestCase
 
 
-CHANGES = {
-    "create": "Buffer(path + '.new', HashingEmbedder())",
-    "add": "asyncio.run(buffer.add(template('new sums')))",
-    "record": "buffer.record(first, True)",
-    "retire": "buffer.retire(first)",
-    "merge": "buffer.merge(first, second)",
-    "replace": "asyncio.run(buffer.replace(first, template('new sums')))",
-    "edit": "asyncio.run(buffer.edit(first, description='poems', body='print(1)'))",
-    "load": "asyncio.run(buffer.load(path + '.jsonl'))",
-    "rebuild": "asyncio.run(buffer.rebuild())",
+CHANGES = {  # what is done to an open buffer; opening it is part of the change
+    "open": lambda buffer, first, second, file: None,
+    "add": lambda buffer, first, second, file: asyncio.run(buffer.add(template("new sums"))),
+    "record": lambda buffer, first, second, file: buffer.record(first, True),
+    "retire": lambda buffer, first, second, file: buffer.retire(first),
+    "merge": lambda buffer, first, second, file: buffer.merge(first, second),
+    "replace": lambda buffer, first, second, file: asyncio.run(
+        buffer.replace(first, template("new sums"))
+    ),
+    "edit": lambda buffer, first, second, file: asyncio.run(
+        buffer.edit(first, description="poems", body="print(1)")
+    ),
+    "load": lambda buffer, first, second, file: asyncio.run(buffer.load(file)),
+    "rebuild": lambda buffer, first, second, file: asyncio.run(buffer.rebuild()),
 }
-PROGRAM = """
-import asyncio, os, signal, sys
-sys.path.insert(0, {here!r})
-from evolute.reasoning.thought_buffer import Buffer, store
-from evolute.testing import HashingEmbedder
-from test_thought_buffer_file import template
-path, first, second, last = {path!r}, {first!r}, {second!r}, {last}
-class Counting(store.sqlite3.Connection):
-    count = 0
-    def execute(self, *words):
-        Counting.count += 1
-        if Counting.count == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().execute(*words)
-buffer = Buffer(path, HashingEmbedder()) if {change!r} != "create" else None
-connect = store.sqlite3.connect
-if buffer is None:
-    store.sqlite3.connect = lambda *a, **k: connect(*a, factory=Counting, **k)
-else:
-    buffer._store.connection.close()
-    buffer._store.connection = connect(path, factory=Counting, isolation_level=None)
-{code}
-print("ended")
-"""
+
+
+def ends(change, path, ids, last):
+    """Do it in a child that kills itself before statement `last`; whether it came to its end."""
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL), status
+        return status == 0
+    try:
+        count = 0
+
+        class Counting(sqlite3.Connection):
+            def execute(self, *words):
+                nonlocal count
+                count += 1
+                if count == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().execute(*words)
+
+        connect = sqlite3.connect
+        sqlite3.connect = lambda *a, **k: connect(*a, factory=Counting, **k)
+        with Buffer(path, HashingEmbedder()) as buffer:
+            CHANGES[change](buffer, *ids, f"{path}.jsonl")
+        os._exit(0)
+    finally:  # an exception: nothing of pytest's may go on in the child
+        os._exit(3)
 
 
 def state(path):
@@ -200,33 +210,24 @@ def prepared(path):
     return made[0].id, made[1].id
 
 
-@pytest.mark.parametrize("change", sorted(CHANGES))
+@pytest.mark.parametrize("change", [*sorted(CHANGES), "create"])
 def test_a_kill_between_any_two_statements_leaves_before_or_after(tmp_path, change):
-    before = after = None
-    for last in range(1, 60):
+    origin = str(tmp_path / "origin.db")
+    ids = prepared(origin)
+    before, seen, has_ended = ([], []) if change == "create" else state(origin), [], False
+    for last in range(1, 80):
         path = str(tmp_path / f"{last}.db")
-        first, second = prepared(path)
-        checked = f"{path}.new" if change == "create" else path
-        before = before or (None if change == "create" else state(checked))
-        code = PROGRAM.format(
-            here=str(Path(__file__).parent), path=path, first=first, second=second,
-            last=last, change=change, code=CHANGES[change],
-        )  # fmt: skip
-        run = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
-        )
-        assert run.returncode in (0, -signal.SIGKILL), run.stderr
-        found = state(checked)
-        if run.returncode == 0:
-            after = found
+        if change != "create":
+            shutil.copy(origin, path)
+            shutil.copy(f"{origin}.jsonl", f"{path}.jsonl")
+        has_ended = ends("open" if change == "create" else change, path, ids, last)
+        seen.append(state(path))
+        if has_ended:
             break
-        seen = [before] if before else [([], [])]
-        if found not in seen:
-            after = after or found
-            assert found == after
-    assert run.returncode == 0 and last > 3, "the change never ended, or nothing was killed"
-    if change in ("add", "record", "retire", "merge", "replace", "edit", "load"):
-        assert after != before
+    assert has_ended and last > 5, "the change never ended, or nothing was killed"
+    after = seen[-1]
+    assert all(found in (before, after) for found in seen)
+    assert (after != before) is (change not in ("open", "create", "rebuild"))
 
 
 def test_two_processes_that_add_the_same_news_keep_one(tmp_path):
@@ -272,8 +273,6 @@ def test_another_embedder_is_refused_until_rebuild(tmp_path):
 
 
 def test_files_that_are_no_buffer_are_refused_untouched(tmp_path):
-    import sqlite3
-
     text = tmp_path / "a.db"
     text.write_text("no database at all, but long enough to have a header of its own" * 9)
     with pytest.raises(ConfigError, match="no thought buffer"):
