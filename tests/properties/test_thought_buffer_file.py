@@ -140,7 +140,7 @@ class TwoWritersAgree(RuleBasedStateMachine):
         assert scores == sorted(scores, reverse=True)
 
 
-TwoWritersAgree.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TwoWritersAgree.TestCase.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
 TestTwoWritersAgree = TwoWritersAgree.TestCase
 
 

@@ -176,7 +176,7 @@ def _literals(text: str) -> tuple[dict[str, Any], str]:
     lists = [[item.strip() for item in m[1].split(",")] for m in ITEMS.finditer(masked)]
     if lists:
         variables["items"] = lists[-1]
-        variables["lists"] = lists
+        variables |= {"lists": lists} if len(lists) > 1 else {}
         masked = ITEMS.sub("LIST", masked)
     variables["numbers"] = [_number(m[0]) for m in NUMBER.finditer(masked)]
     masked = re.sub(r"NUMBER(?:, NUMBER)+", "NUMBERS", NUMBER.sub("NUMBER", masked))
