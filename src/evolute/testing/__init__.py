@@ -2,7 +2,8 @@
 
 from evolute.testing.backends import ScriptedBackend
 from evolute.testing.clock import ManualClock
+from evolute.testing.texts import ScriptedTextBackend
 from evolute.testing.tokenizers import ByteTokenizer
 from evolute.testing.waiting import until
 
-__all__ = ["ByteTokenizer", "ManualClock", "ScriptedBackend", "until"]
+__all__ = ["ByteTokenizer", "ManualClock", "ScriptedBackend", "ScriptedTextBackend", "until"]
