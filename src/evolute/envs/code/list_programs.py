@@ -69,7 +69,7 @@ class Program:
 
 
 def list_programs(name: str, sandbox: Callable[[], Sandbox]) -> CodeTask:
-    """Raises ConfigError for options that do not exist."""
+    """Raises ConfigError for options that do not exist, or where no sandbox can be had."""
     options = read_options(name)
 
     def draw(split: str, count: int, seed: int) -> list[tuple[Problem, Grade]]:
@@ -84,7 +84,7 @@ def list_programs(name: str, sandbox: Callable[[], Sandbox]) -> CodeTask:
         drawn = draw_problems(name, one, split, count, seed)
         return [_packed(problem, programs[problem.id]) for problem in drawn]
 
-    return CodeTask(name, draw, sandbox, max_new_tokens=192)
+    return CodeTask(name, draw, sandbox(), max_new_tokens=192)
 
 
 def read_options(name: str) -> Options:

@@ -19,12 +19,16 @@ def code_of(text: str, starter: str = "", *, completes: bool = False) -> str:
     """The program of an answer, as far as it can be told; "" when there is none.
 
     The last Python block counts, else the whole text when it is a program. With `completes`, a
-    text that goes on where the starter ends is cut where something else than its function begins.
+    text that goes on where the starter ends is cut where something else than its function begins,
+    and one that writes the function anew gets what stands before it in the starter.
     """
     blocks = [body for kind, body in BLOCK.findall(text) if kind.lower() in PYTHON]
     code = blocks[-1] if blocks else text
-    if completes and not _defines_again(code, starter):
-        return starter + _until_dedent(code)
+    if completes:
+        start = _start_of_function(code, starter)
+        if start is None:
+            return starter + _until_dedent(code)
+        code = starter[:start] + code  # imports and functions that an answer leaves out
     if not blocks and not _parses(code):
         return ""
     return code if code.endswith("\n") or not code else code + "\n"
@@ -69,10 +73,12 @@ def _parses(code: str) -> bool:
         return False
 
 
-def _defines_again(code: str, starter: str) -> bool:
-    """Does the text hold the starter's last function itself?"""
-    names = re.findall(r"^def\s+(\w+)", starter, re.MULTILINE)
-    return bool(names) and re.search(rf"^def\s+{names[-1]}\b", code, re.MULTILINE) is not None
+def _start_of_function(code: str, starter: str) -> int | None:
+    """Where the starter's last function begins, when the text holds that function itself."""
+    found = list(re.finditer(r"^def\s+(\w+)", starter, re.MULTILINE))
+    if not found or not re.search(rf"^def\s+{found[-1][1]}\b", code, re.MULTILINE):
+        return None
+    return found[-1].start()
 
 
 def _until_dedent(code: str) -> str:

@@ -29,7 +29,7 @@ Draw = Callable[[str, int, int], list[tuple[Problem, Grade]]]  # split, count, s
 
 @dataclass(frozen=True, slots=True)
 class CodeTask:
-    """A family of programming problems. `sandbox` is called once, when the first answer is graded.
+    """A family of programming problems.
 
     Private tests live in the grades that `draw` gives beside the problems; a problem that this task
     did not give out cannot be graded.
@@ -37,10 +37,9 @@ class CodeTask:
 
     name: str
     draw: Draw
-    sandbox: Callable[[], Sandbox]
+    sandbox: Sandbox
     max_new_tokens: int = 256
     _grades: dict[str, Grade] = field(default_factory=dict, repr=False)
-    _made: list[Sandbox] = field(default_factory=list, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
@@ -51,19 +50,13 @@ class CodeTask:
         return [problem for problem, _ in drawn]
 
     def make(self, problem: Problem) -> Env:
-        """Raises ConfigError for a problem of somebody else, or without a sandbox."""
+        """Raises ConfigError for a problem of somebody else."""
         if problem.id not in self._grades:
             raise ConfigError(
                 f"problem {problem.id[:80]!r} was not drawn from this {self.name!r}; ask its "
                 "`problems` first, with the same split and seed."
             )
-        return CodeEnv(self._box(), code_problem(problem), self._grades[problem.id])
-
-    def _box(self) -> Sandbox:
-        with self._lock:
-            if not self._made:
-                self._made.append(self.sandbox())
-            return self._made[0]
+        return CodeEnv(self.sandbox, code_problem(problem), self._grades[problem.id])
 
 
 class CodeEnv:
