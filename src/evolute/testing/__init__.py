@@ -3,6 +3,7 @@
 from evolute.testing.backends import ScriptedBackend
 from evolute.testing.clock import ManualClock
 from evolute.testing.embedders import HashingEmbedder
+from evolute.testing.sandboxes import ScriptedSandbox
 from evolute.testing.texts import ScriptedTextBackend
 from evolute.testing.tokenizers import ByteTokenizer
 from evolute.testing.waiting import until
@@ -12,6 +13,7 @@ __all__ = [
     "HashingEmbedder",
     "ManualClock",
     "ScriptedBackend",
+    "ScriptedSandbox",
     "ScriptedTextBackend",
     "until",
 ]
