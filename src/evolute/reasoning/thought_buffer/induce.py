@@ -134,6 +134,7 @@ def _template(
         "code",
         body or "pass",
         tuple(slots),
+        tuple({"text": e.text, "output": e.output} for e in examples[-MAX_EXAMPLES:]),
         provenance={"source": "induced", "examples": kept[-MAX_EXAMPLES:]},
     )
 

@@ -38,7 +38,7 @@ from evolute.reasoning.thought_buffer.manager import Decision, Evidence, decide
 from evolute.reasoning.thought_buffer.retrieve import Match
 from evolute.reasoning.thought_buffer.seeds import coarse_template, seed_templates
 from evolute.reasoning.thought_buffer.settings import ThoughtConfig
-from evolute.reasoning.thought_buffer.template import Stats, ThoughtTemplate
+from evolute.reasoning.thought_buffer.template import ASKED, CHOSEN, Stats, ThoughtTemplate
 from evolute.types import BudgetSpent, Problem, SamplingParams, Task
 from evolute.types.settings import from_mapping
 
@@ -162,7 +162,7 @@ class ThoughtBuffer:
         if made is None:
             attempt.decision = Decision(False, "not_python")
             return
-        evidence = Evidence(True, await self._reproduces(made, [example], fill))
+        evidence = Evidence(True, await self._reproduces(made, fill))
         made = replace(made, stats=Stats(success=1))
         new_below = self._config.new_below
 
@@ -192,22 +192,20 @@ class ThoughtBuffer:
             wider = antiunify([*known, example]) if known else None
             if wider is None or (wider.body, wider.slots) == (narrow.body, narrow.slots):
                 continue
-            if await self._reproduces(wider, [*known, example], fill):
+            if await self._reproduces(wider, fill):
                 stats = Stats(success=len(known) + 1)
                 await self.buffer.replace(narrow.id, replace(wider, stats=stats))
                 return True
         return False
 
-    async def _reproduces(
-        self, template: ThoughtTemplate, examples: list[Example], fill: Instantiator
-    ) -> bool:
-        """Whether whole code, filled by rules, gives each example's output again. No model call:
-        a template that would need one is taken at its word."""
-        if template.kind != "code" or any(s.how in ("model", "choice") for s in template.slots):
+    async def _reproduces(self, template: ThoughtTemplate, fill: Instantiator) -> bool:
+        """Whether whole code, filled by rules, gives each test's output again. No model call: a
+        template that would need one is taken at its word."""
+        if template.kind != "code" or any(s.how in (ASKED, CHOSEN) for s in template.slots):
             return True
-        for example in examples:
-            again = await fill.fill(template, extract(example.text), example.text)
-            if again.text != example.output:
+        for test in template.tests:
+            again = await fill.fill(template, extract(test["text"]), test["text"])
+            if again.text != test["output"]:
                 return False
         return True
 

@@ -18,7 +18,7 @@ class ThoughtConfig:
     """
 
     path: str = "thoughts.db"
-    use_above: float = 0.6  # cosine from which a template is used
+    use_above: float = 0.45  # cosine from which a template is used
     new_below: float = 0.6  # cosine below which a solution is new
     weight: float = 0.2  # of a template's expected success beside its cosine
     attempts: int = 3  # templates tried, or tries of a coarse one

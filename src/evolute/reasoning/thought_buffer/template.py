@@ -67,14 +67,14 @@ class Stats:
 @dataclass(frozen=True, slots=True)
 class ThoughtTemplate:
     """Raises ConfigError when made with an unknown kind or category, a bad slot, or code that is
-    no Python. `tests` are slot values with the output they gave; `id` is made from the content."""
+    no Python. `tests` are problems with the right output; `id` is made from the content."""
 
     category: str
     description: str  # of the problem, in general words: what retrieval compares with
     kind: str
     body: str
     slots: tuple[Slot, ...] = ()
-    tests: tuple[Mapping[str, Any], ...] = ()  # {"values": {slot: value}, "output": text}
+    tests: tuple[Mapping[str, Any], ...] = ()  # {"text": problem, "output": text}
     provenance: Mapping[str, Any] = field(default_factory=dict)  # source, examples; plain JSON
     stats: Stats = Stats()
     id: str = ""
