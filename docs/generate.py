@@ -86,17 +86,18 @@ def _help_of(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
 def settings() -> str:
     """Every setting of the main job with its default and the comment beside its field."""
     from evolute.cli.main_job import LoopConfig
+    from evolute.train.sft import SftConfig
 
     head = """# Settings
 
 In TOML files (`--config FILE`, a recipe) or one by one (`--set train.task=addition-3`). Unknown
 names are refused with the nearest known one; `evolute loop --print-config` shows what is in force.
 
-Names and defaults are those of `evolute loop`. A recipe of `evolute train` holds the settings of
-`train` without that word; `evolute serve`, `evolute eval` and `evolute bench` take those of
+Names and defaults are those of `evolute loop`. A recipe of `evolute train rl` holds the settings of
+`train` without that word, one of `evolute train sft` those of `sft`; `evolute serve`, `evolute eval` and `evolute bench` take those of
 `engine` without that word. Where a default is another one there, the table says "alone".
 """
-    return "\n".join([head, *_sections(LoopConfig(), "")])
+    return "\n".join([head, *_sections(LoopConfig(), ""), *_sections(SftConfig(), "sft.")])
 
 
 def _sections(values: Any, path: str) -> Iterator[str]:

@@ -13,6 +13,8 @@ LIGHT = (
     "evolute.telemetry",
     "evolute.grammar",
     "evolute.lang",
+    "evolute.reasoning.thought_buffer",
+    "evolute.models.encoder",
     "evolute.cli.main",
 )
 

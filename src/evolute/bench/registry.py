@@ -16,13 +16,16 @@ from evolute.types.settings import nearest
 
 MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
+    "demonstrations": "evolute.bench.demonstrations",
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "radix": "evolute.bench.radix",
     "routing": "evolute.bench.routing",
     "serving": "evolute.bench.serving",
+    "sft": "evolute.bench.sft",
     "soak": "evolute.bench.soak",
     "speculation": "evolute.bench.speculation",
+    "thoughts": "evolute.bench.thoughts.bench",
     "tier": "evolute.bench.tier",
     "training": "evolute.bench.training",
 }

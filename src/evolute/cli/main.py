@@ -23,6 +23,8 @@ VERBS = {  # verb -> the line that --help shows
     "train": "a training run: `train rl RECIPE.toml`",
     "eval": "accuracy on a task, with a confidence interval",
     "run": "a program written in evolute.lang",
+    "thoughts": "what a thought buffer remembers",
+    "demonstrations": "traces of a teacher: sample, verify, perturb",
     "tune": "the system loop on one part: `tune engine`",
     "bench": "measure: serving, replay, training, the load generator",
     "export": "a trained run as a Hugging Face directory",

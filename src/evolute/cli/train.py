@@ -1,8 +1,9 @@
-"""`evolute train rl RECIPE.toml`: a training run, resumable."""
+"""`evolute train rl|sft RECIPE.toml`: a training run, resumable."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def root() -> None:
-    """Train a model on its own rollouts."""
+    """Train a model on its own rollouts, or on rows of a file."""
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -62,3 +63,59 @@ def rl(
     say(f"adapter: {adapter}")
     if json:
         emit({"run_dir": str(directory), "steps": done + 1, "adapter": str(adapter), **last})
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sft(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="TOML, see recipes/")],
+    run_dir: Annotated[Path | None, typer.Option(help="default: runs/TIME; may exist")] = None,
+    set_: Set = None,
+    print_config: PrintConfig = False,
+    json: Json = False,
+) -> None:
+    """Supervised fine-tuning by a recipe. The same command with the same --run-dir goes on.
+
+    Any setting may follow by its name: --epochs 1 --optimizer.lr 1e-4.
+    """
+    from evolute.cli.run_state import hold
+    from evolute.models import load_model
+    from evolute.telemetry import progress
+    from evolute.train.sft import SftConfig, SftController, SftReport
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    changes = [*(set_ or []), *overrides(context.args, "sft")]
+    config = settings(SftConfig, [recipe], changes, print_config=print_config)
+    config = dataclasses.replace(config, data=tuple(_found(path, recipe) for path in config.data))
+    directory = run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    directory.mkdir(parents=True, exist_ok=True)
+    last: dict[str, float] = {}
+    with hold(directory):
+        controller = SftController(config, directory, load_model(config.model))
+        _tell(controller.left_out)
+        with progress("train", controller.num_steps) as bar:
+
+            def show(report: SftReport) -> None:
+                last.update(report.metrics)
+                bar.advance(report.step + 1, f"loss {report.metrics['loss']:.3f}")
+
+            done = controller.run(show)
+        result = controller.save_result()
+    say(f"{result.name}: {result}")
+    if json:
+        emit({"run_dir": str(directory), "steps": done + 1, result.name: str(result), **last})
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _found(path: str, recipe: Path) -> str:
+    """A data file here, or else beside the recipe."""
+    beside = recipe.parent / path
+    return str(beside) if not Path(path).exists() and beside.exists() else path
+
+
+def _tell(left_out: dict[str, int]) -> None:
+    for what, count in left_out.items():
+        if count:
+            say(f"{count} rows were too long and {what}.")

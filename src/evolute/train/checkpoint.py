@@ -14,17 +14,27 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evolute.train.trainer import Trainer
+from evolute.train.policy import Policy
 from evolute.types import CheckpointError
 
 logger = logging.getLogger(__name__)
 POINTER = "latest"
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What a checkpoint holds of a trainer, whatever it learns from."""
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    num_updates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class _Saved:
     tensors: dict[str, Tensor]
 
 
-def save(directory: Path, step: int, trainer: Trainer, digest: str, keep: int = 2) -> Path:
+def save(directory: Path, step: int, trainer: Resumable, digest: str, keep: int = 2) -> Path:
     """Write `directory/step_N` and let the pointer follow. Raises CheckpointError."""
     final = directory / f"step_{step:06d}"
     temporary = directory / f".{final.name}.tmp"
@@ -65,7 +75,7 @@ def save(directory: Path, step: int, trainer: Trainer, digest: str, keep: int = 
     return final
 
 
-def load(directory: Path, trainer: Trainer, digest: str) -> int:
+def load(directory: Path, trainer: Resumable, digest: str) -> int:
     """Restore the newest whole checkpoint; returns its step, or -1 when there is none.
 
     Raises CheckpointError when there are some and none is whole, or for other settings.
@@ -81,8 +91,8 @@ def load(directory: Path, trainer: Trainer, digest: str) -> int:
             continue
         if saved.digest != digest:
             raise CheckpointError(
-                f"{folder} was made with other settings; resume with the run's config.toml, or "
-                "choose another run directory."
+                f"{folder} was made with other settings or data; resume with the run's "
+                "config.toml, or choose another run directory."
             )
         _restore(trainer, saved)
         return saved.step
@@ -103,14 +113,14 @@ def _read(folder: Path) -> _Saved:
     return _Saved(int(meta["step"]), int(meta["updates"]), str(meta["digest"]), tensors)
 
 
-def _check_shapes(saved: _Saved, trainer: Trainer) -> None:
+def _check_shapes(saved: _Saved, trainer: Resumable) -> None:
     """Before anything of the trainer is changed. Raises KeyError or ValueError."""
     for name, parameter in trainer.policy.named_parameters():
         if saved.tensors[name].shape != parameter.shape:
             raise ValueError(f"{name} has another shape")
 
 
-def _state(trainer: Trainer) -> dict[str, Tensor]:
+def _state(trainer: Resumable) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in trainer.policy.named_parameters():
         tensors[name] = parameter.detach().clone()
@@ -119,7 +129,7 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
     return tensors
 
 
-def _restore(trainer: Trainer, saved: _Saved) -> None:
+def _restore(trainer: Resumable, saved: _Saved) -> None:
     with torch.no_grad():
         for name, parameter in trainer.policy.named_parameters():
             parameter.copy_(saved.tensors[name])

@@ -12,11 +12,9 @@ version that is published after step k is k + 1; version 0 is the adapter that c
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import logging
 import os
-import shutil
 import statistics
 import sys
 import threading
@@ -29,9 +27,10 @@ from pathlib import Path
 
 from evolute.engine import Engine
 from evolute.envs import make_task, mean_interval, run_episode
-from evolute.models import LoadedModel, export_model, save_peft
-from evolute.telemetry import RecordWriter, Tracer, read_records
+from evolute.models import LoadedModel
+from evolute.telemetry import RecordWriter, Tracer
 from evolute.train import checkpoint
+from evolute.train.results import cut_steps, save_result
 from evolute.train.rollouts import Journal, ProblemSource
 from evolute.train.settings import TrainConfig
 from evolute.train.sync import PublishProof, publish
@@ -106,22 +105,9 @@ class Controller:
     def save_result(self) -> Path:
         """What was trained as others load it: a PEFT directory `adapter`, or a Hugging Face
         directory `model`. Readers see a whole one or none."""
-        if self.policy.lora is not None:
-            return self._write(
-                "adapter", partial(save_peft, self.policy.lora, base_model=self.config.model)
-            )
-        trained = dataclasses.replace(self._model, weights=self.policy.base_weights())
-        return self._write("model", partial(export_model, trained))
+        return save_result(self.run_dir, self.policy, self._model, self.config.model)
 
     # -- internals ---------------------------------------------------------------
-
-    def _write(self, name: str, write: Callable[..., object]) -> Path:
-        path, temporary = self.run_dir / name, self.run_dir / f".{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        write(directory=temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-        return path
 
     async def _resume(self) -> int:
         """Restore the last counted step and bring every file back to it."""
@@ -129,7 +115,7 @@ class Controller:
         done = checkpoint.load(self.run_dir / "checkpoints", self.trainer, self.digest)
         self._journal.cut_after(done)
         for name in ("metrics.jsonl", "samples.jsonl"):
-            _cut_steps(self.run_dir / name, done)
+            cut_steps(self.run_dir / name, done)
         await publish(self.engine, self.adapter, self.policy, done + 1, self.canary)
         return done
 
@@ -273,17 +259,3 @@ def step_back(nice: int) -> None:
 def _gold(engine: Engine, problem: Problem) -> list[int]:
     ids: list[int] = engine.tokenizer.encode(problem.gold)
     return ids
-
-
-def _cut_steps(path: Path, last: int) -> None:
-    """Drop records of steps after `last`; records without a step stay."""
-    records = read_records(path)
-    kept = [r for r in records if r.get("step", -1) <= last]
-    if len(kept) == len(records):
-        return  # a torn tail is cut off by the next writer
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)  # of a run that was killed while cutting
-    with RecordWriter(temporary) as writer:
-        for record in kept:
-            writer.write(record)
-    temporary.replace(path)

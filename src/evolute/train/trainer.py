@@ -13,11 +13,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from evolute.models import LoadedModel
+from evolute.models import LoadedModel, LoraConfig
 from evolute.train.algorithms import (
     correction,
     group_advantages,
@@ -27,11 +28,27 @@ from evolute.train.algorithms import (
 )
 from evolute.train.policy import Policy, TokenBatch
 from evolute.train.rollouts.packing import Credited, MicroBatch, pack
-from evolute.train.settings import TrainConfig
+from evolute.train.settings import OptimizerConfig, TrainConfig
 from evolute.types import Outcome, Rollout, TrainingError
 
 
-def make_policy(model: LoadedModel, config: TrainConfig) -> Policy:
+@runtime_checkable
+class Trained(Protocol):
+    """The settings that say what of a model is trained."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def lora(self) -> LoraConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def fused(self) -> bool: ...
+    @property
+    def precision(self) -> str: ...
+
+
+def make_policy(model: LoadedModel, config: Trained) -> Policy:
     """The policy that the settings ask for."""
     lora = config.lora if config.method == "lora" else None
     return Policy(model, lora, config.seed, fused=config.fused, precision=config.precision)
@@ -51,13 +68,7 @@ class Trainer:
 
     def __init__(self, policy: Policy, config: TrainConfig) -> None:
         self.policy, self.config = policy, config
-        settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            policy.parameters(),
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = make_optimizer(policy, config.optimizer)
         self.num_updates = 0
 
     def update(self, rollouts: Sequence[Rollout]) -> UpdateReport:
@@ -122,24 +133,47 @@ class Trainer:
         return tokens.rollout_logprobs
 
     def _apply(self, sums: dict[str, float]) -> None:
-        settings = self.config.optimizer
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), settings.max_grad_norm)
-        if not math.isfinite(float(norm)):
-            raise TrainingError("the gradient is not finite; the step was not applied. Lower lr.")
-        self.num_updates += 1
-        lr = learning_rate(self.num_updates, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        config, done = self.config, self.num_updates + 1
+        total = config.steps * config.epochs * config.mini_batches
+        lr, norm = apply_gradient(self.policy, self.optimizer, config.optimizer, done, total)
+        self.num_updates = done
         sums["lr"] = lr
-        sums["grad_norm"] += float(norm)
+        sums["grad_norm"] += norm
         sums["updates"] += 1
 
 
-def learning_rate(update: int, config: TrainConfig) -> float:
-    """Of the `update`-th optimizer step, from 1: a warm-up, then constant or down to a tenth."""
-    settings = config.optimizer
-    total = config.steps * config.epochs * config.mini_batches
+def make_optimizer(policy: Policy, settings: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW over what the policy trains."""
+    return torch.optim.AdamW(
+        policy.parameters(),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+
+
+def apply_gradient(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    settings: OptimizerConfig,
+    update: int,
+    total: int,
+) -> tuple[float, float]:
+    """The `update`-th optimizer step of `total`. Returns its learning rate and the gradient's norm
+    before clipping. Raises TrainingError for a gradient that is not finite."""
+    norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm))
+    if not math.isfinite(norm):
+        raise TrainingError("the gradient is not finite; the step was not applied. Lower lr.")
+    lr = learning_rate(update, total, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return lr, norm
+
+
+def learning_rate(update: int, total: int, settings: OptimizerConfig) -> float:
+    """Of the `update`-th of `total` optimizer steps, from 1: a warm-up, then constant or down to a
+    tenth."""
     warm = min(update / max(settings.warmup_steps, 1), 1.0)
     if settings.decay == "constant":
         return settings.lr * warm

@@ -1,0 +1,1 @@
+"""Demonstrations: sample a teacher, verify, reformat, curate, perturb, measure the student."""

@@ -1,0 +1,62 @@
+"""A decoder small enough to be taught within minutes: the subject of the controlled experiment.
+
+student(seed) -> LoadedModel        untrained; about 0.8 million weights
+
+Its vocabulary is bytes and the phrases of `chain-with-traps`, each a token; a digit is a token.
+"""
+
+from __future__ import annotations
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from evolute.models import LoadedModel, ModelConfig
+from evolute.models.tiny import tiny_weights
+from evolute.models.token_bytes import byte_alphabet
+from evolute.models.tokenizer import ChatTokenizer
+from evolute.reasoning.demonstrations.trace import SOLUTION, SOLUTION_END, THOUGHT, THOUGHT_END
+
+END, QUESTION, ANSWER = "<|im_end|>", "<|question|>", "<|answer|>"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|answer|>' if m.role == 'assistant' else '<|question|>' }}"
+    "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}"
+)
+PHRASES = (
+    *(f"{tag}\n\n" for tag in (THOUGHT, SOLUTION)),
+    *(f"\n\n{tag}" for tag in (THOUGHT_END, SOLUTION_END)),
+    *("Work mod ", ". What is ", "Plan: ", " needs ", " is given.", "Wait, ", " looks wrong."),
+    *("Going back to ", "Check ", " It holds.", "Alternatively, ", " It agrees.", "So ", " is "),
+    *(" = ", " + ", " - ", " * ", "; ", ". ", ".\n\n", "\n\n"),
+)
+
+
+def student(seed: int = 0, width: int = 128, num_layers: int = 4) -> LoadedModel:
+    """A model that knows nothing; the same for the same arguments."""
+    tokenizer = _tokenizer()
+    config = ModelConfig(
+        architecture="llama",
+        vocab_size=tokenizer.vocab_size,
+        width=width,
+        num_layers=num_layers,
+        num_heads=4,
+        num_kv_heads=4,
+        head_width=width // 4,
+        ff_width=3 * width,
+        context=1024,
+        tie_embeddings=True,
+        bos_token_id=None,
+        eos_token_ids=(tokenizer.eos_token_id,),
+    )
+    spread = 0.02 * width**0.5 / 4  # tiny_weights scales by 4 / sqrt(width)
+    return LoadedModel(f"student-{seed}", config, tiny_weights(config, seed, spread), tokenizer)
+
+
+def _tokenizer() -> ChatTokenizer:
+    vocab = {char: byte for byte, char in byte_alphabet().items()}
+    vocab |= {text: 256 + i for i, text in enumerate((END, QUESTION, ANSWER))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(text, special=True) for text in (END, QUESTION, ANSWER)]
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in PHRASES])
+    return ChatTokenizer(tokenizer, eos_token_id=256, template=TEMPLATE)
