@@ -146,8 +146,8 @@ def command(
         words += ["--setenv", name, value]
     words += [*_system(), "--ro-bind", sys.base_prefix, PYTHON, "--ro-bind", str(RUNNER), "/run.py"]
     for package in script.packages:
-        place = package_path(package)
-        words += ["--ro-bind", str(place), f"/packages/{package}/{place.name}"]
+        source = package_path(package)
+        words += ["--ro-bind", str(source), f"/packages/{package}/{source.name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
     for place in (BOX, "/tmp", "/dev/shm"):
         words += ["--size", str(int(limits.disk_mb * MIB)), "--perms", "1777", "--tmpfs", place]
