@@ -49,7 +49,7 @@ def sample(
         str | None, typer.Option(help="default: think in one block, answer in another; '' for none")
     ] = None,
     temperature: float = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(help="0: as many as the task says")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="0: the task's, and room for a thought")] = 0,
     budget_calls: Annotated[int | None, typer.Option(help="of the whole run")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="of the whole run")] = None,
     json: Json = False,
