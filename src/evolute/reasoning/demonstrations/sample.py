@@ -64,8 +64,8 @@ async def sample(
     concurrency: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> SampleReport:
-    """Ask for `samples` answers to each of `count` problems; 0 tokens: as many as the task says, and
-    room for a thought.
+    """Ask for `samples` answers to each of `count` problems; 0 tokens: as many as the task says,
+    and room for a thought.
 
     A spent budget ends the call, a failed answer only itself: both can be asked for again.
     RequestError rises. Raises ConfigError when `path` is of another task or other settings.
