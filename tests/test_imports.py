@@ -12,6 +12,8 @@ LIGHT = (
     "evolute.types.settings",
     "evolute.telemetry",
     "evolute.grammar",
+    "evolute.reasoning.thought_buffer",
+    "evolute.models.encoder",
     "evolute.cli.main",
 )
 

@@ -1,6 +1,8 @@
 """Public settings are a promise: adding or renaming one is a visible, reviewed line."""
 
 from evolute.cli.main_job import LoopConfig
+from evolute.reasoning.baselines import PalConfig, PlainConfig, TreeConfig, VotesConfig
+from evolute.reasoning.thought_buffer import ThoughtConfig
 from evolute.train.sft import SftConfig
 from evolute.types.settings import from_mapping, keys, load, to_toml
 
@@ -122,10 +124,62 @@ SFT_KEYS = (
     "keep_checkpoints",
 )
 
+BASELINE_KEYS = {
+    "cot": ("max_new_tokens", "temperature"),
+    "majority": ("samples", "temperature", "max_new_tokens"),
+    "tree_of_thoughts": ("breadth", "depth", "proposals", "votes", "temperature", "max_new_tokens"),
+    "pal": (
+        "attempts",
+        "max_new_tokens",
+        "temperature",
+        "packages",
+        "limits.seconds",
+        "limits.cpu_seconds",
+        "limits.memory_mb",
+        "limits.max_processes",
+        "limits.max_open_files",
+        "limits.disk_mb",
+        "limits.max_output_bytes",
+    ),
+}
+THOUGHT_KEYS = (
+    "path",
+    "use_above",
+    "new_below",
+    "weight",
+    "attempts",
+    "grow",
+    "seeds",
+    "distiller",
+    "max_new_tokens",
+    "temperature",
+    "packages",
+    "embed_url",
+    "embed_model",
+    "limits.seconds",
+    "limits.cpu_seconds",
+    "limits.memory_mb",
+    "limits.max_processes",
+    "limits.max_open_files",
+    "limits.disk_mb",
+    "limits.max_output_bytes",
+)
+
 
 def test_keys_are_these():
     assert tuple(keys(LoopConfig)) == KEYS
     assert tuple(keys(SftConfig)) == SFT_KEYS
+
+
+def test_keys_of_the_thought_buffer_and_the_baselines_are_these():
+    configs = {
+        "cot": PlainConfig,
+        "majority": VotesConfig,
+        "tree_of_thoughts": TreeConfig,
+        "pal": PalConfig,
+    }
+    assert {name: tuple(keys(config)) for name, config in configs.items()} == BASELINE_KEYS
+    assert tuple(keys(ThoughtConfig)) == THOUGHT_KEYS
 
 
 def test_settings_survive_the_way_to_a_file_and_back(tmp_path):

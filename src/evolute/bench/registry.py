@@ -25,6 +25,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "sft": "evolute.bench.sft",
     "soak": "evolute.bench.soak",
     "speculation": "evolute.bench.speculation",
+    "thoughts": "evolute.bench.thoughts.bench",
     "tier": "evolute.bench.tier",
     "training": "evolute.bench.training",
 }

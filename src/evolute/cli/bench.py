@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
-    *("soak", "tier", "sft", "demonstrations"),
+    *("soak", "thoughts", "tier", "sft", "demonstrations"),
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -29,9 +29,10 @@ Name = Annotated[
         "training: rollouts and updates; adapters: many on one base; fairness: many tenants; "
         "speculation: one stream with and without guesses; generator: the load generator "
         "itself; radix: what the prefix cache finds and costs; tier: sessions that come back after "
-        "the pool forgot them; routing: simulated replicas under each router; soak: everything at "
-        "random on a server, for --minutes; sft: supervised updates; demonstrations: which changes "
-        "to traces a student feels"
+        "the pool forgot them; thoughts: a memory of solved problems beside other methods; "
+        "routing: simulated replicas under each router; soak: everything at random on a server, "
+        "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
+        "student feels"
     ),
 ]
 Model = Annotated[

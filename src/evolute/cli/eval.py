@@ -132,11 +132,11 @@ def _by_method(given: dict[str, Any]) -> None:
 
     if given["temperature"]:
         raise ConfigError("--temperature is for eval without a method; use --set method.*.")
-    world = make_task(given["task"])
+    sandbox = partial(make_sandbox, allow_unsafe=given["unsafe_no_sandbox"])
+    world = make_task(given["task"], sandbox)
     own, words = _split(given["set_"] or [])
     config = settings(EngineConfig, [], words)
     budget = Budget(given["budget_calls"], given["budget_tokens"])
-    sandbox = partial(make_sandbox, allow_unsafe=given["unsafe_no_sandbox"])
     with ExitStack() as stack:
         solver = partial(_local, stack, given["model"], given["adapter"], config)
         roles = roles_of(given["role"] or [], solver)

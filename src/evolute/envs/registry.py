@@ -1,7 +1,7 @@
 """Tasks by name.
 
 make_task("addition-2"), make_task("game-of-24?target=36"),
-make_task("reasoning-gym:chain_sum?max_terms=2")
+make_task("reasoning-gym:chain_sum?max_terms=2"), make_task("list-programs?ops=1-2", make_sandbox)
 validate(task)      the gold answer earns 1, another one less
 """
 
@@ -11,9 +11,14 @@ from collections.abc import Callable
 
 from evolute.envs.arithmetic import arithmetic_tasks
 from evolute.envs.chains import chain_task
+from evolute.envs.code.human_eval import human_eval
+from evolute.envs.code.list_programs import list_programs
+from evolute.envs.code.task import CodeTask
 from evolute.envs.gym_options import PREFIX
 from evolute.envs.gym_task import gym_task
 from evolute.envs.puzzles import PUZZLES
+from evolute.envs.sandbox.build import make_sandbox
+from evolute.envs.sandbox.contract import Sandbox
 from evolute.envs.step import read_step
 from evolute.envs.words import word_tasks
 from evolute.types import ConfigError, Task
@@ -23,27 +28,38 @@ FAMILIES: dict[str, Callable[[str], Task]] = {  # made from a name with options
     **PUZZLES,
     "chain-with-traps": chain_task,
 }
+MakeSandbox = Callable[[], Sandbox]
+PROGRAMS: dict[str, Callable[[str, MakeSandbox], CodeTask]] = {  # answers run in a sandbox
+    "list-programs": list_programs,
+    "human-eval": human_eval,
+}
 
 
 def task_names() -> list[str]:
-    """Our own tasks; every reasoning-gym family is there as well, as reasoning-gym:FAMILY."""
+    """Our own tasks that need no sandbox. `PROGRAMS` has those that do; every reasoning-gym family
+    is there as well, as reasoning-gym:FAMILY."""
     return sorted([*arithmetic_tasks(), *word_tasks(), *FAMILIES])
 
 
-def make_task(name: str) -> Task:
-    """A task by name. Raises ConfigError with the nearest known name."""
+def make_task(name: str, sandbox: MakeSandbox = make_sandbox) -> Task:
+    """A task by name. Raises ConfigError with the nearest known name.
+
+    `sandbox` is called for a task that runs programs; ConfigError where none can be had.
+    """
+    family = name.partition("?")[0]
     if name.startswith(PREFIX):
         return gym_task(name)
-    if name.partition("?")[0] in FAMILIES:
-        return FAMILIES[name.partition("?")[0]](name)
+    if family in FAMILIES:
+        return FAMILIES[family](name)
+    if family in PROGRAMS:
+        return PROGRAMS[family](name, sandbox)
     own: dict[str, Task] = {}
     own |= arithmetic_tasks()
     own |= word_tasks()
     if name not in own:
-        plain = name.partition("?")[0]
-        if plain in own:
-            raise ConfigError(f"task {plain!r} takes no options; drop {name[len(plain) :]!r}.")
-        known = [*own, *FAMILIES, PREFIX + "FAMILY"]
+        if family in own:
+            raise ConfigError(f"task {family!r} takes no options; drop {name[len(family) :]!r}.")
+        known = [*own, *FAMILIES, *PROGRAMS, PREFIX + "FAMILY"]
         raise ConfigError(f"no task {name!r}. {nearest(name, known)}")
     return own[name]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 
-MARK = re.compile(r"\b(?:final\s+)?answer\b(?:\s+is)?\s*[:=]?\**:?\s*(.+)", re.IGNORECASE)
+MARK = re.compile(r"\banswer\b\**\s*(?:is\b\s*:?|[:=])[ \t*]*([^\s:=*].*)", re.IGNORECASE)
 NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
 FENCE = re.compile(r"```(?:[Pp]y(?:thon)?3?)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 BOX = "\\boxed{"

@@ -2,8 +2,18 @@
 
 from evolute.testing.backends import ScriptedBackend
 from evolute.testing.clock import ManualClock
+from evolute.testing.embedders import HashingEmbedder
+from evolute.testing.sandboxes import ScriptedSandbox
 from evolute.testing.texts import ScriptedTextBackend
 from evolute.testing.tokenizers import ByteTokenizer
 from evolute.testing.waiting import until
 
-__all__ = ["ByteTokenizer", "ManualClock", "ScriptedBackend", "ScriptedTextBackend", "until"]
+__all__ = [
+    "ByteTokenizer",
+    "HashingEmbedder",
+    "ManualClock",
+    "ScriptedBackend",
+    "ScriptedSandbox",
+    "ScriptedTextBackend",
+    "until",
+]

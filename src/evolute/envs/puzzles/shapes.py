@@ -16,8 +16,8 @@ from functools import partial
 from evolute.envs.puzzles.task import PuzzleTask, between, read_options
 
 POLYGONS = {3: "triangle", 5: "pentagon", 6: "hexagon", 7: "heptagon", 8: "octagon"}
-NAMES = ("circle", "heptagon", "hexagon", "kite", "line", "octagon", "pentagon", "rectangle")
-NAMES = (*NAMES, "sector", "triangle")
+ROUND, FOUR_CORNERS = ("circle", "sector"), ("kite", "rectangle")
+NAMES = tuple(sorted([*ROUND, *FOUR_CORNERS, "line", *POLYGONS.values()]))
 Point = tuple[float, float]
 
 
@@ -40,7 +40,7 @@ def _draw(digits: int, source: random.Random) -> tuple[str, str]:
 
 
 def _path(name: str, digits: int, source: random.Random) -> str:
-    if name in ("circle", "sector"):
+    if name in ROUND:
         return _round(name, digits, source)
     corners = _corners(name, source)
     closed = [*corners, corners[0]] if name != "line" else corners

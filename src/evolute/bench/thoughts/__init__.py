@@ -1,0 +1,1 @@
+"""The thought buffer measured: retrieval, learning over passes, methods beside one another."""

@@ -1,0 +1,213 @@
+"""How is one expression carried out?
+
+    await execute(stream, expr)     gens, selects, roles, other streams' variables, thinking
+    await hint(run, prompt)         compute the prompt before several go on from it
+
+Everything here waits on the backend; what does not is `Stream`'s own.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from evolute.lang.backend import Piece, Prompt, Reply, Text, TextRequest
+from evolute.lang.choices import decide
+from evolute.lang.expressions import (
+    Expr,
+    Gen,
+    RoleBegin,
+    RoleEnd,
+    Select,
+    Thinking,
+    VariableOf,
+    leaves,
+    reasoning_name,
+)
+from evolute.lang.gens import logprob_start, sampling_of, wants_logprobs
+from evolute.lang.interpreter.made import meta_of, pieces_of, token_entries
+from evolute.lang.interpreter.prompts import to_send, turn_begin, turn_end
+from evolute.lang.thinking import split
+from evolute.types import EvoluteError, NotSupported
+
+if TYPE_CHECKING:
+    from evolute.lang.interpreter.stream import Run, Stream
+
+logger = logging.getLogger(__name__)
+
+
+async def execute(stream: Stream, expr: Expr) -> None:
+    """Raises whatever the backend raises; the stream names the gen."""
+    if isinstance(expr, Gen):
+        await _gen(stream, expr)
+    elif isinstance(expr, Select):
+        await _select(stream, expr)
+    elif isinstance(expr, RoleBegin):
+        stream.become(await turn_begin(stream.now, expr.role, stream.run.backend))
+    elif isinstance(expr, RoleEnd):
+        stream.become(await turn_end(stream.now, expr.role, stream.run.backend))
+    elif isinstance(expr, VariableOf):
+        stream.append_text(str(await expr.source.read(expr.name)))
+    elif isinstance(expr, Thinking):
+        await _thinking(stream, expr)
+    else:
+        raise NotSupported(f"{type(expr).__name__} cannot be appended to a prompt that runs.")
+
+
+async def hint(run: Run, prompt: Prompt) -> None:
+    """A hint saves and decides nothing: when it fails, the program goes on without."""
+    if not run.backend.capabilities.hints:
+        return
+    try:
+        await run.backend.prepare(prompt)
+    except EvoluteError as error:
+        logger.info("the prefix of %s was not computed beforehand: %s", run.name, error)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+async def _gen(stream: Stream, gen: Gen, *, in_thinking: bool = False) -> None:
+    request = await _request(stream, gen)
+    is_streamed = stream.run.is_streaming and request.sampling.n == 1 and not in_thinking
+    if is_streamed:
+        reply = await _streamed(stream, gen, request)
+    else:
+        reply = await stream.run.backend.generate(request)
+    first = reply.outputs[0]
+    wanted = bool(gen.options.return_text_in_logprobs)
+    metas = [
+        await meta_of(reply, index, stream.run.backend, request.wants_logprobs, with_text=wanted)
+        for index in range(len(reply.outputs))
+    ]
+    for meta in metas:
+        meta["rewrites"] = stream.now.rewrites
+    now = stream.now.then(*await pieces_of(first, stream.run.backend))
+    stream.become(now, is_shown=is_streamed)
+    if reply.tool_calls and reply.tool_calls[0]:
+        stream.now = replace(stream.now, tool_calls=tuple(metas[0]["tool_calls"]))
+    if gen.name is not None:
+        texts = [output.text for output in reply.outputs]
+        is_many = request.sampling.n > 1
+        stream.variables.set(
+            gen.name, texts if is_many else texts[0], metas if is_many else metas[0]
+        )
+        stream.growth.end(gen.name, texts[0], metas[0])
+
+
+async def _request(stream: Stream, gen: Gen) -> TextRequest:
+    run = stream.run
+    sampling = sampling_of(gen, run.settings, run.backend.capabilities, _seed(stream))
+    wants = wants_logprobs(gen, run.settings)
+    start = logprob_start(gen, run.settings)
+    if start is not None:
+        sampling = replace(sampling, prompt_logprobs=True, prompt_logprobs_from=start)
+    if (wants or sampling.top_logprobs) and not run.backend.capabilities.logprobs:
+        raise NotSupported(f"{run.backend.model_name} tells no log-probabilities; do not ask.")
+    if gen.options.tools and not run.backend.capabilities.tools:
+        raise NotSupported(f"{run.backend.model_name} has no tools; leave `tools` out.")
+    prompt = to_send(stream.now, run.backend.capabilities)
+    if run.gate is not None:
+        await run.gate.enter(run, prompt)
+    return TextRequest(
+        prompt,
+        sampling,
+        tools=as_tools(gen.options.tools),
+        tool_choice=gen.options.tool_choice,
+        wants_logprobs=wants,
+    )
+
+
+def as_tools(tools: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """Descriptions as they are. Raises NotSupported for a function."""
+    for one in tools:
+        if not isinstance(one, dict):
+            raise NotSupported(f"tool {one!r} is no description; give its JSON.")
+    return tuple(tools)
+
+
+async def _streamed(stream: Stream, gen: Gen, request: TextRequest) -> Reply:
+    if gen.name is not None:
+        stream.growth.begin(gen.name)
+    reply: Reply | None = None
+    async with aclosing(_items(stream, request)) as items:
+        async for item in items:
+            if isinstance(item, Reply):
+                reply = item
+                continue
+            stream.growth.add(item.text)
+            if gen.name is not None:
+                meta: dict[str, Any] = {"id": request.id}
+                if request.wants_logprobs:
+                    meta["output_token_logprobs"] = token_entries(item.token_ids, item.logprobs)
+                stream.growth.chunk(gen.name, item.text, meta)
+    assert reply is not None, "a stream ends with its reply"
+    return reply
+
+
+def _items(stream: Stream, request: TextRequest) -> Any:
+    return stream.run.backend.stream(request)
+
+
+async def _select(stream: Stream, select: Select) -> None:
+    run = stream.run
+    prompt = to_send(stream.now, run.backend.capabilities)
+    if run.gate is not None:
+        await run.gate.enter(run, prompt)
+    decision = await decide(
+        run.backend, prompt, select.choices, select.method, select.temperature, _seed(stream)
+    )
+    stream.append_text(decision.decision)
+    if select.name is not None:
+        stream.variables.set(select.name, decision.decision, dict(decision.meta_info))
+        stream.growth.end(select.name, decision.decision)
+
+
+async def _thinking(stream: Stream, thinking: Thinking) -> None:
+    """What was thought leaves the prompt; the gen's variable is the answer alone."""
+    if stream.run.is_streaming:
+        raise NotSupported("separate_reasoning needs the whole text; run without stream=True.")
+    for item in leaves(thinking.inner):
+        if not isinstance(item, Gen):
+            await _any(stream, item)
+            continue
+        before = stream.now
+        await _gen(stream, item, in_thinking=True)
+        made = stream.text[len(before.prompt.text) :]
+        thought, answer = split(made, thinking.model_type)
+        kept: tuple[Piece, ...] = (Text(answer),) if thought else ()
+        if thought:
+            stream.become(before.then(*kept))
+        if item.name is None:
+            continue
+        texts = stream.variables.peek(item.name)
+        parts = [split(one, thinking.model_type) for one in _listed(texts)]
+        answers, thoughts = [a for _, a in parts], [t for t, _ in parts]
+        is_many = isinstance(texts, list)
+        stream.variables.set(item.name, answers if is_many else answers[0])
+        name = reasoning_name(item.name)
+        stream.variables.set(name, thoughts if is_many else thoughts[0])
+
+
+async def _any(stream: Stream, expr: Expr) -> None:
+    if stream.is_instant(expr):
+        stream.do_at_once(expr)
+    else:
+        await execute(stream, expr)
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _seed(stream: Stream) -> int | None:
+    """Each gen of a seeded run draws by a seed of its own, the same in every run."""
+    if stream.run.settings.seed is None:
+        return None
+    stream.num_drawn += 1
+    place = (stream.run.settings.seed, stream.path, stream.num_drawn)
+    return random.Random(repr(place)).getrandbits(31)

@@ -1,0 +1,114 @@
+"""Squares in four qualities: a problem, a model that writes them, and a sandbox for them.
+
+RIGHT passes everything, TRAP and TWIN pass the public tests and are wrong, WRONG and CRASH fail
+them, FIXED is wrong until it is repaired once, LATE until it is repaired twice.
+"""
+
+import io
+import json
+import re
+
+from evolute.envs.code.problem import CodeProblem, Test, packed
+from evolute.envs.sandbox.contract import Ending, RunReport, SandboxFeatures
+from evolute.envs.sandbox.values import decode, encode
+from evolute.reasoning.method import Roles, seed_of
+from evolute.testing import ScriptedTextBackend
+from evolute.types import Problem
+
+BODIES = {
+    "RIGHT": "x * x",
+    "TRAP": "abs(x) ** 3",
+    "TWIN": "abs(x) ** 3 + 0",
+    "WRONG": "x + 5",
+    "CRASH": "1 // 0",
+}
+PUBLIC = (Test((0,), 0), Test((1,), 1))
+REPAIRS = {"FIXED": 1, "LATE": 2}
+
+
+def program(quality):
+    return f"def f(x):\n    return {BODIES[quality]}\n"
+
+
+def problem(name, public=PUBLIC):
+    code = CodeProblem(name, f"Problem {name}: square x.", "function", "f", "", tuple(public))
+    return Problem(name, ({"role": "user", "content": code.statement},), "", {"code": packed(code)})
+
+
+def quality_of(label, turn):
+    """What a thread with this label writes in a turn."""
+    if label in REPAIRS:
+        return "RIGHT" if turn >= REPAIRS[label] else "WRONG"
+    return label
+
+
+def model(table, judge="right"):
+    """Writes what the table says of (problem, sample), proposes inputs, and judges."""
+    answers = {
+        seed_of(name, 0, sample, turn): f"Here:\n```python\n{program(quality_of(label, turn))}```\n"
+        for name, labels in table.items()
+        for sample, label in enumerate(labels)
+        for turn in range(6)
+    }
+
+    def answer(request):
+        text = request.prompt.text
+        if request.sampling.seed in answers:
+            return answers[request.sampling.seed]
+        if "Which" in text:
+            return verdict(text, judge)
+        if "Write 10 tests" in text:
+            return "((3,), 9)\n((2,), 4)\n"
+        return "(3,)\n(2,)\n"
+
+    return ScriptedTextBackend(answer)
+
+
+def verdict(text, judge):
+    """As a judge who knows squares, one who always says A, or one who talks."""
+    if judge in ("A", "B", "tie"):
+        return f"I am sure.\n{judge}"
+    if judge == "noise":
+        return "no idea at all"
+    found = re.search(r"on the input (-?\d+)\.\nA gave: (.*)\nB gave: (.*)\n", text)
+    if found is None:
+        return "tie"
+    wanted = str(int(found[1]) ** 2)
+    word = "A" if found[2] == wanted else "B" if found[3] == wanted else "tie"
+    if judge == "wrong":
+        word = {"A": "B", "B": "A"}.get(word, word)
+    return f"Thinking.\n{word}"
+
+
+def roles(table, judge="right"):
+    return Roles(model(table, judge))
+
+
+class OwnCalls:
+    """A `Sandbox` that calls the programs of this file here, in this process."""
+
+    features = SandboxFeatures(isolates=False, seccomp=False)
+
+    def __init__(self):
+        self.runs = 0
+
+    async def run(self, script, limits):
+        told = json.loads(script.files["_calls.json"])
+        source = script.files["_program.py"].decode()
+        assert any(source == program(quality) for quality in BODIES)
+        out = io.StringIO()
+        for index, text in enumerate(told["inputs"]):
+            self.runs += 1
+            state, said = "ok", ""
+            try:
+                names = {}
+                exec(source, names)
+                said = encode(names[told["entry_point"]](*decode(text)))
+            except Exception as error:
+                state, said = "raised", repr(error)
+            out.write(json.dumps([index, state, 0.001, said]) + "\n")
+        return RunReport(Ending.EXITED, out.getvalue(), "", 0.0, exit_code=0)
+
+
+def is_right(solution):
+    return program("RIGHT") in solution.text
