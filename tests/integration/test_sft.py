@@ -4,13 +4,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from evolute.engine import Engine
-from evolute.models import LoraConfig, load_model
+from evolute.models import LoraConfig, load_model, load_peft
 from evolute.train import checkpoint
 from evolute.train.sft import SftConfig, SftController
 from evolute.types import CheckpointError, ConfigError, SamplingParams, TrainingError
@@ -161,3 +162,32 @@ def test_all_weights_become_a_model_directory_that_the_engine_serves(tmp_path):
     trained = load_model(str(run.save_result()))
     for name, tensor in run.policy.base_weights().items():
         assert torch.equal(trained.weights.dense(name), tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_killed_by_the_system_again_and_again_it_ends_with_the_same_adapter(tmp_path):
+    """SIGKILL after each new line of metrics, wherever the process then is."""
+    command = [sys.executable, "-m", "evolute.cli.main", "train", "sft"]
+    options = ["--epochs", "3", "--checkpoint_every", "2"]
+
+    def start(name):
+        place = ["--run-dir", str(tmp_path / name)]
+        return subprocess.Popen(
+            [*command, str(RECIPES / "tiny-sft.toml"), *place, *options],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    assert start("whole").wait(120) == 0
+    metrics, kills = tmp_path / "cut" / "metrics.jsonl", 0
+    for wanted in (1, 4, 5, 9):
+        process = start("cut")
+        while process.poll() is None:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted:
+                process.kill()
+            time.sleep(0.01)
+        kills += process.returncode < 0
+    assert start("cut").wait(120) == 0
+    whole, cut = (load_peft(tmp_path / name / "adapter") for name in ("whole", "cut"))
+    assert kills >= 2 and whole.fingerprint() == cut.fingerprint()
+    assert [record["step"] for record in lines(tmp_path / "cut")] == list(range(12))

@@ -1,6 +1,7 @@
 """What a supervised step does not depend on, and which examples it takes."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,21 @@ def test_packing_order_and_micro_batches_change_nothing(rows, budget, is_full, d
         again, also = loss_and_gradient(policy, other)
         assert again == pytest.approx(loss, abs=2e-5, rel=1e-5)
         torch.testing.assert_close(also, gradient, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 100])
+def test_a_sliding_window_reaches_as_far_in_training(window):
+    model = replace(TINY, config=replace(TINY.config, sliding_window=window))
+    policy = Policy(model, LoraConfig(rank=2))
+    prompt, answers = (5, 6, 7, 8, 9), ((1, 2, 3, 4, 5, 6), (7, 8))
+    rows = [TrainingSample(prompt, a, (True,) * len(a), (0.0,) * len(a)) for a in answers]
+    (batch,) = pack(weighted(rows), 1000)
+    for packed in (batch, *(b for one in rows for b in pack(weighted([one]), 1000))):
+        tokens, scores = policy.scores(packed, 1.0)
+        members = [m.sample for m in packed[0].members]
+        expected = [policy.logprobs(torch.tensor([*prompt, *m.response_ids]))[4:] for m in members]
+        torch.testing.assert_close(scores.logprobs, torch.cat(expected), atol=1e-5, rtol=1e-5)
+        assert len(tokens.targets) == len(scores.logprobs)
 
 
 @given(

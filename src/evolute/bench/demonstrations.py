@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from evolute.bench.result import BenchResult, summarize
 from evolute.engine import Engine, EngineConfig
@@ -134,7 +135,7 @@ class Lab:
         self._heldout = task.problems("heldout", sizes.heldout, seed)
         self.traces = [demonstrate(read_chain(p.id), rng) for p in train]
         self._shorts = [demonstrate(read_chain(p.id), rng, SHORT) for p in train]
-        hows = ("slip", "random")
+        hows: tuple[Literal["slip", "random"], ...] = ("slip", "random")
         self._wrong = [
             wrong_demonstration(read_chain(p.id), rng, hows[i % 2]) for i, p in enumerate(train)
         ]
@@ -148,7 +149,9 @@ class Lab:
             return {"correct": self.traces, "short": self._shorts, "wrong": self._wrong}[kind]
         share, _, place = rest.partition("-")
         full = {"digits": "corrupt_digits", "keywords": "drop_keywords"}.get(kind, kind)
-        within = {"within": "both" if place else "thought"} if kind == "digits" else {}
+        within: dict[str, Any] = {}
+        if kind == "digits":
+            within["within"] = "both" if place else "thought"
         return perturb(self.traces, full, int(share) / 100, self._seed, **within)
 
     def student_of(self, name: str, lora: LoraConfig | None = None) -> LoadedModel:

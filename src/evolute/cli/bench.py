@@ -156,6 +156,8 @@ def _in_process(
 
     if name == "generator" and (model or words):
         raise ConfigError("bench generator runs no model; drop --model and --set.")
+    if name == "demonstrations" and model:
+        raise ConfigError("bench demonstrations trains a student of its own; drop --model.")
     config = _config(words)
     model = model or DEFAULT_MODEL
     if name == "replay" or workload or paced:

@@ -17,7 +17,7 @@ from evolute.cli.options import Json, emit, say
 if TYPE_CHECKING:
     from evolute.lang.backend import TextBackend
     from evolute.reasoning.demonstrations.trace import Trace
-    from evolute.types import Task
+    from evolute.types import Problem, Task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 Task_ = Annotated[str, typer.Argument(help="e.g. addition-2 or chain-with-traps?steps=6-10")]
@@ -49,7 +49,7 @@ def sample(
         str | None, typer.Option(help="default: think in one block, answer in another; '' for none")
     ] = None,
     temperature: float = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(help="0: as many as the task says")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="0: the task's, and room for a thought")] = 0,
     budget_calls: Annotated[int | None, typer.Option(help="of the whole run")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="of the whole run")] = None,
     json: Json = False,
@@ -216,8 +216,20 @@ def _teacher(
 
 
 def _questions(world: Task, count: int) -> list[str]:
-    problems = world.problems("heldout", count) if count else []
+    problems = _as_many(world, count)
     return ["\n".join(m["content"] for m in p.messages if m["role"] != "system") for p in problems]
+
+
+def _as_many(world: Task, count: int) -> list[Problem]:
+    """Held-out problems, `count` of them, or nearly all of a small family."""
+    from evolute.types import ConfigError
+
+    while count:
+        try:
+            return world.problems("heldout", count)
+        except ConfigError:
+            count = count * 3 // 4
+    return []
 
 
 def _prompted(trace: Trace, *, keep_system: bool) -> Trace:

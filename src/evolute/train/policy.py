@@ -113,7 +113,8 @@ class Policy:
     def scores(self, batch: MicroBatch, temperature: float) -> tuple[TokenBatch, Scores]:
         """Score every trained token of a micro-batch."""
         tokens = to_tensors(batch)
-        hidden = self._hidden(tokens, SharedPrefixAttention(batch))
+        window = self.decoder.config.sliding_window
+        hidden = self._hidden(tokens, SharedPrefixAttention(batch, window))
         trained = hidden[tokens.predicts]
         head, half = self.decoder.head_weight, self._half_head
         if head.requires_grad:

@@ -1,6 +1,6 @@
 """Attention for groups of responses that share their prompt's keys and values.
 
-    SharedPrefixAttention(micro_batch)      an `Attend`
+    SharedPrefixAttention(micro_batch, sliding_window=None)      an `Attend`
 
 Prompts see themselves; a response sees its prompt and itself. Letters: P prompt tokens, G
 responses of a group, L the longest of them, N all their tokens, H query and K kv heads, E width.
@@ -22,9 +22,10 @@ from evolute.train.rollouts.packing import MicroBatch
 class SharedPrefixAttention:
     """An `Attend`: prompts see themselves, responses see their prompt and themselves."""
 
-    def __init__(self, batch: MicroBatch) -> None:
+    def __init__(self, batch: MicroBatch, sliding_window: int | None = None) -> None:
         self._groups = [
-            _Group(len(g.prompt), [len(m.sample.response_ids) for m in g.members]) for g in batch
+            _Group(len(g.prompt), [len(m.sample.response_ids) for m in g.members], sliding_window)
+            for g in batch
         ]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -36,13 +37,19 @@ class SharedPrefixAttention:
 class _Group:
     """One prompt and its responses: where they lie when padded to the longest."""
 
-    def __init__(self, prompt: int, lengths: list[int]) -> None:
+    def __init__(self, prompt: int, lengths: list[int], window: int | None) -> None:
         longest = max(lengths)
+        self._window = window
         self.prompt, self.size = prompt, prompt + sum(lengths)
-        self._shape = (len(lengths), longest)
-        causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-        self._mask = torch.cat([torch.ones(longest, prompt, dtype=torch.bool), causal], dim=1)
+        self._is_alone = len(lengths) == 1
         self._places: Tensor | None = None
+        if self._is_alone:
+            return
+        self._shape = (len(lengths), longest)
+        row, column = prompt + torch.arange(longest)[:, None], torch.arange(prompt + longest)[None]
+        self._mask = column <= row
+        if window is not None:
+            self._mask &= column > row - window
         if any(length != longest for length in lengths):
             starts = [row * longest for row in range(len(lengths))]
             self._places = torch.cat(
@@ -50,9 +57,11 @@ class _Group:
             )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-        """Outputs of the prompt's and of the responses' tokens."""
+        """Outputs of all tokens, the prompt's first, in one or two parts."""
+        if self._is_alone:  # one sequence, as it lies
+            return [attend_one(q, k, v, self._window)]
         at = self.prompt
-        own = attend_one(q[:at], k[:at], v[:at])
+        own = attend_one(q[:at], k[:at], v[:at], self._window)
         q_G, k_G, v_G = (self._padded(x[at:]) for x in (q, k, v))
         keys = torch.cat([self._shared(k), k_G], dim=2)
         values = torch.cat([self._shared(v), v_G], dim=2)

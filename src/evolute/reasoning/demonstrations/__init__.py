@@ -1,1 +1,0 @@
-"""Demonstrations: sample a teacher, verify, reformat, curate, perturb, measure the student."""

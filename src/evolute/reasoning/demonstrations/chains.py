@@ -19,6 +19,7 @@ from typing import Literal
 
 from evolute.envs.chains import Chain, Definition, compute, draw_chain
 from evolute.reasoning.demonstrations.trace import Step, Trace
+from evolute.types import Message
 
 _STEP = re.compile(r"\b([a-z]) = (?:([a-z]) ([-+*]) (\d+) = (\d+) [-+*] (\d+) = )?(\d+)\.")
 DOMAIN = "chain-with-traps"
@@ -89,8 +90,7 @@ def skill(rng: random.Random, modulus: int) -> Trace:
         question = f"Work mod {modulus}. {left} {operation} {right} = ?"
         value = compute(left, operation, right, modulus)
         step = Step("STEP", f"{left} {operation} {right} = {value}.")
-        prompt = ({"role": "user", "content": question},)
-        return Trace(prompt, (step,), f"{value}", question, "operations")  # type: ignore[arg-type]
+        return Trace(_asked(question), (step,), f"{value}", question, "operations")
     return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng, SHORT)
 
 
@@ -158,9 +158,12 @@ def _backwards(one: Definition, values: dict[str, int], modulus: int) -> str:
 
 def _finished(chain: Chain, steps: list[Step], answer: int) -> Trace:
     steps = [*steps, Step("CONCLUDE", f"So {chain.asked} is {answer}.")]
-    question = chain.question
-    prompt = ({"role": "user", "content": question},)
-    return Trace(prompt, tuple(steps), f"{chain.asked} = {answer}", question, DOMAIN)  # type: ignore[arg-type]
+    question, solution = chain.question, f"{chain.asked} = {answer}"
+    return Trace(_asked(question), tuple(steps), solution, question, DOMAIN)
+
+
+def _asked(question: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": question},)
 
 
 def _other(value: int, modulus: int, rng: random.Random) -> int:

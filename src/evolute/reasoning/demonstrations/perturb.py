@@ -172,7 +172,8 @@ def perturb(
         raise ConfigError(f"no perturbation {kind!r}. {nearest(kind, PERTURBATIONS)}")
     if not 0 <= share <= 1:
         raise ConfigError(f"share is {share}; it is a part of the steps, from 0 to 1.")
-    change, seen, found = PERTURBATIONS[kind], {}, []  # type: ignore[var-annotated]
+    change, found = PERTURBATIONS[kind], []
+    seen: dict[str, int] = {}
     for trace in traces:
         number = seen[trace.problem_id] = seen.get(trace.problem_id, -1) + 1
         rng = random.Random(f"{seed}/{kind}/{share}/{trace.problem_id}/{number}")

@@ -34,6 +34,7 @@ from evolute.types import (
 )
 
 ROLE = "teacher"
+THOUGHT_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ async def sample(
     concurrency: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> SampleReport:
-    """Ask for `samples` answers to each of `count` problems; 0 tokens: as many as the task says.
+    """Ask for `samples` answers to each of `count` problems; 0 tokens: as many as the task says,
+    and room for a thought.
 
     A spent budget ends the call, a failed answer only itself: both can be asked for again.
     RequestError rises. Raises ConfigError when `path` is of another task or other settings.
@@ -71,7 +73,7 @@ async def sample(
     account = account or Account()
     settings: dict[str, Any] = {"task": task.name, "split": split, "seed": seed, "system": system}
     settings |= {"temperature": temperature, "teacher": teacher.model_name}
-    limit = max_new_tokens or task.max_new_tokens
+    limit = max_new_tokens or task.max_new_tokens + THOUGHT_TOKENS
     there = _there(path, settings)
     problems = task.problems(split, count, seed)
     jobs = [

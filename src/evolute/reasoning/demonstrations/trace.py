@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from evolute.types import Message
 
@@ -130,7 +130,9 @@ def read_row(row: Mapping[str, Any]) -> Trace:
     """Raises ValueError for a row that is none of `row_of`."""
     try:
         return Trace(
-            tuple({"role": m["role"], "content": m["content"]} for m in row["prompt"]),
+            tuple(
+                cast(Message, {"role": m["role"], "content": m["content"]}) for m in row["prompt"]
+            ),
             tuple(Step(str(step["role"]), str(step["text"])) for step in row["steps"]),
             str(row["solution"]),
             str(row["problem_id"]),
