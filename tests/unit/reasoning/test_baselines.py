@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from sandboxes import OwnPrograms
+from own_programs import OwnPrograms
 
 from evolute.lang.account import Account, Budget
 from evolute.reasoning.baselines import (

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from sandboxes import OwnPrograms
+from own_programs import OwnPrograms
 
 from evolute.envs import make_task
 from evolute.lang.account import Account, Budget

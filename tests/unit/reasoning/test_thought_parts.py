@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandboxes import OwnPrograms
+from own_programs import OwnPrograms
 
 from evolute.envs import make_task
 from evolute.reasoning.asking import ask_json, prompt_of

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from sandboxes import OwnPrograms
+from own_programs import OwnPrograms
 
 from evolute.bench.thoughts.bench import TASKS, taught
 from evolute.bench.thoughts.calibration import calibrate
