@@ -114,7 +114,7 @@ def program(s, steps):
     play(s, steps)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(STEPS, min_size=1, max_size=4), st.sampled_from([1, 2, "auto"]))
 def test_a_program_does_what_it_says(batch, at_once):
     backend = ScriptedTextBackend(lambda request: said(request.prompt.text))
@@ -140,7 +140,7 @@ def test_a_program_does_what_it_says(batch, at_once):
             assert state.text() == told.text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(STEPS, st.integers(0, 6), st.integers(0, 120))
 def test_an_account_is_never_overdrawn_and_what_was_sent_is_what_was_billed(steps, calls, tokens):
     backend = ScriptedTextBackend(lambda request: "ok")

@@ -68,7 +68,9 @@ def _begin(
         if set_:
             raise ConfigError("--set is for an engine of its own; a server has its settings.")
         key = api_key or os.environ.get("EVOLUTE_API_KEY")
-        global_config.default_backend = RuntimeEndpoint(url, key)
+        endpoint = RuntimeEndpoint(url, key)
+        stack.callback(endpoint.close)
+        global_config.default_backend = endpoint
     else:
         from evolute.engine import Engine, EngineConfig
 

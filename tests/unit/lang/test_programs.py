@@ -406,3 +406,18 @@ def test_a_name_that_is_used_again_holds_the_later_value():
 
     state = again.run(backend=ScriptedTextBackend(["1", "2", "3"], delay_s=0.001))
     assert state.ret_value == ("2", "mine") and state.text() == "a123"
+
+
+def test_a_program_that_fails_before_its_gen_has_begun_ends():
+    @sgl.function
+    def hasty(s):
+        s += "a" + sgl.gen("x")
+        raise RuntimeError("at once")
+
+    backend = ScriptedTextBackend()
+    with pytest.raises(RuntimeError, match="at once"):
+        hasty.run(backend=backend)
+    (state,) = hasty.run_batch([{}], backend=backend)
+    assert str(state.error()) == "at once" and backend.requests == []
+    with pytest.raises(ProgramError, match="hasty: it was cancelled"):
+        state["x"]

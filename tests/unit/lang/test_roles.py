@@ -205,3 +205,17 @@ def test_a_template_is_told_by_any_backend_of_tokens():
     message = {"role": "user", "content": "hi"}
     assert asyncio.run(backend.render([message])) == "<turn>user\nhi<end>"
     assert asyncio.run(backend.render([message], is_open=True)) == "<turn>user\nhi"
+
+
+def test_the_constant_turns_are_computed_beforehand():
+    @sgl.function
+    def shots(s, question):
+        s += sgl.system("Short.") + sgl.user("1+1?") + sgl.assistant("2")
+        s += sgl.user(question) + sgl.assistant(sgl.gen("a"))
+
+    backend = scripted(LLAMA3, ["x"])
+    shots.cache(backend)
+    prefix = "<bos><system>Short.<eot><user>1+1?<eot><assistant>2<eot><user>"
+    assert sent(backend, 0) == prefix
+    shots.run("2+2?", backend=backend)
+    assert sent(backend, 1) == prefix + "2+2?<eot><assistant>"

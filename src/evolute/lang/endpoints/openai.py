@@ -21,6 +21,7 @@ from evolute.lang.account import Spent
 from evolute.lang.backend import Capabilities, Prompt, Reply, TextRequest, ToolCall
 from evolute.lang.endpoints.transport import Transport, failure
 from evolute.lang.gens import check
+from evolute.lang.interpreter.bridge import blocking
 from evolute.types import BackendError, Delta, FinishReason, Message, NotSupported, Output
 
 STANDARD = {  # setting of SamplingParams -> field of the body
@@ -124,6 +125,10 @@ class OpenAI:
 
     async def aclose(self) -> None:
         await self.transport.aclose()
+
+    def close(self) -> None:
+        """Close the connections of plain runs."""
+        blocking(self.aclose())
 
     # -- internals ---------------------------------------------------------------
 

@@ -54,6 +54,8 @@ class Runtime(RuntimeEndpoint):
     def shutdown(self) -> None:
         """End the server. Idempotent."""
         atexit.unregister(self.shutdown)
+        if hasattr(self, "transport"):
+            self.close()
         if self._process.poll() is None:
             self._process.terminate()
             try:

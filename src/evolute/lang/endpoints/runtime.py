@@ -21,6 +21,7 @@ from evolute.lang.account import Spent
 from evolute.lang.backend import Capabilities, Made, Prompt, Reply, TextRequest
 from evolute.lang.endpoints import native
 from evolute.lang.endpoints.transport import Transport
+from evolute.lang.interpreter.bridge import blocking
 from evolute.types import BackendError, Delta, Message, NotSupported, SamplingParams
 
 SCORING = SamplingParams(max_new_tokens=0, temperature=0.0)
@@ -143,6 +144,10 @@ class RuntimeEndpoint:
 
     async def aclose(self) -> None:
         await self.transport.aclose()
+
+    def close(self) -> None:
+        """Close the connections of plain runs."""
+        blocking(self.aclose())
 
     # -- SGLang's names --------------------------------------------------------------
 

@@ -19,11 +19,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from evolute.lang.account import Account
-from evolute.lang.backend import Prompt, TextBackend
+from evolute.lang.backend import Text, TextBackend
 from evolute.lang.endpoints import as_text_backend
+from evolute.lang.expressions import Constant, Expr, RoleBegin, RoleEnd, ScopeBegin, ScopeEnd
 from evolute.lang.gens import RUN_NAMES, RunSettings
 from evolute.lang.interpreter.bridge import blocking, drive
 from evolute.lang.interpreter.gate import Gate
+from evolute.lang.interpreter.prompts import Conversation, to_send, turn_begin, turn_end
 from evolute.lang.interpreter.state import ProgramState
 from evolute.lang.interpreter.stream import Run, Stream
 from evolute.lang.metered import Metered
@@ -160,9 +162,7 @@ class Program:
 
     def cache(self, backend: AnyBackend | None = None) -> None:
         """Compute the constant beginning, so that later runs find it in the prefix cache."""
-        prefix = self.trace().prefix
-        if prefix:
-            blocking(_prepare(text_backend_of(backend), prefix))
+        blocking(_prepare(text_backend_of(backend), self.trace().nodes))
 
     # -- internals ---------------------------------------------------------------
 
@@ -296,5 +296,17 @@ def _bar(name: str, count: int, is_wanted: bool) -> AbstractContextManager[Any]:
     return progress(name, count) if is_wanted else nullcontext(None)
 
 
-async def _prepare(backend: TextBackend, prefix: str) -> None:
-    await backend.prepare(Prompt.of(prefix))
+async def _prepare(backend: TextBackend, nodes: Sequence[Expr]) -> None:
+    """Up to the first node that a run decides, in the words of the model's chat template."""
+    now = Conversation()
+    for node in nodes:
+        if isinstance(node, Constant):
+            now = now.then(Text(node.text))
+        elif isinstance(node, RoleBegin):
+            now = await turn_begin(now, node.role, backend)
+        elif isinstance(node, RoleEnd):
+            now = await turn_end(now, node.role, backend)
+        elif not isinstance(node, ScopeBegin | ScopeEnd):
+            break
+    if now.prompt.pieces and backend.capabilities.hints:
+        await backend.prepare(to_send(now, backend.capabilities))

@@ -230,6 +230,14 @@ class Stream:
             self.do_at_once(self._queue.popleft())
         if self._queue:
             self._task = self.loop.create_task(self._work())
+            self._task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step never comes to its own end."""
+        if self._task is task:
+            self._task = None
+            self._fail(None, asyncio.CancelledError())
+            self.growth.wake()
 
     async def _work(self) -> None:
         expr: Expr | None = None
@@ -250,7 +258,9 @@ class Stream:
             self.growth.wake()
 
     def _fail(self, expr: Expr | None, error: BaseException) -> None:
-        where = str(expr) if isinstance(expr, Gen | Select) else type(expr).__name__
+        where = self.run.name if expr is None else type(expr).__name__
+        if isinstance(expr, Gen | Select):
+            where = str(expr)
         if isinstance(error, ProgramError):
             self.error = error
         else:
