@@ -2,6 +2,7 @@
 
 from evolute.cli.main_job import LoopConfig
 from evolute.reasoning.baselines import PalConfig, PlainConfig, TreeConfig, VotesConfig
+from evolute.reasoning.s_star import SStarConfig
 from evolute.reasoning.thought_buffer import ThoughtConfig
 from evolute.train.sft import SftConfig
 from evolute.types.settings import from_mapping, keys, load, to_toml
@@ -142,6 +143,30 @@ BASELINE_KEYS = {
         "limits.max_output_bytes",
     ),
 }
+S_STAR_KEYS = (
+    "samples",
+    "rounds",
+    "temperature",
+    "max_new_tokens",
+    "selector",
+    "public_filter",
+    "inputs",
+    "fuzz",
+    "judge_swap",
+    "judge_accuracy",
+    "judge_at_least",
+    "size_prior",
+    "style",
+    "seed",
+    "records",
+    "limits.seconds",
+    "limits.cpu_seconds",
+    "limits.memory_mb",
+    "limits.max_processes",
+    "limits.max_open_files",
+    "limits.disk_mb",
+    "limits.max_output_bytes",
+)
 THOUGHT_KEYS = (
     "path",
     "use_above",
@@ -180,6 +205,7 @@ def test_keys_of_the_thought_buffer_and_the_baselines_are_these():
     }
     assert {name: tuple(keys(config)) for name, config in configs.items()} == BASELINE_KEYS
     assert tuple(keys(ThoughtConfig)) == THOUGHT_KEYS
+    assert tuple(keys(SStarConfig)) == S_STAR_KEYS
 
 
 def test_settings_survive_the_way_to_a_file_and_back(tmp_path):

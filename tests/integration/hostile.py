@@ -59,7 +59,7 @@ class World:
         assert sorted(p.name for p in self.canary.parent.iterdir()) == ["canary", "socket"]
         for one in (self.tcp, self.unix, self.abstract):
             with suppress(BlockingIOError):
-                one.accept()
+                one.accept()[0].close()
                 raise AssertionError("a program reached a socket")
         with suppress(BlockingIOError):
             raise AssertionError(f"a program sent {self.udp.recv(100)!r}")
@@ -278,7 +278,14 @@ def crash(world: World) -> str:
 
 
 def recursion(world: World) -> str:
-    return "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nprint('done')\nf()\n"
+    """Through C, so that the stack ends before the memory."""
+    return textwrap.dedent("""
+        import sys
+        sys.setrecursionlimit(10**9)
+        def f(x): return max([x], key=f)
+        print("done", flush=True)
+        f(1)
+    """)
 
 
 FAMILIES: dict[str, Callable[[World], str]] = {

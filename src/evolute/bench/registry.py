@@ -21,6 +21,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "generator": "evolute.bench.load.generator",
     "radix": "evolute.bench.radix",
     "routing": "evolute.bench.routing",
+    "s_star": "evolute.bench.programming.s_star",
     "serving": "evolute.bench.serving",
     "sft": "evolute.bench.sft",
     "soak": "evolute.bench.soak",

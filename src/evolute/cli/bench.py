@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
-    *("soak", "thoughts", "tier", "sft", "demonstrations"),
+    *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star"),
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -32,7 +32,7 @@ Name = Annotated[
         "the pool forgot them; thoughts: a memory of solved problems beside other methods; "
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
-        "student feels"
+        "student feels; s_star: policies that choose among programs"
     ),
 ]
 Model = Annotated[

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evolute.cli.methods import METHODS, SOLVER, make_method, roles_of
-from evolute.cli.options import Json, Model, Set, emit, say, settings
+from evolute.cli.options import Json, Model, Set, emit, say, settings, words_of
 
 if TYPE_CHECKING:
     from evolute.engine import EngineConfig
@@ -46,6 +46,9 @@ def evaluate_task(
         bool, typer.Option("--unsafe-no-sandbox", help="run models' programs unprotected")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON lines: each problem's answer")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="TOML of what --set sets, which goes before it")
+    ] = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
@@ -54,10 +57,11 @@ def evaluate_task(
     With --method each problem is solved by it, within its budget; --set method.KEY=VALUE are the
     method's own settings.
     """
+    set_ = [*(words_of(recipe) if recipe else []), *(set_ or [])]
     given = dict(locals())
     if method is None:
         _refuse_without_method(given)
-        _plain(task, model, adapter, count, temperature, set_ or [], is_json=json)
+        _plain(task, model, adapter, count, temperature, set_, is_json=json)
         return
     _by_method(given)
 
@@ -72,7 +76,7 @@ def _refuse_without_method(given: dict[str, Any]) -> None:
     for name in names:
         if given[name] not in (None, False, []):
             raise ConfigError(f"--{name.replace('_', '-')} needs --method; add one, or drop it.")
-    if any(word.startswith(KEY) for word in given["set_"] or []):
+    if any(word.startswith(KEY) for word in given["set_"]):
         raise ConfigError("--set method.* needs --method; add one, or drop it.")
 
 
@@ -134,7 +138,7 @@ def _by_method(given: dict[str, Any]) -> None:
         raise ConfigError("--temperature is for eval without a method; use --set method.*.")
     sandbox = partial(make_sandbox, allow_unsafe=given["unsafe_no_sandbox"])
     world = make_task(given["task"], sandbox)
-    own, words = _split(given["set_"] or [])
+    own, words = _split(given["set_"])
     config = settings(EngineConfig, [], words)
     budget = Budget(given["budget_calls"], given["budget_tokens"])
     with ExitStack() as stack:

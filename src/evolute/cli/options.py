@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +23,15 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="one setting, as key.path=value; repeatable")
 ]
 PrintConfig = Annotated[bool, typer.Option(help="show the settings in force and stop")]
+
+
+def words_of(recipe: Path) -> list[str]:
+    """A TOML file as --set options, in its order. Raises ConfigError when it cannot be read."""
+    try:
+        found = tomllib.loads(recipe.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"recipe {recipe} cannot be read: {error}") from error
+    return [f"{key}={_text(value)}" for key, value in _flat(found, "")]
 
 
 def settings(
@@ -70,3 +80,15 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return str(value)
+
+
+def _flat(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield path + key, value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

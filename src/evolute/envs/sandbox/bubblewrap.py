@@ -145,9 +145,11 @@ def command(
     for name, value in ENVIRONMENT.items():
         words += ["--setenv", name, value]
     words += [*_system(), "--ro-bind", sys.base_prefix, PYTHON, "--ro-bind", str(RUNNER), "/run.py"]
+    words += ["--dir", "/packages"] if script.packages else []
     for package in script.packages:
-        place = package_path(package)
-        words += ["--ro-bind", str(place), f"/packages/{package}/{place.name}"]
+        words += ["--dir", f"/packages/{package}"]
+        source = package_path(package)
+        words += ["--ro-bind", str(source), f"/packages/{package}/{source.name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
     for place in (BOX, "/tmp", "/dev/shm"):
         words += ["--size", str(int(limits.disk_mb * MIB)), "--perms", "1777", "--tmpfs", place]

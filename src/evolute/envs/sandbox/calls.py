@@ -122,6 +122,6 @@ def _read(run: RunReport, count: int) -> list[CallReport]:
             continue
         is_ok = state == "ok"
         reports[index] = CallReport(state, said if is_ok else "", "" if is_ok else said, seconds)
-    state: State = "timeout" if run.ending is Ending.TIMEOUT else "died"
+    missing: State = "timeout" if run.ending is Ending.TIMEOUT else "died"
     why = run.stderr.strip().rpartition("\n")[2] or f"the sandbox ended: {run.ending}"
-    return [reports.get(index, CallReport(state, error=why)) for index in range(count)]
+    return [reports.get(index, CallReport(missing, error=why)) for index in range(count)]

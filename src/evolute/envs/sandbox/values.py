@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 200
@@ -80,9 +81,12 @@ def _plain(value: Any, depth: int) -> Any:
 
 def _of_subclass(value: Any, kind: type, depth: int) -> Any:
     """Counters, named tuples, enums of numbers: what they are to a test. The rest is shown."""
-    for base in (bool, int, float, str, bytes, list, tuple, set, frozenset, dict):
-        if isinstance(value, base):
-            return _plain(base.__new__(base, value) if base is int else base(value), depth)
+    if isinstance(value, int):
+        return _plain(int.__index__(value), depth)
+    makers: tuple[Any, ...] = (float, str, bytes, list, tuple, set, frozenset, dict)
+    for maker in makers:
+        if isinstance(value, maker):
+            return _plain(maker(value), depth)
     return {"other": [kind.__name__, ADDRESS.sub("", repr(value))]}
 
 
@@ -96,7 +100,7 @@ def _value(plain: Any) -> Any:
     ((kind, held),) = plain.items()
     if kind == "dict":
         return {_value(key): _value(item) for key, item in held}
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "tuple": lambda: tuple(map(_value, held)),
         "set": lambda: set(map(_value, held)),
         "frozenset": lambda: frozenset(map(_value, held)),

@@ -263,11 +263,16 @@ def oom_kills() -> int:
 
 
 def _last_words(said: str) -> tuple[str, int | None, float]:
-    """The runner's last line. Raises SandboxError for one that says the sandbox broke."""
-    for line in said.splitlines():
-        word, _, rest = line.partition(" ")
-        if word == "error":
-            raise SandboxError(f"the sandbox could not be set up: {rest}")
-        number, _, cpu = rest.partition(" ")
+    """The runner's first line after `ready`: how the program ended, a number, processor seconds.
+
+    Raises SandboxError for one that says the sandbox broke; a line that the runner did not write
+    (another user's runner shares its pipe's owner with the program) says nothing.
+    """
+    word, _, rest = said.partition("\n")[0].partition(" ")
+    if word == "error":
+        raise SandboxError(f"the sandbox could not be set up: {rest}")
+    number, _, cpu = rest.partition(" ")
+    try:
         return word, int(number), float(cpu)
-    return "", None, 0.0
+    except ValueError:
+        return "", None, 0.0

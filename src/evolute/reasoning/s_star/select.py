@@ -16,7 +16,7 @@ Sources: S*, Algorithm 1 and table 3. Not reproduced: a random member that stand
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evolute.envs.code.compare import same
@@ -28,7 +28,7 @@ from evolute.reasoning.method import Roles, seed_of
 from evolute.reasoning.s_star.clusters import Cluster, clusters, largest
 from evolute.reasoning.s_star.generate import Candidate
 from evolute.reasoning.s_star.inputs import asked, fuzzed, literals, telling
-from evolute.reasoning.s_star.judge import Judge, question_of
+from evolute.reasoning.s_star.judge import Judge, Question, question_of
 from evolute.reasoning.s_star.prompts import distinguishing, more_inputs, more_tests, put
 from evolute.reasoning.s_star.runs import FAILED, Input, Runs
 from evolute.reasoning.s_star.settings import SStarConfig
@@ -268,5 +268,5 @@ def _plain_reason(selection: Selection, place: int) -> str:
     return "passed" if selection.candidates[place].passes_all else "none_passed"
 
 
-def _says_anything(duels: Sequence[Duel], votes: dict) -> bool:  # type: ignore[type-arg]
+def _says_anything(duels: Sequence[Duel], votes: Mapping[Question, int]) -> bool:
     return any(duel.question is None or votes.get(duel.question) for duel in duels)

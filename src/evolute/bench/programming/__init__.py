@@ -1,0 +1,1 @@
+"""S* measured: every selection policy on the same candidates, scripted and with a real model."""
