@@ -157,14 +157,14 @@ def test_a_sketch_gives_way_to_the_program_that_it_led_to(tmp_path):
 def test_poison_is_passed_over_and_retired(tmp_path):
     good = ThoughtTemplate(
         "mathematics",
-        "Use the NUMBERS to make NUMBER.",
+        "Use the numbers to make a number.",
         "code",
         SOLVER_24,
         (Slot("numbers", "list", "numbers[:-1]"), Slot("target", "int", "numbers[-1]")),
     )
     bad = ThoughtTemplate(
         "mathematics",
-        "Use the NUMBERS with +, -, *, / and brackets to make NUMBER. Use each exactly once.",
+        "Use the numbers with +, -, *, / and brackets to make a number. Use each exactly once.",
         "code",
         "print('1 + 1')",
         (Slot("numbers", "list", "numbers"),),
@@ -190,7 +190,7 @@ def test_poison_is_passed_over_and_retired(tmp_path):
 def test_a_template_that_only_fails_is_retired(tmp_path):
     bad = ThoughtTemplate(
         "mathematics",
-        "Use the NUMBERS with +, -, *, / and brackets to make NUMBER.",
+        "Use the numbers with +, -, *, / and brackets to make a number.",
         "code",
         "print('1 + 1')",
         (Slot("numbers", "list", "numbers"),),

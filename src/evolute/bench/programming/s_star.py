@@ -66,7 +66,7 @@ def run(
         figures |= asyncio.run(scripted(suite, count, sandbox))
     with Engine(model, config) as engine:
         figures |= asyncio.run(with_model(Roles(as_text_backend(engine)), num_model, sandbox))
-    name = model if isinstance(model, str) else model.config.model_type
+    name = model if isinstance(model, str) else model.name
     settings = {"model": name, "tasks": TASKS, "config": asdict(SStarConfig())}
     notes = (
         f"{count} problems a suite: 95 % intervals are about +-{98 / count**0.5:.0f} points",
@@ -114,8 +114,8 @@ async def compared(
             method = SStar(roles, lambda: sandbox, replace(config, selector=policy))
             outcomes[policy] = await _policy(task, problems, method, grades)
     figures: dict[str, float] = {}
-    for policy, outcome in outcomes.items():
-        figures |= _figures(f"{suite}/{policy}", outcome, outcomes.get("public"))
+    for name, outcome in outcomes.items():
+        figures |= _figures(f"{suite}/{name}", outcome, outcomes.get("public"))
     return figures | await _coverage(suite, task, problems, outcomes, grades)
 
 

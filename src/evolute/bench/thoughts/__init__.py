@@ -1,1 +1,0 @@
-"""The thought buffer measured: retrieval, learning over passes, methods beside one another."""

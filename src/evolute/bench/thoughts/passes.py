@@ -49,7 +49,7 @@ async def one_pass(
     async def one(problem: Problem) -> bool:
         async with gate:
             solution = await method.solve(problem, account)
-        return verify(problem, solution.text)
+        return bool(verify(problem, solution.text))
 
     started = time.monotonic()
     right = await asyncio.gather(*(one(problem) for problem in problems))

@@ -34,6 +34,19 @@ LITERALS = (  # name, mask, pattern; what an earlier one took is not seen by lat
     ("quoted", "TEXT", re.compile(r'"([^"\n]{1,400})"')),
     ("expressions", "EXPRESSION", re.compile(rf"{OPERAND}(?:\s*[-+*/]\s*{OPERAND})+")),
 )
+SPOKEN = {
+    "POSITION": "a position",
+    "PATH": "a path",
+    "DATE": "a date",
+    "TEXT": "a text",
+    "EXPRESSION": "an expression",
+    "LIST": "a list",
+    "ROW": "a row",
+    "TABLE": "a table",
+    "NUMBER": "a number",
+    "NUMBERS": "numbers",
+}
+MASK = re.compile(rf"\b({'|'.join(SPOKEN)})\b")
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
 ITEMS = re.compile(r"(?<=: )([^:\n]+(?:, [^:\n,]+)+)\s*$", re.MULTILINE)
 OPPOSITES = (
@@ -93,7 +106,12 @@ class Distilled:
 
     @property
     def query(self) -> str:
-        return f"{self.meta_problem}\n{self.objective}".strip()
+        return spoken(f"{self.meta_problem}\n{self.objective}".strip())
+
+
+def spoken(text: str) -> str:
+    """Masks as words: encoders know "a number" better than NUMBER."""
+    return MASK.sub(lambda found: SPOKEN[found[1]], text)
 
 
 def extract(text: str) -> Distilled:

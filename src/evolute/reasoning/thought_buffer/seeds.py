@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from evolute.reasoning.thought_buffer.distill import spoken
 from evolute.reasoning.thought_buffer.programs import PROGRAMS
 from evolute.reasoning.thought_buffer.template import Slot, ThoughtTemplate
 
@@ -62,7 +63,7 @@ def seed_templates(kind: str) -> list[ThoughtTemplate]:
     return [
         ThoughtTemplate(
             seed.category,
-            seed.description,
+            spoken(seed.description),
             "code",
             (seed.skeleton, seed.program)[place - 1],
             tuple(Slot(*slot) for slot in seed.slots) if place == 2 else (),
