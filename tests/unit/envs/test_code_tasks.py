@@ -146,7 +146,7 @@ def test_human_eval_s_examples_are_read_and_true():
         for test in code.public:
             if not same(test.expected, names[code.entry_point](*test.arguments)):
                 wrong.append((name, test))
-    slips = {f"HumanEval/{k}" for k in (47, 95, 116, 148)}  # the data set's own
+    slips = {f"HumanEval/{k}" for k in (47, 95, 116, 130, 148)}  # the data set's own
     assert {name for name, _ in wrong} <= slips, wrong
 
 

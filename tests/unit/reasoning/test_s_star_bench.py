@@ -15,9 +15,9 @@ POLICIES = ("first", "public", "public_majority", "s_star")
 def figures(skill):
     sandbox = Unprotected()
     task = make_task("list-programs?ops=2-3&errors=systematic", lambda: sandbox)
-    problems = task.problems("heldout", 3)
+    problems = task.problems("heldout", 2)
     roles = Roles(StandIn(problems, skill))
-    config = SStarConfig(samples=4, rounds=1)
+    config = SStarConfig(samples=3, rounds=1)
     return asyncio.run(compared("s", task, problems, roles, config, sandbox, POLICIES))
 
 

@@ -14,12 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evolute.bench.thoughts.teacher import Teacher
 from evolute.envs.code.list_operations import OPERATIONS, apply, source_of
 from evolute.envs.sandbox.values import encode
-from evolute.lang.backend import TextRequest
-from evolute.testing import ScriptedTextBackend
-from evolute.types import Problem
+from evolute.lang.account import Spent
+from evolute.lang.backend import Reply, TextRequest
+from evolute.types import FinishReason, Output, Problem
 
+CHARS_PER_TOKEN = 4  # what it bills
 GROUNDED = re.compile(r"on the input (\[.*\])\.\nA gave: (.*)\nB gave: (.*)\n")
 UNSEEN = re.compile(r"Program A:\n```python\n(.*?)```\nProgram B:\n```python\n(.*?)```", re.DOTALL)
 
@@ -36,20 +38,40 @@ class Skill:
     predicts: float = 0.6  # the expected value of a test of its own
 
 
-class StandIn(ScriptedTextBackend):
-    """Knows the problems of list-programs by their statements."""
+class StandIn(Teacher):
+    """Chats, as the teacher does; knows the problems of list-programs by their statements."""
+
+    model_name = "stand-in"
 
     def __init__(self, problems: Sequence[Problem], skill: Skill, seed: int = 0) -> None:
-        super().__init__(self._say, model_name="stand-in")
+        super().__init__()
         self._problems = {problem.id: problem for problem in problems}
         self._skill, self._seed = skill, seed
 
-    def _say(self, request: TextRequest) -> str:
-        text = request.prompt.text
+    async def generate(self, request: TextRequest) -> Reply:
+        self.calls += 1
+        asked = "\n".join(message["content"] for message in request.prompt.messages)
+        text = self._say(asked, request.sampling.seed or 0)
+        spent = Spent(1, -(-len(asked) // CHARS_PER_TOKEN), 0, -(-len(text) // CHARS_PER_TOKEN))
+        output = Output(
+            text=text,
+            token_ids=(),
+            logprobs=(),
+            finish_reason=FinishReason.STOP,
+            cached_tokens=0,
+            weight_version=0,
+            prompt_tokens=spent.prompt_tokens,
+            index=0,
+        )
+        return Reply((output,), spent)
+
+    # -- internals ---------------------------------------------------------------
+
+    def _say(self, text: str, seed: int) -> str:
         problem = next(one for name, one in self._problems.items() if name in text)
         if "Which result is right?" in text or "Which program is right?" in text:
             return self._judge(problem, text)
-        source = random.Random(f"{self._seed}/{problem.id}/{request.sampling.seed}")
+        source = random.Random(f"{self._seed}/{problem.id}/{seed}")
         if " tests. One test a line" in text:
             return self._tests(problem, source)
         if " inputs that test such" in text or " inputs on which" in text:
