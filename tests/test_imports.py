@@ -12,6 +12,7 @@ LIGHT = (
     "evolute.types.settings",
     "evolute.telemetry",
     "evolute.grammar",
+    "evolute.lang",
     "evolute.reasoning.thought_buffer",
     "evolute.models.encoder",
     "evolute.cli.main",

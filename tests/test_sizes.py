@@ -9,6 +9,7 @@ SRC = Path(__file__).parents[1] / "src" / "evolute"
 MAX_FILE, MAX_FUNCTION, MAX_ARGUMENTS = 500, 60, 10
 EXCEPTIONS = {  # place -> the reason
     "cli": "a verb's arguments are its command line",
+    "lang/api.py": "gen has SGLang's arguments, by SGLang's names",
 }
 FILES = sorted(SRC.rglob("*.py"))
 
@@ -22,5 +23,6 @@ def test_sizes(path):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= MAX_FUNCTION, f"{node.name} has {length} lines"
             arguments = len(node.args.args) + len(node.args.kwonlyargs)
-            if path.relative_to(SRC).parts[0] not in EXCEPTIONS:
+            place = path.relative_to(SRC)
+            if place.parts[0] not in EXCEPTIONS and place.as_posix() not in EXCEPTIONS:
                 assert arguments <= MAX_ARGUMENTS + 1, f"{node.name} has {arguments} arguments"

@@ -12,6 +12,10 @@ ask.run(question="Why is the sky blue?")["answer"]
 
 from evolute.lang.account import Account, Budget, Spent
 from evolute.lang.api import (
+    Anthropic,
+    Crusoe,
+    LiteLLM,
+    VertexAI,
     assistant,
     assistant_begin,
     assistant_end,
@@ -38,7 +42,7 @@ from evolute.lang.choices import (
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
-from evolute.lang.endpoints import OnTokens, as_text_backend
+from evolute.lang.endpoints import OnTokens, OpenAI, Runtime, RuntimeEndpoint, as_text_backend
 from evolute.lang.interpreter.forks import ForkGroup
 from evolute.lang.interpreter.program import Program
 from evolute.lang.interpreter.state import ProgramState
@@ -47,13 +51,20 @@ from evolute.lang.settings import global_config, set_default_backend
 
 __all__ = [
     "Account",
+    "Anthropic",
     "Budget",
+    "Crusoe",
     "ForkGroup",
+    "LiteLLM",
     "Metered",
     "OnTokens",
+    "OpenAI",
     "Program",
     "ProgramState",
+    "Runtime",
+    "RuntimeEndpoint",
     "Spent",
+    "VertexAI",
     "as_text_backend",
     "assistant",
     "assistant_begin",

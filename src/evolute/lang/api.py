@@ -175,6 +175,28 @@ def get_server_info(backend: AnyBackend | None = None) -> Mapping[str, Any]:
     return blocking(text_backend_of(backend).describe())
 
 
+class Elsewhere:
+    """A service of SGLang's list that has no backend of its own here. Raises NotSupported."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise NotSupported(
+            f"{type(self).__name__}: use OpenAI(model, base_url=..., api_key=...) with the address "
+            "of its OpenAI-compatible API."
+        )
+
+
+class Anthropic(Elsewhere): ...
+
+
+class LiteLLM(Elsewhere): ...
+
+
+class VertexAI(Elsewhere): ...
+
+
+class Crusoe(Elsewhere): ...
+
+
 # -- internals ---------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ failed counts as a call.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from contextlib import aclosing
+from typing import Any, cast
 
 from evolute.lang.account import Account, Reservation, Spent
 from evolute.lang.backend import Capabilities, Prompt, Reply, TextBackend, TextRequest
@@ -47,12 +48,13 @@ class Metered:
         held = await self._reserve(request)
         num_tokens = 0
         try:
-            async for item in self.backend.stream(request):
-                if isinstance(item, Reply):
-                    self.account.settle(held, item.spent)
-                else:
-                    num_tokens += len(item.token_ids) or bool(item.text)
-                yield item
+            async with aclosing(cast(Any, self.backend.stream(request))) as items:
+                async for item in items:
+                    if isinstance(item, Reply):
+                        self.account.settle(held, item.spent)
+                    else:
+                        num_tokens += len(item.token_ids) or bool(item.text)
+                    yield item
         except BaseException as error:
             if held.is_open:
                 self._give_up(held, error, num_tokens)

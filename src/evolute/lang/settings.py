@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evolute.lang.account import Account
 from evolute.lang.backend import TextBackend
 from evolute.types import Backend
 
@@ -18,6 +19,13 @@ class GlobalConfig:
 
     enable_precache_with_tracing: bool = True  # run_batch computes what its prompts share first
     default_backend: TextBackend | Backend | None = None
+    default_account: Account | None = None  # for runs that name none
+
+    def reset(self) -> None:
+        """Back to what a process begins with."""
+        fresh = GlobalConfig()
+        for name in self.__slots__:
+            setattr(self, name, getattr(fresh, name))
 
 
 global_config = GlobalConfig()

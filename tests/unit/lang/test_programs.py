@@ -8,7 +8,7 @@ import pytest
 import evolute.lang as sgl
 from evolute.lang.account import Account, Budget, Spent
 from evolute.testing import ScriptedBackend, ScriptedTextBackend
-from evolute.types import BackendError, BudgetSpent, ConfigError, ProgramError
+from evolute.types import BackendError, BudgetSpent, ConfigError, OutOfCapacity, ProgramError
 
 
 @sgl.function
@@ -354,3 +354,55 @@ def test_cancelling_ends_what_is_in_flight():
 
     asyncio.run(run())
     assert len(backend.requests) == 1 and backend.cancelled == [backend.requests[0].id]
+
+
+def test_a_full_queue_is_waited_for():
+    refusals = iter([OutOfCapacity("full", 0.001)] * 3)
+
+    class Full(ScriptedBackend):
+        async def agenerate(self, request):
+            for error in refusals:
+                raise error
+            return await super().agenerate(request)
+
+    state = ask.run("?", backend=Full(["x"]))
+    assert state["sure"] == "x"
+
+
+def test_nothing_is_appended_to_a_program_that_has_ended():
+    state = ask.run("?", backend=ScriptedTextBackend(["x"]))
+    with pytest.raises(ProgramError, match="has ended"):
+        state += "more"
+
+
+def test_a_scope_read_within_itself_or_left_open_is_told():
+    @sgl.function
+    def within(s):
+        with s.var_scope("all"):
+            s += "a" + sgl.gen("x")
+            return s["all"]
+
+    with pytest.raises(ProgramError, match="'all' is read within its own scope"):
+        within.run(backend=ScriptedTextBackend())
+
+    @sgl.function
+    def leaves(s):
+        with s.var_scope("all"):
+            s += "a"
+            return 1
+
+    assert leaves.run(backend=ScriptedTextBackend())["all"] == "a"
+
+
+def test_a_name_that_is_used_again_holds_the_later_value():
+    @sgl.function
+    def again(s):
+        s += "a" + sgl.gen("x") + sgl.gen("x")
+        first = s["x"]
+        s += sgl.gen("x")
+        s["x"] = "mine"
+        s.sync()
+        return first, s["x"]
+
+    state = again.run(backend=ScriptedTextBackend(["1", "2", "3"], delay_s=0.001))
+    assert state.ret_value == ("2", "mine") and state.text() == "a123"

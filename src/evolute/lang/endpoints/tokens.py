@@ -2,6 +2,7 @@
 
     OnTokens(backend)             a TextBackend on an engine, a fleet, an HTTP backend, a double
     as_text_backend(value)        the same, unless it is one already
+    rendered(tokenizer, messages) what a chat template makes of messages
 
 The tokenizer is the backend's own, and so is the chat template. What a model made is sent as the
 tokens that it made; the texts between are tokenised each by itself.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
@@ -21,6 +23,7 @@ from evolute.types import (
     Backend,
     BackendError,
     ConfigError,
+    DeadlineMissed,
     Delta,
     FinishReason,
     GenerateRequest,
@@ -31,6 +34,8 @@ from evolute.types import (
     SamplingParams,
 )
 
+PATIENCE_S = 600.0  # how long a full queue is waited for
+MAX_WAIT_S = 1.0  # between two tries
 SCORING = SamplingParams(max_new_tokens=0, temperature=0.0)  # greedy: told at temperature 1
 
 
@@ -59,28 +64,36 @@ class OnTokens:
         )
 
     async def generate(self, request: TextRequest) -> Reply:
-        outputs = await self.backend.agenerate(self._lowered(request))
-        return _reply(outputs)
+        return _reply(await self._ask(self._lowered(request)))
 
     async def stream(self, request: TextRequest) -> AsyncIterator[Delta | Reply]:
-        outputs: list[Output] = []
-        deltas = self.backend.stream(self._lowered(request))
-        try:
-            async for delta in deltas:
-                if delta.output is not None:
-                    outputs.append(delta.output)
-                if delta.text or delta.token_ids:
-                    yield replace(delta, output=None)
-        finally:
-            await _close(deltas)
+        lowered, patience = self._lowered(request), _Patience()
+        while True:
+            outputs: list[Output] = []
+            has_begun = False
+            deltas = self.backend.stream(lowered)
+            try:
+                async for delta in deltas:
+                    has_begun = True
+                    if delta.output is not None:
+                        outputs.append(delta.output)
+                    if delta.text or delta.token_ids:
+                        yield replace(delta, output=None)
+                break
+            except OutOfCapacity as error:
+                if has_begun:
+                    raise
+                await patience.wait(error)
+            finally:
+                await _close(deltas)
         yield _reply(sorted(outputs, key=lambda output: output.index))
 
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         return self._encode(prompt)
 
     async def decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
+        """Byte by byte, so that a part of an answer is a part of its text."""
+        return b"".join(map(self._tokenizer.token_bytes, token_ids)).decode(errors="replace")
 
     async def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
@@ -105,25 +118,19 @@ class OnTokens:
         is_open: bool = False,
         add_generation_prompt: bool = False,
     ) -> str:
-        given: dict[str, Any] = {"tools": list(tools)} if tools else {}
-        template = getattr(self._tokenizer, "template", None)
-        if template is not None:  # its text, not what is left of it after tokenising
-            text: str = (
-                template.open(messages, **given)
-                if is_open
-                else template.render(messages, add_generation_prompt=add_generation_prompt, **given)
-            )
-            return text
-        if is_open:
-            given["continue_final_message"] = True
-        ids = self._tokenizer.chat(messages, add_generation_prompt=add_generation_prompt, **given)
-        return await self.decode(ids)
+        return rendered(
+            self._tokenizer,
+            messages,
+            tools=tools,
+            is_open=is_open,
+            add_generation_prompt=add_generation_prompt,
+        )
 
     async def prepare(self, prompt: Prompt) -> Spent:
         token_ids = self._encode(prompt)
         if not token_ids:
             return Spent()
-        return _spent(await self.backend.agenerate(GenerateRequest(token_ids, SCORING)))
+        return _spent(await self._ask(GenerateRequest(token_ids, SCORING)))
 
     async def flush(self) -> None:
         flush = getattr(self.backend, "flush_cache", None)
@@ -144,6 +151,15 @@ class OnTokens:
         """The backend is its owner's to close."""
 
     # -- internals ---------------------------------------------------------------
+
+    async def _ask(self, request: GenerateRequest) -> list[Output]:
+        """A full queue is waited for: programs may be more than an engine takes at once."""
+        patience = _Patience()
+        while True:
+            try:
+                return await self.backend.agenerate(request)
+            except OutOfCapacity as error:
+                await patience.wait(error)
 
     def _lowered(self, request: TextRequest) -> GenerateRequest:
         if request.tools:
@@ -173,11 +189,33 @@ class OnTokens:
     ) -> tuple[tuple[float, ...], Spent]:
         sampling = replace(SCORING, prompt_logprobs=True, prompt_logprobs_from=len(prefix) - 1)
         request = GenerateRequest(prefix + continuation, sampling)
-        outputs = await self.backend.agenerate(request)
+        outputs = await self._ask(request)
         told = _reply(outputs).outputs[0].prompt_logprobs[-len(continuation) :]
         if len(told) != len(continuation) or any(value is None for value in told):
             raise BackendError(f"{self.model_name} told no log-probabilities of the prompt.")
         return tuple(float(value) for value in told if value is not None), _spent(outputs)
+
+
+def rendered(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    is_open: bool = False,
+    add_generation_prompt: bool = False,
+) -> str:
+    """What a tokenizer's chat template makes of messages. Raises RequestError when it refuses."""
+    given: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    template = getattr(tokenizer, "template", None)
+    if template is not None:  # its text, not what is left of it after tokenising
+        if is_open:
+            return str(template.open(messages, **given))
+        given["add_generation_prompt"] = add_generation_prompt
+        return str(template.render(messages, **given))
+    if is_open:
+        given["continue_final_message"] = True
+    ids = tokenizer.chat(messages, add_generation_prompt=add_generation_prompt, **given)
+    return b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
 
 
 def as_text_backend(value: TextBackend | Backend) -> TextBackend:
@@ -195,13 +233,25 @@ def as_text_backend(value: TextBackend | Backend) -> TextBackend:
 # -- internals ---------------------------------------------------------------
 
 
+class _Patience:
+    """Waits between tries, PATIENCE_S in all; then the refusal is raised."""
+
+    def __init__(self) -> None:
+        self._ends_s = time.monotonic() + PATIENCE_S
+
+    async def wait(self, error: OutOfCapacity) -> None:
+        if isinstance(error, DeadlineMissed) or time.monotonic() >= self._ends_s:
+            raise error
+        await asyncio.sleep(min(error.retry_after_s, MAX_WAIT_S))
+
+
 def _reply(outputs: Sequence[Output]) -> Reply:
     """Raises what an output failed with: an answer that never was is no text."""
     for output in outputs:
         if output.finish_reason is FinishReason.ERROR:
             raise BackendError(output.error or "the engine failed while it was answering.")
         if output.finish_reason is FinishReason.DEADLINE:
-            raise OutOfCapacity(output.error or "too late", output.retry_after_s or 1.0)
+            raise DeadlineMissed(output.error or "too late", output.retry_after_s or 1.0)
     return Reply(tuple(outputs), _spent(outputs))
 
 

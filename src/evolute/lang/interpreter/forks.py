@@ -92,14 +92,14 @@ def gather(parent: Stream, branches: Sequence[Stream]) -> None:
             continue
         error = _failure(branches, name)
         if error is not None:
-            parent.variables.set_error(name, error)
+            parent.variables.assign_error(name, error)
             continue
         values = [
             branch.variables.peek(name) if branch.variables.is_set(name) else None
             for branch in branches
         ]
         metas = [branch.variables.meta.get(name) for branch in branches]
-        parent.variables.set(name, values, metas)
+        parent.variables.assign(name, values, metas)
 
 
 def append_all(parent: Stream, branches: Sequence[Stream]) -> None:

@@ -196,7 +196,8 @@ class Program:
         is_streaming: bool = False,
         gate: Gate | None = None,
     ) -> Run:
-        own = account.part(self.name) if account else Account(name=self.name)
+        whole = account or global_config.default_account
+        own = whole.part(self.name) if whole else Account(name=self.name)
         if self.num_api_spec_tokens is not None:
             raise NotSupported("num_api_spec_tokens is not there yet; leave it out.")
         return Run(Metered(backend, own, ROLE), settings, self.name, is_streaming, gate)
@@ -214,6 +215,7 @@ class Program:
         except BaseException as error:
             failure = error
             run.cancel()
+            await run.sync()
             raise
         finally:
             state.ended(value, failure)

@@ -21,7 +21,7 @@ from evolute.lang.interpreter.bridge import await_on, call_on, is_on, wait_on
 from evolute.lang.interpreter.forks import ForkGroup
 from evolute.lang.interpreter.stream import Stream
 from evolute.lang.interpreter.variables import NotYet
-from evolute.types import Message
+from evolute.types import Message, ProgramError
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ class ProgramState:
 
     def __iadd__(self, other: Any) -> ProgramState:
         expr = lift(other)
+        if self.stream.run.is_over:
+            raise ProgramError(f"{self.stream.run.name} has ended; nothing can be appended to it.")
         call_on(self.stream.loop, lambda: self.stream.submit(expr))
         return self
 
@@ -72,15 +74,17 @@ class ProgramState:
 
     def get_var(self, name: str) -> Any:
         """Waits. Raises ProgramError naming the gen that failed, KeyError for no such variable."""
-        if not self._is_inside and name not in self.stream.variables:
-            self._settle()  # the program may still come to it
+        stream, run = self.stream, self.stream.run
+        if not run.is_over and not self._is_inside and name not in stream.variables:
+            return wait_on(stream.loop, lambda: stream.read_result(name))
         try:
-            return self.stream.peek(name)
+            return stream.peek(name)
         except NotYet:
-            return wait_on(self.stream.loop, lambda: self._read(name))
+            read = stream.read if self._is_inside else stream.read_result
+            return wait_on(stream.loop, lambda: read(name))
 
     def set_var(self, name: str, value: Any) -> None:
-        call_on(self.stream.loop, lambda: self.stream.variables.set(name, value))
+        call_on(self.stream.loop, lambda: self.stream.variables.assign(name, value))
 
     def get_meta_info(self, name: str) -> Any:
         """SGLang's meta_info of the gen or select that set `name`; waits for it."""
@@ -123,7 +127,7 @@ class ProgramState:
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """New text as it comes: of the whole prompt, or of one variable. Without stream=True it
         comes in one piece. Raises ProgramError where the program failed."""
-        pieces = self._pieces(var_name)
+        pieces = self._pieces(var_name, is_inside=self._is_inside)
         while True:
             try:
                 text, _ = wait_on(self.stream.loop, lambda: anext(pieces))
@@ -135,7 +139,7 @@ class ProgramState:
         self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
         """The same from any event loop; with `return_meta_data` (text, meta) pairs."""
-        pieces = self._pieces(var_name, with_meta=return_meta_data)
+        pieces = self._pieces(var_name, is_inside=self._is_inside, with_meta=return_meta_data)
         while True:
             try:
                 text, meta = await await_on(self.stream.loop, lambda: anext(pieces))
@@ -164,7 +168,7 @@ class ProgramState:
     # -- for async programs ----------------------------------------------------------
 
     async def aget(self, name: str) -> Any:
-        return await await_on(self.stream.loop, lambda: self._read(name))
+        return await await_on(self.stream.loop, lambda: self.stream.read(name))
 
     async def async_sync(self) -> None:
         await await_on(self.stream.loop, self.stream.sync)
@@ -217,21 +221,17 @@ class ProgramState:
         if self._failure is not None and not self._is_inside:
             raise self._failure
 
-    async def _read(self, name: str) -> Any:
-        if name not in self.stream.variables:
-            await self.stream.sync()
-        return await self.stream.read(name)
-
     async def _pieces(
-        self, name: str | None, *, with_meta: bool = False
+        self, name: str | None, *, is_inside: bool, with_meta: bool = False
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         stream = self.stream
         if not stream.run.is_streaming:
-            await stream.run.until_over()
+            await (stream.sync() if is_inside else stream.run.until_over())
             if name is None:
                 yield stream.text, {}
             else:
-                yield await stream.read(name), stream.variables.meta.get(name) or {}
+                read = stream.read if is_inside else stream.read_result
+                yield await read(name), stream.variables.meta.get(name) or {}
                 return
         elif name is None:
             async for text in stream.growth.texts(lambda: stream.run.is_over):
@@ -240,7 +240,7 @@ class ProgramState:
             ended = stream.growth.chunks(name, lambda: stream.run.is_over, with_meta=with_meta)
             async for chunk in ended:
                 yield chunk
-            await self._read(name)
+            await (stream.read if is_inside else stream.read_result)(name)
             return
         self._raise_failure()
 

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from evolute.lang.backend import Piece, Prompt, Reply, Text, TextRequest
+from evolute.lang.backend import Prompt, Reply, Text, TextRequest
 from evolute.lang.choices import decide
 from evolute.lang.expressions import (
     Expr,
@@ -71,14 +71,23 @@ async def hint(run: Run, prompt: Prompt) -> None:
 # -- internals ---------------------------------------------------------------
 
 
-async def _gen(stream: Stream, gen: Gen, *, in_thinking: bool = False) -> None:
+async def _gen(stream: Stream, gen: Gen) -> None:
+    texts, metas, is_many = await _made(stream, gen, is_streamed=stream.run.is_streaming)
+    _keep(stream, gen.name, texts, metas, is_many)
+
+
+async def _made(
+    stream: Stream, gen: Gen, *, is_streamed: bool
+) -> tuple[list[str], list[dict[str, Any]], bool]:
+    """Text and meta information of each sample, and whether several were asked for. The first
+    sample is appended."""
     request = await _request(stream, gen)
-    is_streamed = stream.run.is_streaming and request.sampling.n == 1 and not in_thinking
+    is_many = request.sampling.n > 1
+    is_streamed = is_streamed and not is_many
     if is_streamed:
         reply = await _streamed(stream, gen, request)
     else:
         reply = await stream.run.backend.generate(request)
-    first = reply.outputs[0]
     wanted = bool(gen.options.return_text_in_logprobs)
     metas = [
         await meta_of(reply, index, stream.run.backend, request.wants_logprobs, with_text=wanted)
@@ -86,17 +95,24 @@ async def _gen(stream: Stream, gen: Gen, *, in_thinking: bool = False) -> None:
     ]
     for meta in metas:
         meta["rewrites"] = stream.now.rewrites
-    now = stream.now.then(*await pieces_of(first, stream.run.backend))
+    now = stream.now.then(*await pieces_of(reply.outputs[0], stream.run.backend))
     stream.become(now, is_shown=is_streamed)
     if reply.tool_calls and reply.tool_calls[0]:
         stream.now = replace(stream.now, tool_calls=tuple(metas[0]["tool_calls"]))
-    if gen.name is not None:
-        texts = [output.text for output in reply.outputs]
-        is_many = request.sampling.n > 1
-        stream.variables.set(
-            gen.name, texts if is_many else texts[0], metas if is_many else metas[0]
-        )
-        stream.growth.end(gen.name, texts[0], metas[0])
+    return [output.text for output in reply.outputs], metas, is_many
+
+
+def _keep(
+    stream: Stream,
+    name: str | None,
+    texts: list[str],
+    metas: list[dict[str, Any]],
+    is_many: bool,
+) -> None:
+    if name is not None:
+        value, meta = (texts, metas) if is_many else (texts[0], metas[0])
+        stream.variables.set(name, value, meta)
+        stream.growth.end(name, texts[0], metas[0])
 
 
 async def _request(stream: Stream, gen: Gen) -> TextRequest:
@@ -176,21 +192,14 @@ async def _thinking(stream: Stream, thinking: Thinking) -> None:
             await _any(stream, item)
             continue
         before = stream.now
-        await _gen(stream, item, in_thinking=True)
-        made = stream.text[len(before.prompt.text) :]
-        thought, answer = split(made, thinking.model_type)
-        kept: tuple[Piece, ...] = (Text(answer),) if thought else ()
-        if thought:
-            stream.become(before.then(*kept))
-        if item.name is None:
-            continue
-        texts = stream.variables.peek(item.name)
-        parts = [split(one, thinking.model_type) for one in _listed(texts)]
-        answers, thoughts = [a for _, a in parts], [t for t, _ in parts]
-        is_many = isinstance(texts, list)
-        stream.variables.set(item.name, answers if is_many else answers[0])
-        name = reasoning_name(item.name)
-        stream.variables.set(name, thoughts if is_many else thoughts[0])
+        texts, metas, is_many = await _made(stream, item, is_streamed=False)
+        parts = [split(text, thinking.model_type) for text in texts]
+        if parts[0][0]:
+            stream.become(before.then(Text(parts[0][1])))
+        _keep(stream, item.name, [answer for _, answer in parts], metas, is_many)
+        if item.name is not None:
+            thoughts = [thought for thought, _ in parts]
+            stream.variables.set(reasoning_name(item.name), thoughts if is_many else thoughts[0])
 
 
 async def _any(stream: Stream, expr: Expr) -> None:
@@ -198,10 +207,6 @@ async def _any(stream: Stream, expr: Expr) -> None:
         stream.do_at_once(expr)
     else:
         await execute(stream, expr)
-
-
-def _listed(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value]
 
 
 def _seed(stream: Stream) -> int | None:

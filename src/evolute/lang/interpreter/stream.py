@@ -72,7 +72,7 @@ class Run:
         self.is_over = True
         self._over.set()
         for stream in self.streams:
-            stream.growth.wake()
+            stream.end()
 
     async def until_over(self) -> None:
         await self._over.wait()
@@ -119,10 +119,32 @@ class Stream:
             self._go_on()
 
     async def read(self, name: str) -> Any:
-        """Raises KeyError for a variable that nobody will set, ProgramError for one that failed."""
+        """For the program itself. Raises KeyError for a variable that nobody will set, ProgramError
+        for one that failed or whose scope has not ended: a read never waits on nothing."""
         if name not in self.variables:
-            raise self.unset(name)
-        return await self.variables.read(name)
+            await self.sync()
+            if name not in self.variables:
+                raise self.unset(name)
+        future = self.variables.future(name)
+        while not future.done():
+            if self._task is None:
+                raise ProgramError(f"{name!r} is read within its own scope; end that before.")
+            await asyncio.wait({future, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        return self.variables.peek(name)
+
+    async def read_result(self, name: str) -> Any:
+        """For others: the program may still come to it, until it is over."""
+        over = asyncio.ensure_future(self.run.until_over())
+        try:
+            while name not in self.variables and not over.done():
+                await asyncio.wait({over})
+            if name not in self.variables:
+                raise self.unset(name)
+            future = self.variables.future(name)
+            await asyncio.wait({future, over}, return_when=asyncio.FIRST_COMPLETED)
+            return self.variables.peek(name)
+        finally:
+            over.cancel()
 
     def peek(self, name: str) -> Any:
         """Raises NotYet where `read` would wait."""
@@ -165,6 +187,12 @@ class Stream:
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+    def end(self) -> None:
+        """The program is over: what is open now will never be set."""
+        if self._task is None:
+            self.variables.fail(ProgramError(f"{self.run.name} ended before this was set."))
+        self.growth.wake()
 
     # -- for the steps -------------------------------------------------------------
 

@@ -1,18 +1,20 @@
 """What is a variable of a stream, and who waits for it?
 
-    variables.declare(name)            it will be set; until then reading waits
-    variables.set(name, value, meta)   by the gen that makes it, or by the program
+    variables.declare(name)            an expression will set it; until then reading waits
+    variables.set(name, value, meta)   by that expression
+    variables.assign(name, value)      by the program itself, at once
     variables.fail(error)              all that are still open
-    await variables.read(name)
     variables.peek(name)               its value at once, or NotYet
+    variables.future(name)             done when it is set
 
-Invariant: a declared variable is set or failed once its stream has ended, so no read waits on
-nothing.
+A name may be declared again: readers from then on wait for the later value. Expressions set their
+variables in the order in which they declared them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from evolute.types import ProgramError
@@ -27,61 +29,68 @@ class Variables:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._futures: dict[str, asyncio.Future[Any]] = {}
+        self._latest: dict[str, asyncio.Future[Any]] = {}
+        self._open: dict[str, deque[asyncio.Future[Any]]] = {}
         self.meta: dict[str, Any] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._futures
+        return name in self._latest
 
     def names(self) -> list[str]:
-        return list(self._futures)
+        return list(self._latest)
 
     def declare(self, name: str) -> None:
-        """A variable that was set before is set anew; readers from here on wait for that."""
-        found = self._futures.get(name)
-        if found is None or found.done():
-            self._futures[name] = self._loop.create_future()
+        self._latest[name] = future = self._loop.create_future()
+        self._open.setdefault(name, deque()).append(future)
 
     def set(self, name: str, value: Any, meta: Any = None) -> None:
-        future = self._futures.get(name)
-        if future is None or future.done():
-            future = self._futures[name] = self._loop.create_future()
-        if meta is not None:
+        waiting = self._open.get(name)
+        if not waiting:
+            self.assign(name, value, meta)
+            return
+        future = waiting.popleft()
+        if self._latest[name] is future:
             self.meta[name] = meta
         future.set_result(value)
 
-    def set_error(self, name: str, error: Exception) -> None:
-        self._futures[name] = future = self._loop.create_future()
+    def assign(self, name: str, value: Any, meta: Any = None) -> None:
+        self._latest[name] = future = self._loop.create_future()
+        self.meta[name] = meta
+        future.set_result(value)
+
+    def assign_error(self, name: str, error: Exception) -> None:
+        self._latest[name] = future = self._loop.create_future()
         _fail(future, error)
 
     def fail(self, error: Exception) -> None:
-        for future in self._futures.values():
-            if not future.done():
-                _fail(future, error)
+        for waiting in self._open.values():
+            while waiting:
+                _fail(waiting.popleft(), error)
 
     def is_set(self, name: str) -> bool:
         """Set, and not failed."""
-        future = self._futures.get(name)
+        future = self._latest.get(name)
         return future is not None and future.done() and future.exception() is None
 
-    async def read(self, name: str) -> Any:
-        future = self._futures[name]
-        if not future.done():
-            await asyncio.wait({future})
-        return _value(future)
+    def future(self, name: str) -> asyncio.Future[Any]:
+        return self._latest[name]
 
     def peek(self, name: str) -> Any:
-        """Raises KeyError for a name that is not declared, NotYet for one that is not set."""
-        future = self._futures[name]
+        """Raises KeyError for a name that is not declared, NotYet for one that is not set, and
+        what its expression failed with: to each reader an error of its own."""
+        future = self._latest[name]
         if not future.done():
             raise NotYet(name)
-        return _value(future)
+        error = future.exception()
+        if isinstance(error, ProgramError):
+            raise ProgramError(*error.args) from error.__cause__
+        return future.result()
 
     def copy_to(self, other: Variables) -> None:
         """What is set, for a branch that goes on from here."""
-        for name, future in self._futures.items():
+        for name, future in self._latest.items():
             if future.done():
-                other._futures[name] = future
+                other._latest[name] = future
         other.meta.update(self.meta)
 
 
@@ -91,11 +100,3 @@ class Variables:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     future.set_exception(error)
     future.exception()  # it is told where the variable is read
-
-
-def _value(future: asyncio.Future[Any]) -> Any:
-    """Each reader gets an error of its own, with a traceback of its own."""
-    error = future.exception()
-    if isinstance(error, ProgramError):
-        raise ProgramError(*error.args) from error.__cause__
-    return future.result()

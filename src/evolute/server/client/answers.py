@@ -3,7 +3,6 @@
 payload(request, model, dialect) -> body of POST /v1/completions
 outputs(answer, request, ...) -> list[Output]
 StreamReader.push(chunk) -> deltas
-failure(body, status) -> the exception that a refusal stands for
 """
 
 from __future__ import annotations
@@ -13,22 +12,18 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
+from evolute.lang.endpoints.transport import failure
 from evolute.types import (
     BackendError,
     ConfigError,
-    DeadlineMissed,
     Delta,
     FinishReason,
     GenerateRequest,
     NotSupported,
-    OutOfCapacity,
     Output,
-    PromptTooLong,
-    RequestError,
     SamplingParams,
     Tokenizer,
     TopLogprob,
-    UnknownAdapter,
     VersionSegment,
 )
 
@@ -211,26 +206,6 @@ class StreamReader:
             return tuple(ids[0] for ids in each), tuple(reported["token_logprobs"])
         ids = tuple(self._tokenizer.encode(part["text"]))
         return ids, (float("nan"),) * len(ids)
-
-
-def failure(body: Mapping[str, Any], status: int, retry_after: str | None = None) -> Exception:
-    """The exception for an error body: the server's own class where the status tells."""
-    error = body.get("error")
-    error = error if isinstance(error, Mapping) else {"message": str(error or body)}
-    text = str(error.get("message") or "no message")
-    if status in (429, 503):
-        known = retry_after is not None and retry_after.isdecimal()
-        kind = DeadlineMissed if error.get("code") == "deadline_missed" else OutOfCapacity
-        return kind(text, float(retry_after or 1) if known else 1.0)
-    if error.get("code") == "context_length_exceeded":
-        return PromptTooLong(text)
-    if status == 404:
-        return UnknownAdapter(text)
-    if status == 501 or error.get("code") == "not_supported":
-        return NotSupported(text)
-    if status in (400, 413, 422):
-        return RequestError(text)
-    return BackendError(f"the endpoint failed (status {status}): {text}")
 
 
 def _finish_reason(text: str) -> FinishReason:

@@ -1,6 +1,6 @@
 """Texts to token ids and back.
 
-    tokenize      {"prompt" | "messages"} -> {"tokens", "count", "max_model_len"}
+    tokenize      {"prompt" | "messages"} -> {"tokens", "count", "max_model_len"[, "text"]}
     detokenize    {"tokens"} -> {"text"}
 
 A list of prompts, or of token lists, is answered by lists.
@@ -13,14 +13,15 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from evolute.lang.endpoints.tokens import rendered
 from evolute.server import admin
 from evolute.server.bodies import Many, Strict, check_token_ids
 from evolute.server.encoding import encoded
 from evolute.server.errors import FieldError
 from evolute.server.native.bodies import read
 from evolute.server.native.operations import Operations
-from evolute.server.shapes import PLAIN_MESSAGES
-from evolute.types import Message
+from evolute.server.shapes import CHAT_TOOLS, PLAIN_MESSAGES
+from evolute.types import Message, Tokenizer
 
 MAX_SIZE = 1_000_000  # characters or ids of one call: longer ones would hold up everybody
 ROLES = ("system", "user", "assistant", "tool")
@@ -32,6 +33,10 @@ class TokenizeBody(Strict):
     messages: PLAIN_MESSAGES | None = None
     add_special_tokens: bool | None = None  # those that the tokenizer adds by itself; default true
     add_generation_prompt: bool | None = None
+    # ours: what the chat template makes of messages
+    continue_final_message: bool | None = None  # up to the last character of the last one
+    tools: CHAT_TOOLS | None = None
+    return_text: bool | None = None
 
 
 class DetokenizeBody(Strict):
@@ -50,7 +55,11 @@ async def tokenize(request: Request, operations: Operations) -> Response:
     tokens: Any = await encoded([texts, body.messages], _tokens, body, operations)
     count = [len(ids) for ids in tokens] if isinstance(body.prompt, list) else len(tokens)
     most = admin.context_of(operations.engine)
-    return JSONResponse({"tokens": tokens, "count": count, "max_model_len": most})
+    answer = {"tokens": tokens, "count": count, "max_model_len": most}
+    if body.return_text and body.messages is not None:
+        tokenizer = operations.engine.tokenizer
+        answer["text"] = await encoded(body.messages, _rendered, body, tokenizer)
+    return JSONResponse(answer)
 
 
 async def detokenize(request: Request, operations: Operations) -> Response:
@@ -83,13 +92,29 @@ def _check_size(field: str, size: int) -> None:
 def _tokens(body: TokenizeBody, operations: Operations) -> list[int] | list[list[int]]:
     tokenizer = operations.engine.tokenizer
     if body.messages is not None:
-        messages = [_message(message, i) for i, message in enumerate(body.messages)]
+        given: dict[str, Any] = {"tools": body.tools} if body.tools else {}
+        if body.continue_final_message:
+            given["continue_final_message"] = True
         add = body.add_generation_prompt is not False
-        return tokenizer.chat(messages, add_generation_prompt=add)
+        return tokenizer.chat(_messages(body), add_generation_prompt=add, **given)
     special = body.add_special_tokens is not False
     if isinstance(body.prompt, list):
         return [tokenizer.encode(text, add_special_tokens=special) for text in body.prompt]
     return tokenizer.encode(body.prompt or "", add_special_tokens=special)
+
+
+def _rendered(body: TokenizeBody, tokenizer: Tokenizer) -> str:
+    return rendered(
+        tokenizer,
+        _messages(body),
+        tools=body.tools or (),
+        is_open=bool(body.continue_final_message),
+        add_generation_prompt=body.add_generation_prompt is not False,
+    )
+
+
+def _messages(body: TokenizeBody) -> list[Message]:
+    return [_message(message, i) for i, message in enumerate(body.messages or ())]
 
 
 def _message(message: dict[str, Any], position: int) -> Message:
