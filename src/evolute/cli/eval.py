@@ -125,8 +125,7 @@ def _by_method(given: dict[str, Any]) -> None:
 
     if given["temperature"]:
         raise ConfigError("--temperature is for eval without a method; use --set method.*.")
-    sandbox = partial(make_sandbox, allow_unsafe=given["unsafe_no_sandbox"])
-    world = make_task(given["task"], sandbox)
+    world = _world(given)
     own, words = _split(given["set_"] or [])
     config = settings(EngineConfig, [], words)
     budget = Budget(given["budget_calls"], given["budget_tokens"])
