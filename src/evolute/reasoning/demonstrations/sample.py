@@ -96,8 +96,9 @@ async def sample(
     sampler = _Sampler(Metered(teacher, account, ROLE), header, limit)
     gate, failures, made = asyncio.Semaphore(concurrency), dict[str, int](), 0
     before = account.spent
+    is_new = not read_records(path)
     with RecordWriter(path) as writer:
-        if not there:
+        if is_new:
             writer.write({"kind": "settings", **header})
 
         async def one(at: int, number: int) -> None:
@@ -134,7 +135,7 @@ def problems_of(task: Task, path: Path) -> list[Problem]:
         raise ConfigError(f"{path} is no file of `demonstrations sample`.")
     if rows[0]["task"] != task.name:
         raise ConfigError(f"{path} has answers to {rows[0]['task']!r}, not to {task.name!r}.")
-    count = max((row["number"] + 1 for row in rows[1:]), default=0)
+    count = max((row["number"] + 1 for row in read_raw(path)), default=0)
     return task.problems(rows[0]["split"], count, rows[0]["seed"]) if count else []
 
 
