@@ -15,7 +15,9 @@ import typer
 from evolute.cli.options import Json, emit, say
 
 if TYPE_CHECKING:
+    from evolute.lang.account import Budget
     from evolute.lang.backend import TextBackend
+    from evolute.reasoning.demonstrations.sample import SampleReport, SampleSettings
     from evolute.reasoning.demonstrations.trace import Trace
     from evolute.types import Problem, Task
 
@@ -55,46 +57,21 @@ def sample(
     json: Json = False,
 ) -> None:
     """Ask a teacher. What stands in the file is not asked again: the same command goes on."""
-    from evolute.envs import make_task
-    from evolute.lang.account import Account, Budget
-    from evolute.reasoning.demonstrations.sample import sample as ask
+    from evolute.lang.account import Budget
+    from evolute.reasoning.demonstrations.sample import SampleSettings
     from evolute.reasoning.demonstrations.trace import SYSTEM
-    from evolute.telemetry import progress
 
-    world = make_task(task)
+    said = SYSTEM if system is None else system
+    wanted = SampleSettings(count, samples, split, seed, said, temperature, max_new_tokens)
     with ExitStack() as stack:
         teacher = _teacher(stack, model, url, wrong, is_scripted=scripted)
-        bar = stack.enter_context(progress("sample", count * samples))
-        report = asyncio.run(
-            ask(
-                world,
-                teacher,
-                out,
-                count=count,
-                samples=samples,
-                split=split,
-                seed=seed,
-                system=SYSTEM if system is None else system,
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                account=Account(Budget(budget_calls, budget_tokens)),
-                on_progress=bar.advance,
-            )
-        )
+        report = _ask(task, teacher, out, wanted, Budget(budget_calls, budget_tokens))
     say(f"{out}: {report.num_made} answers made, {report.num_there} were there")
     if report.num_left:
         say(f"{report.num_left} are missing ({report.failures}); the same command asks for them.")
     if json:
-        emit(
-            {
-                "out": str(out),
-                "made": report.num_made,
-                "there": report.num_there,
-                "left": report.num_left,
-                "failures": report.failures,
-                "spent": report.spent,
-            }
-        )
+        values = {"made": report.num_made, "there": report.num_there, "left": report.num_left}
+        emit({"out": str(out), **values, "failures": report.failures, "spent": report.spent})
 
 
 @app.command()
@@ -213,6 +190,21 @@ def _teacher(
         place, _, name = url.partition("#")
         return endpoint(place, name)
     return as_text_backend(stack.enter_context(Engine(model or "")))
+
+
+def _ask(
+    task: str, teacher: TextBackend, out: Path, wanted: SampleSettings, budget: Budget
+) -> SampleReport:
+    from evolute.envs import make_task
+    from evolute.lang.account import Account
+    from evolute.reasoning.demonstrations.sample import sample as ask
+    from evolute.telemetry import progress
+
+    world, account = make_task(task), Account(budget)
+    with progress("sample", wanted.count * wanted.samples) as bar:
+        return asyncio.run(
+            ask(world, teacher, out, wanted, account=account, on_progress=bar.advance)
+        )
 
 
 def _questions(world: Task, count: int) -> list[str]:

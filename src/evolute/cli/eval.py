@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,10 @@ from evolute.cli.options import Json, Model, Set, emit, say, settings, words_of
 
 if TYPE_CHECKING:
     from evolute.engine import EngineConfig
+    from evolute.envs.sandbox.contract import Sandbox
     from evolute.lang.backend import TextBackend
     from evolute.reasoning.evaluate import MethodReport
+    from evolute.types import Task
 
 app = typer.Typer(add_completion=False)
 KEY = "method."  # settings of the method among those of the engine
@@ -61,7 +64,7 @@ def evaluate_task(
     given = dict(locals())
     if method is None:
         _refuse_without_method(given)
-        _plain(task, model, adapter, count, temperature, set_, is_json=json)
+        _plain(given)
         return
     _by_method(given)
 
@@ -72,7 +75,7 @@ def evaluate_task(
 def _refuse_without_method(given: dict[str, Any]) -> None:
     from evolute.types import ConfigError
 
-    names = ("budget_calls", "budget_tokens", "role", "unsafe_no_sandbox", "out")
+    names = ("budget_calls", "budget_tokens", "role", "out")
     for name in names:
         if given[name] not in (None, False, []):
             raise ConfigError(f"--{name.replace('_', '-')} needs --method; add one, or drop it.")
@@ -80,22 +83,14 @@ def _refuse_without_method(given: dict[str, Any]) -> None:
         raise ConfigError("--set method.* needs --method; add one, or drop it.")
 
 
-def _plain(
-    task: str,
-    model: str,
-    adapter: str | None,
-    count: int,
-    temperature: float,
-    words: list[str],
-    *,
-    is_json: bool,
-) -> None:
+def _plain(given: dict[str, Any]) -> None:
     from evolute.engine import Engine, EngineConfig
-    from evolute.envs import evaluate, make_task
+    from evolute.envs import evaluate
     from evolute.telemetry import progress
 
-    world = make_task(task)
-    with Engine(model, settings(EngineConfig, [], words)) as engine:
+    task, count, adapter = given["task"], given["count"], given["adapter"]
+    world = _world(given)
+    with Engine(given["model"], settings(EngineConfig, [], given["set_"])) as engine:
         if adapter:
             engine.load_adapter("adapter", adapter)
         with progress(task, count) as bar:
@@ -105,12 +100,12 @@ def _plain(
                     engine,
                     count=count,
                     adapter="adapter" if adapter else None,
-                    temperature=temperature,
+                    temperature=given["temperature"],
                     on_progress=bar.advance,
                 )
             )
     interval = accuracy.interval
-    if is_json:
+    if given["json"]:
         emit(
             {
                 "task": task,
@@ -127,8 +122,6 @@ def _plain(
 
 def _by_method(given: dict[str, Any]) -> None:
     from evolute.engine import EngineConfig
-    from evolute.envs import make_task
-    from evolute.envs.sandbox.build import make_sandbox
     from evolute.lang.account import Budget
     from evolute.reasoning.evaluate import evaluate_method
     from evolute.telemetry import progress
@@ -136,15 +129,16 @@ def _by_method(given: dict[str, Any]) -> None:
 
     if given["temperature"]:
         raise ConfigError("--temperature is for eval without a method; use --set method.*.")
-    sandbox = partial(make_sandbox, allow_unsafe=given["unsafe_no_sandbox"])
-    world = make_task(given["task"], sandbox)
+    world = _world(given)
     own, words = _split(given["set_"])
     config = settings(EngineConfig, [], words)
     budget = Budget(given["budget_calls"], given["budget_tokens"])
     with ExitStack() as stack:
         solver = partial(_local, stack, given["model"], given["adapter"], config)
         roles = roles_of(given["role"] or [], solver)
-        method = make_method(given["method"], roles, sandbox, own, writes_code=_is_code(world))
+        method = make_method(
+            given["method"], roles, _sandbox(given), own, writes_code=_is_code(world)
+        )
         _refuse_unused(given, words)
         started = time.perf_counter()
         with progress(given["task"], given["count"]) as bar:
@@ -154,6 +148,18 @@ def _by_method(given: dict[str, Any]) -> None:
                 )
             )
     _tell(given, report, time.perf_counter() - started)
+
+
+def _world(given: dict[str, Any]) -> Task:
+    from evolute.envs import make_task
+
+    return make_task(given["task"], _sandbox(given))
+
+
+def _sandbox(given: dict[str, Any]) -> Callable[[], Sandbox]:
+    from evolute.envs.sandbox.build import make_sandbox
+
+    return partial(make_sandbox, allow_unsafe=given["unsafe_no_sandbox"])
 
 
 def _split(words: list[str]) -> tuple[dict[str, Any], list[str]]:

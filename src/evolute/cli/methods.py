@@ -77,8 +77,8 @@ def roles_of(parts: Iterable[str], solver: Callable[[], TextBackend]) -> Roles:
 
 
 def endpoint(url: str, model: str = "") -> TextBackend:
-    """An Evolute server, or any endpoint that speaks its protocol."""
-    from evolute.lang.endpoints import as_text_backend
-    from evolute.server.client import HttpBackend
+    """With a model's name any OpenAI-compatible endpoint (its key in OPENAI_API_KEY), without one
+    an Evolute server by its own protocol."""
+    from evolute.lang.endpoints import OpenAI, RuntimeEndpoint
 
-    return as_text_backend(HttpBackend(url, model or "default"))
+    return OpenAI(model, base_url=url) if model else RuntimeEndpoint(url)

@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from evolute.models import attend_one
+from evolute.models import attend_one, attention
 from evolute.train.rollouts.packing import MicroBatch
+
+MAX_WASTE = 3.0  # scores that padding may compute, over those that are needed
 
 
 class SharedPrefixAttention:
@@ -27,11 +29,38 @@ class SharedPrefixAttention:
             _Group(len(g.prompt), [len(m.sample.response_ids) for m in g.members], sliding_window)
             for g in batch
         ]
+        sizes = [group.size for group in self._groups]
+        worth = max(sizes) ** 2 * len(sizes) <= MAX_WASTE * sum(size * size for size in sizes)
+        nothing_shared = all(group.is_alone for group in self._groups)
+        self._rows = _Rows(sizes, sliding_window) if nothing_shared and worth else None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self._rows is not None:
+            return self._rows.attend(q, k, v)
         sizes = [group.size for group in self._groups]
         parts = zip(self._groups, *(torch.split(x, sizes) for x in (q, k, v)))
         return torch.cat([out for group, *qkv in parts for out in group.attend(*qkv)])
+
+
+class _Rows:
+    """Sequences that share nothing, in one call: padded behind, where a causal mask hides it."""
+
+    def __init__(self, sizes: list[int], window: int | None) -> None:
+        self._count, self._longest, self._window = len(sizes), max(sizes), window
+        starts = range(0, self._count * self._longest, self._longest)
+        ranges = [torch.arange(start, start + size) for start, size in zip(starts, sizes)]
+        self._places = torch.cat(ranges)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        o = attention(*(self._padded(x) for x in (q, k, v)), self._window)
+        flat = o.transpose(1, 2).flatten(0, 1)
+        out: Tensor = _Unpad.apply(flat, self._places)  # type: ignore[no-untyped-call]
+        return out
+
+    def _padded(self, x: Float[Tensor, "N H E"]) -> Float[Tensor, "G H L E"]:
+        size = self._count * self._longest
+        padded: Tensor = _Pad.apply(x, self._places, size)  # type: ignore[no-untyped-call]
+        return padded.view(self._count, self._longest, *x.shape[1:]).transpose(1, 2)
 
 
 class _Group:
@@ -41,9 +70,9 @@ class _Group:
         longest = max(lengths)
         self._window = window
         self.prompt, self.size = prompt, prompt + sum(lengths)
-        self._is_alone = len(lengths) == 1
+        self.is_alone = len(lengths) == 1
         self._places: Tensor | None = None
-        if self._is_alone:
+        if self.is_alone:
             return
         self._shape = (len(lengths), longest)
         row, column = prompt + torch.arange(longest)[:, None], torch.arange(prompt + longest)[None]
@@ -58,7 +87,7 @@ class _Group:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
         """Outputs of all tokens, the prompt's first, in one or two parts."""
-        if self._is_alone:  # one sequence, as it lies
+        if self.is_alone:  # one sequence, as it lies
             return [attend_one(q, k, v, self._window)]
         at = self.prompt
         own = attend_one(q[:at], k[:at], v[:at], self._window)

@@ -12,7 +12,7 @@ from evolute.reasoning.demonstrations import trace as trace_module
 from evolute.reasoning.demonstrations.curate import at_most, decontaminate, dedupe
 from evolute.reasoning.demonstrations.measures import gain_kept, measure
 from evolute.reasoning.demonstrations.reformat import Rejected, change_of, reformat, rewrite
-from evolute.reasoning.demonstrations.sample import read_raw, sample
+from evolute.reasoning.demonstrations.sample import SampleSettings, problems_of, read_raw, sample
 from evolute.reasoning.demonstrations.student import student
 from evolute.reasoning.demonstrations.trace import Step, Trace, parse, render, segment, training_row
 from evolute.reasoning.demonstrations.verify import sort_raw
@@ -38,7 +38,9 @@ def teacher(share_wrong=0.0):
 
 
 def ask(backend, path, **options):
-    return asyncio.run(sample(TASK, backend, path, **{"count": 12, "samples": 2, **options}))
+    account = options.pop("account", None)
+    settings = SampleSettings(**{"count": 12, "samples": 2, **options})
+    return asyncio.run(sample(TASK, backend, path, settings, account=account))
 
 
 def test_each_answer_is_kept_once_and_a_second_call_asks_nothing(tmp_path):
@@ -85,6 +87,14 @@ def test_an_answer_that_fails_costs_only_itself(tmp_path):
     refused = ScriptedTextBackend([RequestError("no such field")])
     with pytest.raises(RequestError, match="no such field"):
         ask(refused, tmp_path / "other.jsonl")
+
+
+def test_a_file_without_answers_yet_is_gone_on_with(tmp_path):
+    path = tmp_path / "raw.jsonl"
+    report = ask(ScriptedTextBackend([BackendError("gone")]), path)
+    assert report.num_made == 0 and report.num_left == 24
+    assert ask(teacher(), path).num_made == 24 and len(path.read_text().splitlines()) == 25
+    assert len(problems_of(TASK, path)) == 12
 
 
 def test_a_file_of_other_settings_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """What does the teacher say? Raw answers to problems, each sampled once and kept at once.
 
-    await sample(task, teacher, path, count=..., samples=..., account=...) -> SampleReport
+    await sample(task, teacher, path, SampleSettings(count=...)) -> SampleReport
 
 `path` is JSON lines, one answer each, keyed by (problem, sample): what stands there is not asked
 again, so a run that was killed, or whose budget was spent, goes on where it was. The seed of each
@@ -48,43 +48,58 @@ class SampleReport:
     spent: Spent
 
 
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """What is asked: `samples` answers to each of `count` problems."""
+
+    count: int
+    samples: int = 1
+    split: str = "train"
+    seed: int = 0
+    system: str = SYSTEM  # "": none
+    temperature: float = 0.7
+    max_new_tokens: int = 0  # 0: as many as the task says, and room for a thought
+
+    def header(self, task: Task, teacher: TextBackend) -> dict[str, Any]:
+        """What all answers of one file have in common."""
+        names = ("split", "seed", "system", "temperature")
+        own = {name: getattr(self, name) for name in names}
+        return {"task": task.name, **own, "teacher": teacher.model_name}
+
+
 async def sample(
     task: Task,
     teacher: TextBackend,
     path: Path,
+    settings: SampleSettings,
     *,
-    count: int,
-    samples: int = 1,
-    split: str = "train",
-    seed: int = 0,
-    system: str = SYSTEM,
-    temperature: float = 0.7,
-    max_new_tokens: int = 0,
     account: Account | None = None,
     concurrency: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> SampleReport:
-    """Ask for `samples` answers to each of `count` problems; 0 tokens: as many as the task says,
-    and room for a thought.
+    """Ask for the answers that `path` does not hold yet.
 
     A spent budget ends the call, a failed answer only itself: both can be asked for again.
     RequestError rises. Raises ConfigError when `path` is of another task or other settings.
     """
     account = account or Account()
-    settings: dict[str, Any] = {"task": task.name, "split": split, "seed": seed, "system": system}
-    settings |= {"temperature": temperature, "teacher": teacher.model_name}
-    limit = max_new_tokens or task.max_new_tokens + THOUGHT_TOKENS
-    there = _there(path, settings)
-    problems = task.problems(split, count, seed)
+    header = settings.header(task, teacher)
+    limit = settings.max_new_tokens or task.max_new_tokens + THOUGHT_TOKENS
+    there = _there(path, header)
+    problems = task.problems(settings.split, settings.count, settings.seed)
     jobs = [
-        (at, n) for at, p in enumerate(problems) for n in range(samples) if (p.id, n) not in there
+        (at, n)
+        for at, p in enumerate(problems)
+        for n in range(settings.samples)
+        if (p.id, n) not in there
     ]
-    sampler = _Sampler(Metered(teacher, account, ROLE), settings, limit)
+    sampler = _Sampler(Metered(teacher, account, ROLE), header, limit)
     gate, failures, made = asyncio.Semaphore(concurrency), dict[str, int](), 0
     before = account.spent
+    is_new = not read_records(path)
     with RecordWriter(path) as writer:
-        if not there:
-            writer.write({"kind": "settings", **settings})
+        if is_new:
+            writer.write({"kind": "settings", **header})
 
         async def one(at: int, number: int) -> None:
             nonlocal made
@@ -120,7 +135,7 @@ def problems_of(task: Task, path: Path) -> list[Problem]:
         raise ConfigError(f"{path} is no file of `demonstrations sample`.")
     if rows[0]["task"] != task.name:
         raise ConfigError(f"{path} has answers to {rows[0]['task']!r}, not to {task.name!r}.")
-    count = max((row["number"] + 1 for row in rows[1:]), default=0)
+    count = max((row["number"] + 1 for row in read_raw(path)), default=0)
     return task.problems(rows[0]["split"], count, rows[0]["seed"]) if count else []
 
 
