@@ -66,13 +66,8 @@ def serve(
         from evolute.engine import EngineConfig
 
         settings(EngineConfig, [], set_, print_config=True)
-    who = (
-        api_key,
-        str(tenants) if tenants else None,
-        admin_key,
-        max_in_flight,
-        requests_per_minute,
-    )
+    file = str(tenants) if tenants else None
+    who = (api_key, file, admin_key, max_in_flight, requests_per_minute)
     how = (max_connections, drain_s, stall_s, tool_format)
     fleet = Fleet(replicas, routing, route_quantum, ray_address)
     options = Options(model, host, port, served, *who, *how, fleet, set_ or [])

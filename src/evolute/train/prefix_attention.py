@@ -52,7 +52,7 @@ class _Rows:
         self._places = torch.cat(ranges)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        o = attention(*(self._padded(x) for x in (q, k, v)), self._window)
+        o = attention(self._padded(q), self._padded(k), self._padded(v), self._window)
         flat = o.transpose(1, 2).flatten(0, 1)
         out: Tensor = _Unpad.apply(flat, self._places)  # type: ignore[no-untyped-call]
         return out

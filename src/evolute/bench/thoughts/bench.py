@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from evolute.bench.result import BenchResult
 from evolute.bench.thoughts.calibration import calibrate
@@ -89,7 +90,7 @@ def run(
             roles = Roles(as_text_backend(engine))
             figures |= asyncio.run(compared(roles, place, embedder, lambda: sandbox, count))
         figures |= asyncio.run(poisoned(place, embedder, lambda: sandbox, count))
-    name = model if isinstance(model, str) else model.config.model_type
+    name = model if isinstance(model, str) else model.name
     settings = {"model": name, "tasks": TASKS, "limits": asdict(LIMITS)}
     notes = (
         f"{count} held-out problems a family: 95 % intervals are about +-{98 / count**0.5:.0f} "
@@ -182,9 +183,8 @@ async def compared(
             figures |= found.figures(f"{title}/{family}")
         for title, seeds in BUFFERS.items():
             path = place / f"{title}.db" if seeds != "taught" else place / "taught-True.db"
-            config = replace(
-                settings_of(path), grow=False, seeds="none" if seeds == "taught" else seeds
-            )
+            own: Any = "none" if seeds == "taught" else seeds
+            config = replace(settings_of(path), grow=False, seeds=own)
             with closing(ThoughtBuffer(roles, sandbox, config, embedder=embedder)) as method:
                 found = await one_pass(method, task, problems)
                 figures |= found.figures(f"{title}/{family}")
