@@ -1,9 +1,7 @@
 """Hostile programs: none gets out, none stops the run, innocents among them are answered right."""
 
 import asyncio
-import os
 import random
-import shutil
 import time
 from contextlib import ExitStack
 
@@ -12,6 +10,7 @@ from hostile import ENDLESS, FAMILIES, generated, left_behind, open_world
 
 from evolute.envs.sandbox.bubblewrap import Bubblewrap
 from evolute.envs.sandbox.contract import Ending, SandboxLimits, Script
+from evolute.testing.sandboxes import why_no_bubblewrap
 
 LIMITS = SandboxLimits(seconds=8, cpu_seconds=8, memory_mb=256)
 TIGHT = SandboxLimits(seconds=2, cpu_seconds=2, memory_mb=256)
@@ -24,10 +23,7 @@ ENDS = {
     "recursion": {Ending.SIGNAL, Ending.EXITED, Ending.MEMORY},
 }
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("bwrap") is None and os.environ.get("CI", "") not in ("1", "true"),
-    reason="bubblewrap is not installed (Debian: apt-get install bubblewrap, or make system-deps)",
-)
+pytestmark = pytest.mark.skipif(bool(why_no_bubblewrap()), reason=why_no_bubblewrap() or "fine")
 
 
 @pytest.fixture

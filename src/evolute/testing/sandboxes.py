@@ -1,12 +1,16 @@
-"""A sandbox that runs nothing.
+"""A sandbox that runs nothing, and whether a real one works here.
 
 ScriptedSandbox([report, ...])          answers in turn, then repeats the last
 ScriptedSandbox(lambda script: report)  a function of the Script; exceptions are raised
 sandbox.scripts                         what it was to run, in order
+why_no_bubblewrap()                     empty where a program can be held
 """
 
 from __future__ import annotations
 
+import functools
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 
 from evolute.envs.sandbox.contract import (
@@ -48,3 +52,16 @@ class ScriptedSandbox:
         answer = self._reports[min(self._next, len(self._reports) - 1)]
         self._next += 1
         return answer
+
+
+@functools.cache
+def why_no_bubblewrap() -> str:
+    """The reason why programs cannot be held here; empty where they can."""
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
+    command = ["bwrap", "--ro-bind", "/", "/", "--unshare-pid", "--unshare-net", "true"]
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap cannot run here: {error}"
+    return f"bubblewrap cannot run here: {tried.stderr.strip()}" if tried.returncode else ""

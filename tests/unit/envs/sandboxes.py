@@ -1,11 +1,7 @@
-"""Tests that need bubblewrap: skipped where it is not installed, but never in CI."""
-
-import os
-import shutil
+"""Tests that need bubblewrap are skipped, with the reason, where it is missing or cannot work."""
 
 import pytest
 
-needs_bwrap = pytest.mark.skipif(
-    shutil.which("bwrap") is None and os.environ.get("CI", "").lower() not in ("1", "true"),
-    reason="bubblewrap is not installed (Debian: apt-get install bubblewrap, or make system-deps)",
-)
+from evolute.testing.sandboxes import why_no_bubblewrap
+
+needs_bwrap = pytest.mark.skipif(bool(why_no_bubblewrap()), reason=why_no_bubblewrap() or "fine")
