@@ -311,8 +311,9 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(url: str, engine:
 def test_a_disk_that_fails_in_an_update_changes_nothing(
     client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import safetensors.torch
+
     from evolute.models import export_model, load_model
-    from evolute.models.files import safetensors_dir
 
     export_model(load_model("tiny"), tmp_path / "m")
     greedy = {"text": "disk", "sampling_params": {"max_new_tokens": 8, "temperature": 0}}
@@ -321,7 +322,7 @@ def test_a_disk_that_fails_in_an_update_changes_nothing(
     def fails(path: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors_dir, "load_file", fails)
+    monkeypatch.setattr(safetensors.torch, "load", fails)
     body = {"model_path": str(tmp_path / "m")}
     answer = client.post("/update_weights_from_disk", json=body)
     assert answer.status_code == 400 and "No space left" in answer.json()["message"]
