@@ -20,6 +20,7 @@ from typing import Any
 from evolute.lang.account import Spent
 from evolute.lang.backend import Capabilities, Made, Prompt, Reply, TextRequest
 from evolute.lang.endpoints import native
+from evolute.lang.endpoints.scoring import score_each
 from evolute.lang.endpoints.transport import Transport
 from evolute.lang.interpreter.bridge import blocking
 from evolute.types import BackendError, Delta, Message, NotSupported, SamplingParams
@@ -98,17 +99,7 @@ class RuntimeEndpoint:
     async def score(
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> tuple[list[tuple[float, ...]], Spent]:
-        """The first alone, so that the others find the prefix computed."""
-        if not prefix:
-            raise NotSupported("nothing predicts the first token of a text; score after a prefix.")
-        distinct = list(dict.fromkeys(tuple(one) for one in continuations if one))
-        found: dict[tuple[int, ...], tuple[float, ...]] = {(): ()}
-        spent = Spent()
-        for some in (distinct[:1], distinct[1:]):
-            scored = await asyncio.gather(*(self._score(tuple(prefix), one) for one in some))
-            for one, (logprobs, cost) in zip(some, scored):
-                found[one], spent = logprobs, spent + cost
-        return [found[tuple(one)] for one in continuations], spent
+        return await score_each(prefix, continuations, self._score)
 
     async def render(
         self,
