@@ -18,6 +18,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
+    "grammar": "evolute.bench.grammar",
     "radix": "evolute.bench.radix",
     "routing": "evolute.bench.routing",
     "serving": "evolute.bench.serving",

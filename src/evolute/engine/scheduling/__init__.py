@@ -17,7 +17,7 @@ from evolute.engine.scheduling.simulate import (
     read_trace,
     simulate,
 )
-from evolute.engine.scheduling.speculation import SpeculationSettings, Speculator
+from evolute.engine.scheduling.speculation import SpeculationSettings, Speculator, room
 from evolute.engine.scheduling.step import (
     Blocked,
     Candidate,
@@ -51,5 +51,6 @@ __all__ = [
     "make_policy",
     "next_step",
     "read_trace",
+    "room",
     "simulate",
 ]

@@ -2,10 +2,12 @@
 
     NgramIndex(low, high)    read(tokens), guess(tokens, count) -> the tokens that may follow
     Speculator(settings)     propose(running), judge(sequence, drafted, accepted), forget(sequence)
+    room(sequence, most)     how many tokens may be guessed for it now
 
 A guess costs rows of a step and never changes an output: the engine takes a guessed token only
 where it draws the same one (`core.py`). Prompt lookup: the longest run of last tokens that occurred
 before is continued as it was then (Saxena 2023). Who guesses badly pauses, longer each time.
+Sequences with a grammar are left to `core.py`, which guesses what their grammar forces.
 """
 
 from __future__ import annotations
@@ -30,6 +32,14 @@ class SpeculationSettings:
     ngram_min: int = 2
     ngram_max: int = 4
     up_to: int = 4  # running sequences; when there are more, nobody's tokens are guessed
+
+
+def room(sequence: Sequence, most: int) -> int:
+    """At most `most`; none for a sequence that is not decoding. The step makes one token more than
+    it guesses."""
+    if sequence.num_uncomputed != 1 or not sequence.num_generated:
+        return 0
+    return max(min(most, sequence.max_new_tokens - sequence.num_generated - 1), 0)
 
 
 class NgramIndex:
@@ -112,10 +122,8 @@ class Speculator:
     # -- internals -----------------------------------------------------------
 
     def _guess(self, sequence: Sequence, settings: SpeculationSettings) -> list[int]:
-        # the step makes one token more than it guesses
-        count = min(settings.draft_tokens, sequence.max_new_tokens - sequence.num_generated - 1)
-        is_decode = sequence.num_uncomputed == 1 and sequence.num_generated > 0
-        if count < 1 or not is_decode or sequence.is_constrained:
+        count = room(sequence, settings.draft_tokens)
+        if not count or sequence.is_constrained:
             return []
         record = self._records.get(sequence)
         if record is None:
