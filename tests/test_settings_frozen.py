@@ -90,6 +90,8 @@ KEYS = (
     "engine.ngram_min",
     "engine.ngram_max",
     "engine.speculate_up_to",
+    "engine.jump_forward",
+    "engine.jump_tokens",
     "engine.first_token_deadline_s",
     "engine.max_waiting",
     "engine.num_threads",

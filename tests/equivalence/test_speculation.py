@@ -11,6 +11,7 @@ import random
 
 import pytest
 import torch
+from answers import WAIT_S, assert_same, serve
 
 from evolute.engine import Engine
 from evolute.engine.scheduling import SpeculationSettings, Speculator
@@ -20,7 +21,6 @@ from evolute.types import GenerateRequest, SamplingParams
 
 TINY = load_model("tiny")
 EXECUTORS = ["native", "torch"]
-WAIT_S = 60  # a lost answer fails its test
 ON = {"speculation": "ngram", "ngram_min": 1, "speculate_up_to": 64}
 
 
@@ -94,21 +94,6 @@ def number_of(request):
     return int(request.id.split("-")[0])
 
 
-def serve(engine, requests):
-    """All begin in the same step, so that what is scheduled does not depend on the clock."""
-
-    async def everything():
-        fresh = [dataclasses.replace(r, id=f"{i}-{id(r)}") for i, r in enumerate(requests)]
-        engine.pause()
-        sent = [asyncio.create_task(engine.agenerate(r)) for r in fresh]
-        while engine.stats().waiting < sum(r.sampling.n for r in fresh):
-            await asyncio.sleep(0.001)
-        engine.resume()
-        return await asyncio.wait_for(asyncio.gather(*sent), WAIT_S)
-
-    return asyncio.run(everything())
-
-
 def engine_of(executor, **settings):
     engine = Engine(
         TINY,
@@ -125,25 +110,6 @@ def plain(executor):
         answers = serve(engine, REQUESTS)
         assert engine.stats().counts.drafted_tokens == 0
         return answers
-
-
-def assert_same(groups, expected):
-    for group, wanted in zip(groups, expected, strict=True):
-        for one, two in zip(group, wanted, strict=True):
-            assert one.token_ids == two.token_ids
-            assert (one.text, one.finish_reason) == (two.text, two.finish_reason)
-            assert one.matched_stop == two.matched_stop and one.error == two.error
-            assert one.logprobs == pytest.approx(two.logprobs, abs=1e-4)
-            assert one.prompt_logprobs[1:] == pytest.approx(two.prompt_logprobs[1:], abs=1e-4)
-            assert len(one.top_logprobs) == len(two.top_logprobs)
-            for mine, other in zip(one.top_logprobs, two.top_logprobs):
-                assert [t.token_id for t in mine] == [t.token_id for t in other]
-                assert [t.logprob for t in mine] == pytest.approx(
-                    [t.logprob for t in other], abs=1e-4
-                )
-            assert len(one.id_logprobs) == len(two.id_logprobs)
-            for mine, other in zip(one.id_logprobs, two.id_logprobs):
-                assert mine == pytest.approx(other, abs=1e-4)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

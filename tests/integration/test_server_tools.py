@@ -13,11 +13,11 @@ import pytest
 from tokenizers import AddedToken
 
 from evolute.engine import Engine
+from evolute.lang.tools import ToolFormat
 from evolute.models.chat_template import CHATML
 from evolute.models.tiny import tiny_tokenizer
 from evolute.models.tokenizer import ChatTokenizer
 from evolute.server import RunningServer, create_app, serve_in_thread
-from evolute.server.tools import ToolFormat
 from evolute.testing import ScriptedBackend
 
 Start = Callable[..., tuple[ScriptedBackend, openai.OpenAI]]

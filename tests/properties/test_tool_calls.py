@@ -10,17 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evolute.server.tools import (
-    Choice,
-    Collected,
-    Event,
-    Tool,
-    ToolFormat,
-    Toolset,
-    collect,
-    parser,
-)
-from evolute.server.tools.events import merged
+from evolute.lang.tools import Choice, Collected, Event, Tool, ToolFormat, Toolset, collect, parser
+from evolute.lang.tools.events import merged
 
 NAMES = ("get_weather", "f", "naïve")
 TOOLS = tuple(Tool(name) for name in NAMES)

@@ -19,6 +19,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "demonstrations": "evolute.bench.demonstrations",
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
+    "grammar": "evolute.bench.grammar",
     "radix": "evolute.bench.radix",
     "routing": "evolute.bench.routing",
     "s_star": "evolute.bench.programming.s_star",

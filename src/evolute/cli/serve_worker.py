@@ -178,7 +178,7 @@ def _engine(model: str, config: Any, fleet: Fleet) -> Any:
 
 
 def _tool_format(name: str | None) -> Any:
-    from evolute.server.tools import ToolFormat
+    from evolute.lang.tools import ToolFormat
     from evolute.types import ConfigError
 
     if name not in (None, *ToolFormat):

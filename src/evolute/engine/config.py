@@ -24,6 +24,7 @@ MAX_PAGE_SIZE = 16
 AT_LEAST_ONE = (
     *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum", "tensor_parallel"),
     *("draft_tokens", "ngram_min", "speculate_up_to", "tier_mb", "tier_step_mb"),
+    "jump_tokens",
 )
 BYTES = {"float32": 4, "float16": 2}
 
@@ -69,6 +70,8 @@ class EngineConfig:
     ngram_min: int = 2  # last tokens that must have occurred before
     ngram_max: int = 4  # last tokens that are looked for first
     speculate_up_to: int = 4  # running sequences; nothing is guessed when there are more
+    jump_forward: bool = True  # tokens that a grammar forces are computed together
+    jump_tokens: int = 16  # of them in one step, for a sequence, at most
     first_token_deadline_s: float = 0.0  # who cannot have it in time is ended early; 0: nobody is
     max_waiting: int = 4096  # requests queued before new ones are refused
     num_threads: int = 0  # 0: one for each core

@@ -48,6 +48,7 @@ from evolute.engine.scheduling import (
     displaced,
     make_policy,
     next_step,
+    propose_forced,
 )
 from evolute.engine.stop_regex import compile_regexes
 from evolute.engine.text import TextStream, TokenTexts
@@ -187,6 +188,10 @@ class EngineCore:
             victim.is_displaced = True
             limits = dataclasses.replace(limits, available_pages=placement.num_available)
         self._speculator.propose(placement.running)
+        if config.jump_forward:
+            propose_forced(
+                placement.running, lambda s, n: self._drafts[s].forced(n), config.jump_tokens
+            )
         step = next_step(
             placement.running, self.queue, placement.look_up, limits, placement.cached_tokens()
         )
@@ -277,30 +282,35 @@ class EngineCore:
     def _sample(self, ready: list[Ready], logits: Float32) -> list[Event]:
         """The next tokens of each draft. Each row is drawn as it would be if the guesses before it
         had been accepted one step at a time: same logits, same seed, same penalties."""
-        indices = [one.row + i for one in ready for i in range(len(one.drafted) + 1)]
-        rows = [
-            one.draft.row(one.drafted[:i]) for one in ready for i in range(len(one.drafted) + 1)
-        ]
-        chosen = iter(self._sampler.choose(logits, indices, rows))
+        rows = [one.draft.rows(one.drafted) for one in ready]
+        indices = [one.row + i for one, own in zip(ready, rows) for i in range(len(own))]
+        chosen = iter(self._sampler.choose(logits, indices, [row for own in rows for row in own]))
         events = []
-        for one in ready:
-            events += self._take(one, list(itertools.islice(chosen, len(one.drafted) + 1)))
+        for one, own in zip(ready, rows):
+            events += self._take(one, list(itertools.islice(chosen, len(own))))
         return events
 
     def _take(self, one: Ready, choices: list[Chosen | None]) -> list[Event]:
         """Accept choices up to the first that differs from the guess: later rows saw the guess."""
         draft, sequence, events, num_accepted = one.draft, one.draft.sequence, list[Event](), 0
-        for guess, choice in itertools.zip_longest(one.drafted, choices):
+        for guess, choice in itertools.zip_longest(one.drafted[: len(choices) - 1], choices):
             events += self._accept(draft, choice)
             if draft.output is not None or choice is None or choice.token_id != guess:
                 break
             sequence.num_computed += 1  # the guess's keys and values are the token's own
             num_accepted += 1
         if one.drafted:
-            self._speculator.judge(sequence, len(one.drafted), num_accepted)
-        self.counts.drafted_tokens += len(one.drafted)
-        self.counts.accepted_tokens += num_accepted
+            self._judge(sequence, len(one.drafted), num_accepted)
         return events
+
+    def _judge(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+        if sequence.is_constrained:
+            self.counts.forced_tokens += num_drafted
+            self.counts.jumped_tokens += num_accepted
+        else:
+            self._speculator.judge(sequence, num_drafted, num_accepted)
+            self.counts.drafted_tokens += num_drafted
+            self.counts.accepted_tokens += num_accepted
 
     def _accept(self, draft: Draft, choice: Chosen | None) -> list[Event]:
         """Give a draft its next token. One that fails takes no other with it."""

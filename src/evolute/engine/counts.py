@@ -15,6 +15,8 @@ class Counts:
     output_tokens: int = 0
     drafted_tokens: int = 0  # guessed and computed ahead
     accepted_tokens: int = 0  # of them, drawn by the sampler too
+    forced_tokens: int = 0  # computed ahead since a grammar leaves nothing else
+    jumped_tokens: int = 0  # of them, drawn by the sampler too
     requests: int = 0
     finished: int = 0  # outputs that came to their own end
     late: int = 0  # outputs ended before their first token, which would have come too late

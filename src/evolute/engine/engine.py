@@ -48,6 +48,7 @@ LIVE_SETTINGS = {
     *("adapter_cluster", "first_token_deadline_s"),
     *("policy", "cost", "predict", "quantum", "tenant_weights"),
     *("speculation", "draft_tokens", "ngram_min", "ngram_max", "speculate_up_to"),
+    *("jump_forward", "jump_tokens"),
 }
 
 

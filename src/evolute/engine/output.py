@@ -68,20 +68,31 @@ class Draft:
         if self.request.sampling.logprob_token_ids:
             self.prompt_id_logprobs.append(ids)
 
-    def row(self, drafted: list[int] | None = None) -> Row:
-        """What the choice of the next token depends on; after `drafted`, if they are accepted."""
-        if drafted:
-            return self._row_after(drafted)
-        mask = self._mask()
-        return Row(
-            sampling=self.request.sampling,
-            seed=self.seed,
-            position=self.sequence.num_tokens,
-            prompt=self.request.prompt,
-            output=self.token_ids,
-            stop_token_ids=self._barred(mask),
-            mask=mask,
-        )
+    def forced(self, most: int) -> list[int]:
+        """The next tokens, at most `most`, that the grammar leaves no choice about. Without one
+        that ends the output: nothing is computed after it."""
+        tokens = self.matcher.forced_tokens()[:most] if self.matcher and most else []
+        if self.matcher and tokens:
+            ahead = self.matcher.copy()
+            if all(ahead.accept(token) for token in tokens) and ahead.is_finished:
+                tokens.pop()
+        return tokens
+
+    def rows(self, drafted: list[int]) -> list[Row]:
+        """What the choices of the next tokens depend on: of the first, then of one after each
+        guess, as if the guesses before it had been accepted. Fewer, but at least one, when the
+        grammar refuses a guess or gives up: what it says of the next token is asked again then.
+        """
+        rows = [self._row([], self.matcher)]
+        matcher = self.matcher.copy() if self.matcher and drafted else None
+        for count in range(1, len(drafted) + 1):
+            if matcher and not matcher.accept(drafted[count - 1]):
+                break
+            row = self._row(drafted[:count], matcher)
+            if matcher and matcher.error:
+                break
+            rows.append(row)
+        return rows
 
     def accept(self, chosen: Chosen, version: int) -> Delta:
         """Take the next token; sets `output` when it is the last. Returns what is new."""
@@ -169,27 +180,30 @@ class Draft:
             self.index, "", (), (), (), self.output, cached_tokens=cached, weight_version=version
         )
 
-    def _row_after(self, drafted: list[int]) -> Row:
-        assert self.matcher is None, "a grammar's mask is known for the next token only"
+    def _row(self, drafted: list[int], matcher: Matcher | None) -> Row:
+        """`matcher` has accepted the output and `drafted`."""
+        mask = self._mask(matcher)
+        output = [*self.token_ids, *drafted] if drafted else self.token_ids
         return Row(
             sampling=self.request.sampling,
             seed=self.seed,
             position=self.sequence.num_tokens + len(drafted),
             prompt=self.request.prompt,
-            output=[*self.token_ids, *drafted],
-            stop_token_ids=self.stop_token_ids,
+            output=output,
+            stop_token_ids=self._barred(mask, len(output)),
+            mask=mask,
         )
 
-    def _mask(self) -> NDArray[np.uint32] | None:
-        if self.matcher is None:
+    def _mask(self, matcher: Matcher | None) -> NDArray[np.uint32] | None:
+        if matcher is None:
             return None
         mask = np.zeros(-(-self.vocab_size // 32), np.uint32)
-        self.matcher.fill_mask(mask)
+        matcher.fill_mask(mask)
         return mask
 
-    def _barred(self, mask: NDArray[np.uint32] | None) -> frozenset[int]:
+    def _barred(self, mask: NDArray[np.uint32] | None, num_made: int) -> frozenset[int]:
         """Ids that `min_new_tokens` bars for now; none when the grammar leaves nothing else."""
-        if mask is None or len(self.token_ids) >= self.request.sampling.min_new_tokens:
+        if mask is None or num_made >= self.request.sampling.min_new_tokens:
             return self.stop_token_ids
         others = mask.copy()
         for token in self.stop_token_ids:
@@ -203,15 +217,15 @@ class Draft:
             self.versions.append([version, 1])
 
     def _reason(self, token: int, ends: bool) -> FinishReason | None:
+        if self.matcher and self.matcher.error:  # it then offers only the end: no stop
+            self.error = f"the grammar failed: {self.matcher.error}"
+            return FinishReason.ERROR
         if ends:
             self.matched_stop = token
             return FinishReason.STOP
         if self.text_stream.matched_stop is not None:
             self.matched_stop = self.text_stream.matched_stop
             return FinishReason.STOP
-        if self.matcher and self.matcher.error:
-            self.error = f"the grammar failed: {self.matcher.error}"
-            return FinishReason.ERROR
         if self.matcher and self.matcher.is_finished:
             return FinishReason.STOP
         if len(self.logprobs) >= self.sequence.max_new_tokens:

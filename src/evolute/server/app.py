@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evolute.lang.tools import ToolFormat, format_of
 from evolute.server import admin, errors, health, native, openapi, refused
 from evolute.server.anthropic import is_anthropic, messages_router, model_info, model_page
 from evolute.server.explain import explain_router
@@ -29,7 +30,6 @@ from evolute.server.names import ModelNames
 from evolute.server.openai import complete, converse, responses_router
 from evolute.server.sse import ClientLeft
 from evolute.server.tenants import Tenants, gate, visible
-from evolute.server.tools import ToolFormat, format_of
 from evolute.telemetry import counter, gauge, histogram, prometheus_text
 from evolute.types import Backend
 

@@ -4,6 +4,7 @@
     await read_json(request)      any JSON object
     check_token_ids(ids, ...)     ids of the vocabulary
     check_text(text, engine)      no text that is surely longer than the context
+    parse_arguments(text, where)  a call's arguments as a client sends them back
 
 Types are strict: "0.5" is no number. A field we do not know is refused with the nearest name
 we do. A field of the API that we cannot honour is accepted only at the values that ask for
@@ -104,6 +105,17 @@ def check_text(text: str, engine: Backend) -> None:
         raise PromptTooLong(
             f"the text has at least {least} tokens, but the model holds {context}. Shorten it."
         )
+
+
+def parse_arguments(text: Any, where: str) -> dict[str, Any]:
+    """Raises FieldError unless `text` is a JSON object as text."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise FieldError(f"{where} must be a JSON object as text.", param=where)
+    return value
 
 
 # -- internals ---------------------------------------------------------------

@@ -17,7 +17,7 @@ from evolute.engine.scheduling.simulate import (
     read_trace,
     simulate,
 )
-from evolute.engine.scheduling.speculation import SpeculationSettings, Speculator
+from evolute.engine.scheduling.speculation import SpeculationSettings, Speculator, propose_forced
 from evolute.engine.scheduling.step import (
     Blocked,
     Candidate,
@@ -50,6 +50,7 @@ __all__ = [
     "displaced",
     "make_policy",
     "next_step",
+    "propose_forced",
     "read_trace",
     "simulate",
 ]

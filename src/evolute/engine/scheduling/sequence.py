@@ -29,7 +29,7 @@ class Sequence:
     tenant: str = "default"
     priority: int = 0  # of the policy `priority`; higher goes first
     adapter: AdapterId = NO_ADAPTER
-    is_constrained: bool = False  # a grammar decides its tokens: nothing is guessed
+    is_constrained: bool = False  # a grammar decides its tokens: only what it forces is guessed
     pages: list[int] = field(default_factory=list)
     num_shared_pages: int = 0  # the first ones belong to the prefix cache
     num_computed: int = 0

@@ -2,15 +2,18 @@
 
     NgramIndex(low, high)    read(tokens), guess(tokens, count) -> the tokens that may follow
     Speculator(settings)     propose(running), judge(sequence, drafted, accepted), forget(sequence)
+    room(sequence, most)     how many tokens may be guessed for it now
+    propose_forced(running, forced, most)    the tokens that a grammar leaves no choice about
 
 A guess costs rows of a step and never changes an output: the engine takes a guessed token only
 where it draws the same one (`core.py`). Prompt lookup: the longest run of last tokens that occurred
 before is continued as it was then (Saxena 2023). Who guesses badly pauses, longer each time.
+Sequences with a grammar are guessed for by what their grammar forces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from evolute.engine.scheduling.sequence import Sequence
@@ -30,6 +33,24 @@ class SpeculationSettings:
     ngram_min: int = 2
     ngram_max: int = 4
     up_to: int = 4  # running sequences; when there are more, nobody's tokens are guessed
+
+
+def room(sequence: Sequence, most: int) -> int:
+    """At most `most`; none for a sequence that is not decoding. The step makes one token more than
+    it guesses."""
+    if sequence.num_uncomputed != 1 or not sequence.num_generated:
+        return 0
+    return max(min(most, sequence.max_new_tokens - sequence.num_generated - 1), 0)
+
+
+def propose_forced(
+    running: Iterable[Sequence], forced: Callable[[Sequence, int], list[int]], most: int
+) -> None:
+    """Set `proposed` of those with a grammar to what it forces. No guess but in form: it is drawn
+    like any other, from a mask that leaves nothing else."""
+    for sequence in running:
+        if sequence.is_constrained:
+            sequence.proposed = forced(sequence, room(sequence, most))
 
 
 class NgramIndex:
@@ -112,10 +133,8 @@ class Speculator:
     # -- internals -----------------------------------------------------------
 
     def _guess(self, sequence: Sequence, settings: SpeculationSettings) -> list[int]:
-        # the step makes one token more than it guesses
-        count = min(settings.draft_tokens, sequence.max_new_tokens - sequence.num_generated - 1)
-        is_decode = sequence.num_uncomputed == 1 and sequence.num_generated > 0
-        if count < 1 or not is_decode or sequence.is_constrained:
+        count = room(sequence, settings.draft_tokens)
+        if not count or sequence.is_constrained:
             return []
         record = self._records.get(sequence)
         if record is None:

@@ -12,7 +12,7 @@ import json
 import uuid
 from typing import Any
 
-from evolute.server.tools import Arguments, CallStarted, Event, Parser, Text
+from evolute.lang.tools import Arguments, CallStarted, Event, Parser, Text
 from evolute.types import EvoluteError, FinishReason, Output
 
 Events = list[dict[str, Any]]

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evolute.lang.tools import Toolset
 from evolute.server.anthropic.body import CACHE_HINTS, CountBody
+from evolute.server.conversation import Conversation
 from evolute.server.errors import FieldError, not_supported, unreadable
-from evolute.server.tools import Conversation, Toolset
 from evolute.types import Message
 
 MEDIA = ("image", "document")

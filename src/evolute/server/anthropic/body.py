@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from evolute.lang.tools import Choice, Tool, Toolset
 from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.shapes import BLOCK_MESSAGES, OWN_CHOICE, OWN_TOOLS, SYSTEM
-from evolute.server.tools import Choice, Tool, Toolset
 from evolute.types import SamplingParams
 from evolute.types.request import MAX_DEADLINE_S
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from evolute.lang.tools import ToolFormat, constraint, hides_tags, parser
 from evolute.server.anthropic.answer import Answer
 from evolute.server.anthropic.blocks import conversation_of
 from evolute.server.anthropic.body import (
@@ -22,12 +23,12 @@ from evolute.server.anthropic.body import (
     toolset_of,
 )
 from evolute.server.bodies import read
+from evolute.server.conversation import prompt_of
 from evolute.server.errors import anthropic_envelope
 from evolute.server.generation import Call, ChoiceDelta
 from evolute.server.names import ModelNames
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
 from evolute.server.tenants import enter
-from evolute.server.tools import ToolFormat, constraint, hides_tags, parser, prompt_of
 from evolute.types import Backend
 
 WIRE = Wire(event=named_event, error=anthropic_envelope, end=b"")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,24 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from evolute.lang.tools import (
+    Arguments,
+    CallStarted,
+    Collected,
+    Event,
+    Parser,
+    Text,
+    ToolFormat,
+    Toolset,
+    collect,
+    constraint,
+    hides_tags,
+    new_call_id,
+    parser,
+)
 from evolute.server import admin, logprobs
 from evolute.server.bodies import read
+from evolute.server.conversation import Conversation, prompt_of
 from evolute.server.errors import FieldError
 from evolute.server.generation import Call, ChoiceDelta, room_left, usage
 from evolute.server.logprobs import Held, Piece
@@ -30,22 +45,6 @@ from evolute.server.openai.messages import read_messages, read_toolset
 from evolute.server.openai.usage import RunningUsage
 from evolute.server.sse import EventStream, while_connected
 from evolute.server.tenants import enter
-from evolute.server.tools import (
-    Arguments,
-    CallStarted,
-    Collected,
-    Conversation,
-    Event,
-    Parser,
-    Text,
-    ToolFormat,
-    Toolset,
-    collect,
-    constraint,
-    hides_tags,
-    parser,
-    prompt_of,
-)
 from evolute.types import Backend, FinishReason, Output, SamplingParams, Tokenizer
 
 
@@ -177,10 +176,6 @@ class _Choice:
             self.arguments.append(event.text)
             call["function"] = {"arguments": event.text}
         return {"tool_calls": [call]}
-
-
-def new_call_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from evolute.lang.tools import Choice, Tool, Toolset
+from evolute.server.bodies import parse_arguments
 from evolute.server.errors import FieldError, not_supported, unreadable
-from evolute.server.tools import Choice, Tool, Toolset, parse_arguments
 from evolute.types import Message
 
 ROLES = ("assistant", "developer", "system", "tool", "user")

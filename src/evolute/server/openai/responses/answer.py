@@ -17,20 +17,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evolute.lang.tools import Arguments, CallStarted, Event, Parser, Text, Toolset
 from evolute.server import logprobs
+from evolute.server.bodies import parse_arguments
 from evolute.server.errors import envelope
 from evolute.server.logprobs import Piece
 from evolute.server.openai.responses.body import ResponseBody
 from evolute.server.openai.responses.items import add_call
-from evolute.server.tools import (
-    Arguments,
-    CallStarted,
-    Event,
-    Parser,
-    Text,
-    Toolset,
-    parse_arguments,
-)
 from evolute.types import FinishReason, Message, Output, RequestError, Tokenizer
 
 Events = list[dict[str, Any]]

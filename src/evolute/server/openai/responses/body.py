@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from evolute.lang.tools import Toolset
 from evolute.server.bodies import Many, Strict, StrictBody
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.openai.bodies import schema_of, texts
 from evolute.server.openai.messages import check_type, read_choice, read_function
 from evolute.server.shapes import FLAT_CHOICE, FUNCTIONS, ITEMS
-from evolute.server.tools import Toolset
 from evolute.types import SamplingParams
 from evolute.types.request import MAX_DEADLINE_S
 from evolute.types.sampling import MAX_TOP_LOGPROBS

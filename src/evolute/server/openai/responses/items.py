@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evolute.server.bodies import parse_arguments
 from evolute.server.errors import FieldError, not_supported
 from evolute.server.openai.messages import check_keys, text_of
-from evolute.server.tools import parse_arguments
 from evolute.types import Message
 
 ROLES = ("user", "assistant", "system", "developer")

@@ -17,8 +17,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from evolute.lang.tools import ToolFormat, Toolset, constraint, hides_tags, parser
 from evolute.server import admin
 from evolute.server.bodies import read
+from evolute.server.conversation import Conversation, prompt_of
 from evolute.server.errors import FieldError, not_supported, status_of
 from evolute.server.generation import Call, ChoiceDelta, room_left
 from evolute.server.logprobs import Held, Piece
@@ -35,15 +37,6 @@ from evolute.server.openai.responses.items import read_input, with_instructions
 from evolute.server.openai.responses.store import ResponseStore
 from evolute.server.sse import EventStream, Wire, named_event, while_connected
 from evolute.server.tenants import enter, owner_of
-from evolute.server.tools import (
-    Conversation,
-    ToolFormat,
-    Toolset,
-    constraint,
-    hides_tags,
-    parser,
-    prompt_of,
-)
 from evolute.types import Backend, Message
 
 logger = logging.getLogger(__name__)

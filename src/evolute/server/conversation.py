@@ -3,34 +3,25 @@
     await prompt_of(conversation, engine)      its token ids, a long text's beside the event loop
     token_ids(conversation, tokenizer)
 
-A template that reads `tools` gets them. For any other, tools and calls are written into the
-text of the messages in the Hermes form: the tools at the end of the system message, calls as
-<tool_call> in the assistant's turn, results as <tool_response> in a user's turn.
+A template that reads `tools` gets them; for any other they are written into the text of the
+messages (`lang/tools/told.py`).
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evolute.lang.tools import Toolset, in_text
 from evolute.server.bodies import check_text
 from evolute.server.encoding import encoded
 from evolute.server.errors import FieldError, not_supported
-from evolute.server.tools.parsers import CLOSE, OPEN
-from evolute.server.tools.toolset import Toolset
 from evolute.types import Backend, Message, Tokenizer
 from evolute.types.settings import nearest
 
 RESERVED = {"messages", "tools", "add_generation_prompt", "documents", "bos_token", "eos_token"}
-TOLD = (
-    "You may call functions. Each line between <tools> and </tools> is one, as JSON:\n"
-    "<tools>\n{tools}\n</tools>\n"
-    "To call one, write its name and its arguments as one JSON object between tags:\n"
-    f'{OPEN}\n{{{{"name": NAME, "arguments": {{{{...}}}}}}}}\n{CLOSE}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +49,7 @@ def token_ids(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
     messages, tools = conversation.messages, conversation.toolset.offered
     options: dict[str, Any] = {}
     if "tools" not in reads:
-        messages = _in_text(messages, conversation.toolset)
+        messages = in_text(messages, conversation.toolset)
     elif tools:
         options["tools"] = [tool.as_json() for tool in tools]
     if conversation.variables:
@@ -88,31 +79,3 @@ def _variables(given: Mapping[str, Any], reads: frozenset[str]) -> Mapping[str, 
             text += nearest(name, known) if known else "It takes none at all."
             raise FieldError(text, param="chat_template_kwargs")
     return given
-
-
-def _in_text(messages: Sequence[Message], toolset: Toolset) -> list[Message]:
-    told = [_plain(message) for message in messages]
-    if not toolset.offered:
-        return told
-    lines = "\n".join(json.dumps(tool.as_json(), ensure_ascii=False) for tool in toolset.offered)
-    text = TOLD.format(tools=lines)
-    if told and told[0]["role"] == "system":
-        first = Message(role="system", content=f"{told[0]['content']}\n\n{text}")
-        return [first, *told[1:]]
-    return [Message(role="system", content=text), *told]
-
-
-def _plain(message: Message) -> Message:
-    """A message whose calls and results stand in its text."""
-    content = message["content"]
-    if message["role"] == "tool":
-        return Message(role="user", content=f"<tool_response>\n{content}\n</tool_response>")
-    calls = [_call(call["function"]) for call in message.get("tool_calls", [])]
-    return Message(
-        role=message["role"], content="\n".join([*([content] if content else []), *calls])
-    )
-
-
-def _call(function: Mapping[str, Any]) -> str:
-    written = {"name": function["name"], "arguments": function["arguments"]}
-    return f"{OPEN}\n{json.dumps(written, ensure_ascii=False)}\n{CLOSE}"

@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import StrEnum
 
-from evolute.server.tools.call_scanner import SPACE, CallScanner, State
-from evolute.server.tools.events import Arguments, CallStarted, Event, Parser, Text, merged
-from evolute.server.tools.toolset import Choice, Toolset
+from evolute.lang.tools.call_scanner import SPACE, CallScanner, State
+from evolute.lang.tools.events import Arguments, CallStarted, Event, Parser, Text, merged
+from evolute.lang.tools.toolset import Choice, Toolset
 from evolute.types import Tokenizer
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evolute.grammar import JSON_WHITESPACE
-from evolute.server.errors import FieldError, not_supported
-from evolute.server.tools.parsers import CLOSE, OPEN, ToolFormat
-from evolute.server.tools.toolset import Choice, Tool, Toolset
+from evolute.lang.tools.parsers import CLOSE, OPEN, ToolFormat
+from evolute.lang.tools.toolset import BadTools, Choice, Tool, Toolset
 
 MAX_CALLS = 64  # of one answer: a small model can go on for ever
 
@@ -29,11 +28,11 @@ def constraint(
     field: str = "response_format",  # where that came from
     has_special_tags: bool = False,  # see `hides_tags`
 ) -> dict[str, str]:
-    """The grammar as fields of SamplingParams. Raises FieldError when two exclude each other."""
+    """The grammar as fields of SamplingParams. Raises BadTools when two exclude each other."""
     if toolset.is_forced:
         if schema is not None:
             text = f"{field} and tool_choice exclude each other: it demands a call. Keep one."
-            raise FieldError(text, param=field)
+            raise BadTools(text, param=field)
         return {"json_schema": json.dumps(_forced(toolset))}
     if not toolset.offered:
         return {} if schema is None else {"json_schema": schema}
@@ -42,8 +41,9 @@ def constraint(
     if format is ToolFormat.HERMES:
         return {"lark": _tagged(toolset, schema, are_special=has_special_tags)}
     if schema is None:
-        text = "this model's calls are bare JSON and stay free under tool_choice auto; leave out "
-        raise not_supported("tools", text + "strict, or choose required.")
+        text = "'tools' is not supported: this model's calls are bare JSON and stay free under "
+        text += "tool_choice auto; leave out strict, or choose required."
+        raise BadTools(text, param="tools", code="not_supported")
     rules = ["%llguidance {}", "start: answer | calls", f"answer: {_json(json.loads(schema))}"]
     return {"lark": "\n".join([*rules, f"calls: {_json(_calls(toolset))}"])}
 

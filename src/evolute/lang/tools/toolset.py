@@ -1,24 +1,34 @@
 """Which tools a request offers and how free the model is to call them.
 
-Toolset.of(tools, choice, named, parallel)    checked, or FieldError naming the field
-parse_arguments(text, where) -> dict          a call's arguments as a client sends them back
+Toolset.of(tools, choice, named, parallel)    checked, or BadTools naming the field
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from evolute.server.errors import FieldError
-from evolute.server.tools.schema import complaint
+from evolute.lang.tools.schema import complaint
+from evolute.types import RequestError
 from evolute.types.settings import nearest
 
 MAX_TOOLS = 128
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+
+
+class BadTools(RequestError):
+    """Tools, a choice among them, or what they are asked together with, that cannot be.
+
+    `param` names the field of the request.
+    """
+
+    def __init__(self, message: str, *, param: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
 
 
 class Choice(StrEnum):
@@ -65,13 +75,13 @@ class Toolset:
         names_at: str = "tools[{}].function.name",
         schemas_at: str = "tools[{}].function.parameters",
     ) -> Toolset:
-        """Raises FieldError (400) for names, schemas and choices that cannot be."""
+        """Raises BadTools (400) for names, schemas and choices that cannot be."""
         choice = choice or Choice.AUTO
         if choice is Choice.AUTO and not tools:
             choice = Choice.NONE
         if len(tools) > MAX_TOOLS:
             text = f"{len(tools)} tools; at most {MAX_TOOLS} are allowed."
-            raise FieldError(text, param="tools")
+            raise BadTools(text, param="tools")
         names = [tool.name for tool in tools]
         for i, tool in enumerate(tools):
             _check_name(tool.name, names[:i], names_at.format(i))
@@ -79,13 +89,13 @@ class Toolset:
             if problem:
                 where = schemas_at.format(i)
                 text = f"{where} of tool {tool.name!r} is no valid JSON schema: {problem}."
-                raise FieldError(text, param=where, code="invalid_function_parameters")
+                raise BadTools(text, param=where, code="invalid_function_parameters")
         if choice not in (Choice.NONE, Choice.AUTO) and not tools:
             text = f"tool_choice {named or choice!s} needs tools; send them or choose none."
-            raise FieldError(text, param="tool_choice")
+            raise BadTools(text, param="tool_choice")
         if choice is Choice.NAMED and named not in names:
             text = f"tool_choice names {named!r}, which is not in tools. {nearest(named, names)}"
-            raise FieldError(text, param="tool_choice")
+            raise BadTools(text, param="tool_choice")
         return cls(tuple(tools), choice, named if choice is Choice.NAMED else "", parallel)
 
     @property
@@ -102,23 +112,12 @@ class Toolset:
         return self.choice in (Choice.REQUIRED, Choice.NAMED)
 
 
-def parse_arguments(text: Any, where: str) -> dict[str, Any]:
-    """Raises FieldError unless `text` is a JSON object as text."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise FieldError(f"{where} must be a JSON object as text.", param=where)
-    return value
-
-
 # -- internals ---------------------------------------------------------------
 
 
 def _check_name(name: str, earlier: Sequence[str], where: str) -> None:
     if not NAME.fullmatch(name):
         text = f"{where} is {name[:80]!r}; use 1 to 64 of a-z A-Z 0-9 _ . -"
-        raise FieldError(text, param=where)
+        raise BadTools(text, param=where)
     if name in earlier:
-        raise FieldError(f"tool {name!r} is there twice; names must differ.", param=where)
+        raise BadTools(f"tool {name!r} is there twice; names must differ.", param=where)

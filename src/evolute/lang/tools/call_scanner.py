@@ -16,7 +16,7 @@ import json
 from collections.abc import Collection
 from enum import Enum, auto
 
-from evolute.server.tools.events import Arguments, CallStarted, Event
+from evolute.lang.tools.events import Arguments, CallStarted, Event
 
 SPACE = " \t\n\r"
 ARGUMENTS = ("arguments", "parameters")

@@ -9,11 +9,10 @@ import pytest
 from tokenizers import AddedToken
 
 from evolute.grammar import GrammarCompiler
+from evolute.lang.tools import BadTools, Choice, Tool, ToolFormat, Toolset, constraint, hides_tags
+from evolute.lang.tools.schema import complaint
 from evolute.models.tiny import tiny_tokenizer
 from evolute.models.tokenizer import ChatTokenizer
-from evolute.server.errors import FieldError
-from evolute.server.tools import Choice, Tool, ToolFormat, Toolset, constraint, hides_tags
-from evolute.server.tools.schema import complaint
 from evolute.testing import ByteTokenizer
 from evolute.types import SamplingParams
 
@@ -141,7 +140,7 @@ def test_tags_that_are_control_tokens() -> None:
 def test_free_calls_have_no_grammar() -> None:
     assert constraint(Toolset.of([Tool("t")]), ToolFormat.HERMES) == {}
     strict = Toolset.of([Tool("t", strict=True)])
-    with pytest.raises(FieldError, match="choose required"):
+    with pytest.raises(BadTools, match="choose required"):
         constraint(strict, ToolFormat.JSON)
 
 
