@@ -248,7 +248,8 @@ def test_three_ranks_on_the_embedded_model():
                 assert read.prompt_logprobs[-16:] == pytest.approx(output.logprobs, abs=1e-3)
             found[ranks] = outputs
     assert_same(found[3], found[1], within=1e-3)
-    assert found[1][0].token_ids != found[1][2].token_ids
+    without, with_ = found[1][0].logprobs, found[1][2].logprobs
+    assert max(abs(a - b) for a, b in zip(without, with_)) > 0.01, "the adapter does too little"
 
 
 @pytest.mark.gpu
