@@ -72,8 +72,13 @@ def run(
     with Engine(model, config) as engine:
         figures |= asyncio.run(with_model(Roles(as_text_backend(engine)), num_model, sandbox))
     name = model if isinstance(model, str) else model.name
-    settings = {"model": name, "tasks": TASKS, "config": asdict(SStarConfig())}
-    settings |= {"pupil": asdict(sizes), "counts": [count, num_pupil, num_model]}
+    settings = {
+        "model": name,
+        "tasks": TASKS,
+        "config": asdict(SStarConfig()),
+        "pupil": asdict(sizes),
+        "counts": [count, num_pupil, num_model],
+    }
     notes = (
         f"{count} problems a scripted suite, {num_pupil} for the pupil, {num_model} for the model: "
         "each accuracy has its Wilson interval, each gain a paired one",
