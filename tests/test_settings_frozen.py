@@ -155,6 +155,7 @@ S_STAR_KEYS = (
     "public_filter",
     "inputs",
     "fuzz",
+    "judge",
     "judge_swap",
     "judge_accuracy",
     "judge_at_least",

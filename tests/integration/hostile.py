@@ -132,7 +132,7 @@ def files(world: World) -> str:
     return TRY + textwrap.dedent(f"""
         canary = {str(world.canary)!r}
         places = [canary, "/proc/1/root" + canary, "/proc/self/root" + canary, "../.." + canary]
-        os.symlink(canary, "link"); places.append("link")
+        attempt(lambda: os.symlink(canary, "link") or places.append("link"), False)
         attempt(lambda: os.symlink("/proc/1/root", "root") or places.append("root" + canary), False)
         for place in places:
             attempt(lambda: open(place, "rb").read())

@@ -3,6 +3,7 @@
 prompt_of(backend, messages)                    rendered, as messages, or as plain text
 await ask(backend, messages, sampling)          one text
 await ask_json(backend, messages, schema, ...)  one object, constrained where that is possible
+await log_likelihoods(backend, prompt, texts)   of each text's tokens after the prompt
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ async def ask_json(
     return _object_in(text)
 
 
+async def log_likelihoods(
+    backend: TextBackend, prompt: Prompt, texts: Sequence[str]
+) -> list[tuple[float, ...]]:
+    """log p of the tokens of each text as the prompt's continuation, what all share aside (a merge
+    over the boundary is part of both). Raises NotSupported where a backend tells no tokens."""
+    prefix = await backend.encode(prompt)
+    whole = [await backend.encode(prompt.then(Text(text))) for text in texts]
+    shared = min(_common(prefix, ids) for ids in whole)
+    scores, _ = await backend.score(prefix[:shared], [ids[shared:] for ids in whole])
+    return scores
+
+
 def is_honoured(backend: TextBackend, name: str) -> bool:
     """Whether the backend honours a field of SamplingParams."""
     known = backend.capabilities.sampling
@@ -71,6 +84,11 @@ def is_honoured(backend: TextBackend, name: str) -> bool:
 
 def _seed_where_known(backend: TextBackend, sampling: SamplingParams) -> SamplingParams:
     return sampling if is_honoured(backend, "seed") else replace(sampling, seed=None)
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    pairs = enumerate(zip(one, other))
+    return next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _object_in(text: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import re
 from evolute.envs.code.problem import CodeProblem, Test, packed
 from evolute.envs.sandbox.contract import Ending, RunReport, SandboxFeatures
 from evolute.envs.sandbox.values import decode, encode
+from evolute.lang.account import Spent
 from evolute.reasoning.method import Roles, seed_of
 from evolute.testing import ScriptedTextBackend
 from evolute.types import Problem
@@ -78,6 +79,29 @@ def verdict(text, judge):
     if judge == "wrong":
         word = {"A": "B", "B": "A"}.get(word, word)
     return f"Thinking.\n{word}"
+
+
+class Weighing(ScriptedTextBackend):
+    """Writes as `model` does; each token of a right square, or of the right program, costs 0.1,
+    of anything else `wrong`."""
+
+    def __init__(self, table, wrong=1.0):
+        super().__init__(model(table)._script)
+        self.wrong, self.weighed = wrong, []
+
+    async def score(self, prefix, continuations):
+        before = await self.decode(prefix)
+        texts = [await self.decode(one) for one in continuations]
+        self.weighed.append((before, texts))
+        asked = re.findall(r"for the input (-?\d+)\?", before)
+        scores = []
+        for ids, text in zip(continuations, texts):
+            if asked:
+                is_right = text.strip("`") == str(int(asked[-1]) ** 2)
+            else:
+                is_right = BODIES["RIGHT"] in text
+            scores.append((-0.1 if is_right else -self.wrong,) * len(ids))
+        return scores, Spent(1, len(prefix), 0, 0)
 
 
 def roles(table, judge="right"):

@@ -5,7 +5,10 @@
     SUITE/coverage                                          a right candidate is there (oracle)
     SUITE/efficiency                                        (s_star - random) / (oracle - random)
 
-Suites: `diverse` and `systematic` errors of a stand-in for a model, then `model` on short programs.
+    SUITE/equal/...                                         rivals at the cost of S*, see `equal`
+
+Suites: `diverse` and `systematic` errors of a stand-in for a model; `pupil`, a small model that is
+taught here to write, mend and judge; `model` on programs of one step.
 """
 
 from __future__ import annotations
@@ -13,21 +16,23 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from evolute.bench.programming.equal import at_equal_budget, stages
+from evolute.bench.programming.policies import Outcome, Suite, figures_of, gain
+from evolute.bench.programming.pupil import Sizes, cases, pupil
 from evolute.bench.programming.stand_in import StandIn, skills
 from evolute.bench.result import BenchResult
 from evolute.engine import Engine, EngineConfig
-from evolute.envs import make_task, paired_difference, wilson
+from evolute.envs import make_task
 from evolute.envs.sandbox.build import make_sandbox
 from evolute.envs.sandbox.contract import Sandbox
-from evolute.lang.account import Account, Budget
 from evolute.lang.endpoints import as_text_backend
 from evolute.models import LoadedModel
-from evolute.reasoning.evaluate import grade
-from evolute.reasoning.method import Roles, Solution
-from evolute.reasoning.s_star import SStar, SStarConfig
+from evolute.reasoning.method import Roles
+from evolute.reasoning.s_star import SStarConfig
+from evolute.reasoning.s_star.judge import calibrate
 from evolute.reasoning.s_star.settings import Selector
 from evolute.types import Problem, Task
 
@@ -38,17 +43,11 @@ POLICIES: tuple[Selector, ...] = (
 TASKS = {
     "diverse": "list-programs",
     "systematic": "list-programs?errors=systematic",
-    "model": "list-programs?ops=1-1",
+    "pupil": "list-programs?ops=1-2&errors=systematic&public=1",
+    "model": "list-programs?ops=1-1&errors=systematic&public=1",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One policy on all problems of a suite."""
-
-    right: dict[str, bool]
-    solutions: dict[str, Solution]
-    account: Account
+NUM_LESSONS = 2000  # problems of the train split that the pupil is taught on
+SIZE_PRIOR = 1.0  # of s_star_plus with the pupil: its wrong programs differ from one another
 
 
 def run(
@@ -59,22 +58,55 @@ def run(
     repeats: int = 1,
 ) -> BenchResult:
     """One pass; the stand-in answers alike in each, so repeats would say the same."""
-    count, num_model = (6, 4) if quick else (60, 40)
+    count, num_pupil, num_model = (6, 6, 4) if quick else (60, 300, 40)
     sandbox = make_sandbox()
     figures: dict[str, float] = {}
     for suite in ("diverse", "systematic"):
         figures |= asyncio.run(scripted(suite, count, sandbox))
+    sizes = Sizes(200, 100, 400) if quick else Sizes()
+    with tempfile.TemporaryDirectory() as folder:
+        taught = teach(Path(folder), sizes, sandbox)
+    with Engine(taught, replace(config or EngineConfig(), precision="float32")) as engine:
+        roles = Roles(as_text_backend(engine))
+        figures |= asyncio.run(with_pupil(roles, num_pupil, sandbox))
     with Engine(model, config) as engine:
         figures |= asyncio.run(with_model(Roles(as_text_backend(engine)), num_model, sandbox))
     name = model if isinstance(model, str) else model.name
-    settings = {"model": name, "tasks": TASKS, "config": asdict(SStarConfig())}
+    settings = {
+        "model": name,
+        "tasks": TASKS,
+        "config": asdict(SStarConfig()),
+        "pupil": asdict(sizes),
+        "counts": [count, num_pupil, num_model],
+    }
     notes = (
-        f"{count} problems a suite: 95 % intervals are about +-{98 / count**0.5:.0f} points",
+        f"{count} problems a scripted suite, {num_pupil} for the pupil, {num_model} for the model: "
+        "each accuracy has its Wilson interval, each gain a paired one",
         "the suites diverse and systematic are played by a stand-in whose skill is given "
         f"({asdict(skills()['diverse'])}); they test the algorithm, not a model",
     )
     spread = {key: (value, value) for key, value in figures.items()}
     return BenchResult("s_star", settings, figures, count, spread, notes=notes)
+
+
+def teach(folder: Path, sizes: Sizes, sandbox: Sandbox, seed: int = 0) -> LoadedModel:
+    """A pupil, from the train split of its suite."""
+    problems = make_task(TASKS["pupil"], lambda: sandbox).problems("train", NUM_LESSONS, seed)
+    return pupil(seed, sizes, folder, problems)
+
+
+async def with_pupil(roles: Roles, count: int, sandbox: Sandbox) -> dict[str, float]:
+    """The policies on the pupil's held-out problems, and S* beside rivals at its cost. Its judge is
+    measured on problems of the train split that it was not taught."""
+    task = make_task(TASKS["pupil"], lambda: sandbox)
+    known = cases(task.problems("train", 200, seed=1), 200, seed=1)
+    config = SStarConfig(
+        samples=16, rounds=2, judge="likelihood", max_new_tokens=96, size_prior=SIZE_PRIOR
+    )
+    accuracy = await calibrate(roles.of("judge"), known, config)
+    config = replace(config, judge_accuracy=min(max(accuracy, 0.01), 0.99))
+    figures = await measured("pupil", task, roles, config, count, sandbox)
+    return figures | {"pupil/judge_accuracy": accuracy}
 
 
 async def scripted(
@@ -85,15 +117,29 @@ async def scripted(
     problems = task.problems("heldout", count)
     roles = Roles(StandIn(problems, skills()[suite]))
     config = SStarConfig(samples=16, rounds=2, judge_accuracy=0.8)
-    return await compared(suite, task, problems, roles, config, sandbox, policies)
+    figures = await compared(suite, task, problems, roles, config, sandbox, policies)
+    return figures | await stages(Suite(suite, task, problems, roles, config, sandbox))
 
 
 async def with_model(roles: Roles, count: int, sandbox: Sandbox) -> dict[str, float]:
     """The same policies with a real model that completes programs, on programs of one step."""
     task = make_task(TASKS["model"], lambda: sandbox)
+    config = SStarConfig(
+        samples=8, rounds=1, style="complete", max_new_tokens=48, judge="likelihood"
+    )
+    return await measured("model", task, roles, config, count, sandbox)
+
+
+async def measured(
+    title: str, task: Task, roles: Roles, config: SStarConfig, count: int, sandbox: Sandbox
+) -> dict[str, float]:
+    """S* beside rivals at its cost, stages, and all policies: one sampling serves all of them, and
+    is paid in `equal`."""
     problems = task.problems("heldout", count)
-    config = SStarConfig(samples=8, rounds=1, style="complete", max_new_tokens=48)
-    return await compared("model", task, problems, roles, config, sandbox, POLICIES)
+    with Suite(title, task, problems, roles, config, sandbox).recorded() as suite:
+        figures = await at_equal_budget(suite) | await stages(suite)
+        kept = suite.config
+        return figures | await compared(title, task, problems, roles, kept, sandbox, POLICIES)
 
 
 async def compared(
@@ -106,94 +152,39 @@ async def compared(
     policies: Sequence[Selector],
 ) -> dict[str, float]:
     """Figures of a suite. The first policy samples, the others replay its records."""
-    grades: dict[tuple[str, str], bool] = {}
     outcomes: dict[str, Outcome] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        config = replace(config, records=str(Path(folder) / "candidates.jsonl"))
+    with Suite(suite, task, problems, roles, config, sandbox).recorded() as found:
         for policy in policies:
-            method = SStar(roles, lambda: sandbox, replace(config, selector=policy))
-            outcomes[policy] = await _policy(task, problems, method, grades)
+            outcomes[policy] = await found.outcome(selector=policy)
     figures: dict[str, float] = {}
     for name, outcome in outcomes.items():
-        figures |= _figures(f"{suite}/{name}", outcome, outcomes.get("public"))
-    return figures | await _coverage(suite, task, problems, outcomes, grades)
+        figures |= figures_of(f"{suite}/{name}", outcome)
+        if "public" in outcomes and name != "public":
+            figures |= gain(f"{suite}/{name}/gain_on_public", outcomes["public"], outcome)
+    return figures | await _coverage(found, outcomes)
 
 
 # -- internals ---------------------------------------------------------------
 
 
-async def _policy(
-    task: Task, problems: Sequence[Problem], method: SStar, grades: dict[tuple[str, str], bool]
-) -> Outcome:
-    account, gate = Account(), asyncio.Semaphore(8)
-
-    async def one(problem: Problem) -> tuple[Solution, bool]:
-        async with gate:
-            solution = await method.solve(problem, account.part(problem.id, Budget()))
-            return solution, await _graded(task, problem, solution.text, grades)
-
-    done = await asyncio.gather(*(one(problem) for problem in problems))
-    names = [problem.id for problem in problems]
-    return Outcome(
-        {name: is_right for name, (_, is_right) in zip(names, done)},
-        {name: solution for name, (solution, _) in zip(names, done)},
-        account,
-    )
-
-
-async def _graded(
-    task: Task, problem: Problem, text: str, grades: dict[tuple[str, str], bool]
-) -> bool:
-    key = (problem.id, text)
-    if key not in grades:
-        grades[key] = bool(text) and await grade(task, problem, text)
-    return grades[key]
-
-
-def _figures(title: str, outcome: Outcome, public: Outcome | None) -> dict[str, float]:
-    n = len(outcome.right)
-    share = wilson(sum(outcome.right.values()), n)
-    spent = outcome.account.spent
-    executions = sum(int(s.details.get("executions", 0)) for s in outcome.solutions.values())
-    figures = {
-        f"{title}/accuracy": share.mean,
-        f"{title}/low": share.low,
-        f"{title}/high": share.high,
-        f"{title}/calls": spent.calls / n,
-        f"{title}/tokens": spent.tokens / n,
-        f"{title}/executions": executions / n,
-    }
-    if public is not None and public is not outcome:
-        gain = paired_difference(public.right, outcome.right)
-        figures |= {f"{title}/gain_on_public": gain.mean}
-        figures |= {f"{title}/gain_low": gain.low, f"{title}/gain_high": gain.high}
-    return figures
-
-
-async def _coverage(
-    suite: str,
-    task: Task,
-    problems: Sequence[Problem],
-    outcomes: dict[str, Outcome],
-    grades: dict[tuple[str, str], bool],
-) -> dict[str, float]:
+async def _coverage(suite: Suite, outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Before and after repair, zero-shot, and how much of it the selection gets."""
     any_of = next(iter(outcomes.values())).solutions
     shares: dict[str, list[float]] = {"coverage": [], "coverage_at_first": [], "zero_shot": []}
     random_share: list[float] = []
-    for problem in problems:
+    for problem in suite.problems:
         details = any_of[problem.id].details
-        last = [await _graded(task, problem, t, grades) for t in details["candidates"]]
-        first = [await _graded(task, problem, t, grades) for t in details["first_attempts"]]
+        last = [await suite.is_right(problem, t) for t in details["candidates"]]
+        first = [await suite.is_right(problem, t) for t in details["first_attempts"]]
         shares["coverage"].append(float(any(last)))
         shares["coverage_at_first"].append(float(any(first)))
         shares["zero_shot"].append(sum(first) / max(len(first), 1))
         random_share.append(sum(last) / max(len(last), 1))
-    n = len(problems)
-    figures = {f"{suite}/{name}": sum(values) / n for name, values in shares.items()}
-    least, most = sum(random_share) / n, figures[f"{suite}/coverage"]
-    figures[f"{suite}/expected_of_random"] = least
+    n = len(suite.problems)
+    figures = {f"{suite.title}/{name}": sum(values) / n for name, values in shares.items()}
+    least, most = sum(random_share) / n, figures[f"{suite.title}/coverage"]
+    figures[f"{suite.title}/expected_of_random"] = least
     if "s_star" in outcomes and most > least:
-        accuracy = sum(outcomes["s_star"].right.values()) / n
-        figures[f"{suite}/efficiency"] = (accuracy - least) / (most - least)
+        efficiency = (outcomes["s_star"].accuracy - least) / (most - least)
+        figures[f"{suite.title}/efficiency"] = efficiency
     return figures

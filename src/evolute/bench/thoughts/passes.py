@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evolute.envs.intervals import wilson
 from evolute.lang.account import Account, Spent
 from evolute.reasoning.method import Method
 from evolute.reasoning.thought_buffer.method import by_world
@@ -31,9 +32,12 @@ class Pass:
         return self.right / max(self.count, 1)
 
     def figures(self, title: str) -> dict[str, float]:
-        """By name; tokens and calls are a problem's mean."""
+        """By name; tokens and calls are a problem's mean, `low` and `high` Wilson's 95 %."""
+        share = wilson(self.right, self.count)
         return {
             f"{title}/accuracy": self.accuracy,
+            f"{title}/low": share.low,
+            f"{title}/high": share.high,
             f"{title}/calls": self.spent.calls / max(self.count, 1),
             f"{title}/tokens": self.spent.tokens / max(self.count, 1),
             f"{title}/seconds": self.seconds / max(self.count, 1),

@@ -2,10 +2,13 @@
 
 student(seed) -> LoadedModel        untrained; about 0.8 million weights
 
-Its vocabulary is bytes and the phrases of `chain-with-traps`, each a token; a digit is a token.
+Its vocabulary is bytes and phrases, each a token: those of `chain-with-traps` unless others are
+given. A digit is a token.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -29,9 +32,11 @@ PHRASES = (
 )
 
 
-def student(seed: int = 0, width: int = 128, num_layers: int = 4) -> LoadedModel:
+def student(
+    seed: int = 0, width: int = 128, num_layers: int = 4, phrases: Sequence[str] = PHRASES
+) -> LoadedModel:
     """A model that knows nothing; the same for the same arguments."""
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(phrases)
     config = ModelConfig(
         architecture="llama",
         vocab_size=tokenizer.vocab_size,
@@ -50,7 +55,7 @@ def student(seed: int = 0, width: int = 128, num_layers: int = 4) -> LoadedModel
     return LoadedModel(f"student-{seed}", config, tiny_weights(config, seed, spread), tokenizer)
 
 
-def _tokenizer() -> ChatTokenizer:
+def _tokenizer(phrases: Sequence[str]) -> ChatTokenizer:
     vocab = {char: byte for byte, char in byte_alphabet().items()}
     vocab |= {text: 256 + i for i, text in enumerate((END, QUESTION, ANSWER))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -58,5 +63,5 @@ def _tokenizer() -> ChatTokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(text, special=True) for text in (END, QUESTION, ANSWER)]
     tokenizer.add_special_tokens(special)
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in PHRASES])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in phrases])
     return ChatTokenizer(tokenizer, eos_token_id=256, template=TEMPLATE)

@@ -4,7 +4,9 @@
     await calibrate(judge_of, cases) -> float                 how often it is right on known answers
 
 A vote is 1 for the first, -1 for the second, 0 for a tie. An answer that depends on the order, or
-that cannot be read, is a tie.
+that cannot be read, is a tie. With `judge = "likelihood"` nothing is asked: the side that the model
+finds more probable (as the value that the problem wants, or as its program) has the vote, which
+models can do that cannot discuss.
 """
 
 from __future__ import annotations
@@ -14,15 +16,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evolute.envs.code.problem import CodeProblem
-from evolute.envs.sandbox.values import encode
+from evolute.envs.sandbox.values import decode, encode
 from evolute.lang.backend import TextBackend
+from evolute.reasoning.asking import log_likelihoods
 from evolute.reasoning.method import seed_of
-from evolute.reasoning.s_star.prompts import put, which_output, which_program
+from evolute.reasoning.s_star.prompts import (
+    put,
+    to_prompt,
+    value_of,
+    which_output,
+    which_program,
+    write,
+)
 from evolute.reasoning.s_star.runs import Input
 from evolute.reasoning.s_star.settings import SStarConfig
 from evolute.reasoning.s_star.together import together
 from evolute.types import BudgetSpent, SamplingParams
 
+BLOCK_OF = "```python\n{}```"
+TIE = 1e-6  # of log-likelihood
 WORD = re.compile(r"\b(?:A|B|[Tt]ie|TIE)\b")
 
 
@@ -73,6 +85,8 @@ class Judge:
     async def _vote(self, question: Question) -> int | None:
         """None when the budget does not allow it."""
         try:
+            if self._config.judge == "likelihood":
+                return await self._weigh(question)
             first = await self._ask(question, question.one, question.other, 0)
             if not self._config.judge_swap or first == 0:
                 return first
@@ -80,6 +94,26 @@ class Judge:
         except BudgetSpent:
             return None
         return first if first == -second else 0
+
+    async def _weigh(self, question: Question) -> int:
+        """The vote by log-likelihood of both sides."""
+        style = self._config.style
+        if question.shown_input:
+            asked, form = value_of(self._code, question.shown_input, style)
+            sides = [repr(decode(side)) for side in (question.one, question.other)]
+        else:
+            asked, form = write(self._code, style), "{}" if style == "complete" else BLOCK_OF
+            sides = [self._body(side) for side in (question.one, question.other)]
+        prompt = await to_prompt(self._model, asked)
+        scores = await log_likelihoods(self._model, prompt, [form.format(one) for one in sides])
+        self.asked += 1
+        one, other = map(sum, scores)
+        return 0 if abs(one - other) < TIE else 1 if one > other else -1
+
+    def _body(self, source: str) -> str:
+        """What a model that completes would have written of a program."""
+        is_completed = self._config.style == "complete"
+        return source.removeprefix(self._code.starter) if is_completed else source
 
     async def _ask(self, question: Question, one: str, other: str, turn: int) -> int:
         if question.shown_input:

@@ -25,7 +25,7 @@ from evolute.reasoning.s_star.records import Recorded, Records
 from evolute.reasoning.s_star.runs import Runs
 from evolute.reasoning.s_star.select import Choice, Selection, choose
 from evolute.reasoning.s_star.settings import SStarConfig
-from evolute.types import ConfigError, Problem
+from evolute.types import ConfigError, NotSupported, Problem
 from evolute.types.settings import from_mapping
 
 MakeSandbox = Callable[[], Sandbox]
@@ -45,6 +45,7 @@ class SStar:
     ) -> None:
         self._roles, self._make, self.config = roles, sandbox, config
         self._name = name or config.selector
+        _refuse_blind(roles, config)
         self._box: Sandbox | None = None
         self._records = Records(config.records) if config.records else None
 
@@ -82,6 +83,17 @@ class SStar:
         names = {part: self._roles.of(part).model_name for part in ("solver", "debugger")}
         limits = dataclasses.asdict(self.config.limits)
         return {**{name: getattr(self.config, name) for name in SAMPLED_BY}, **names, **limits}
+
+
+def _refuse_blind(roles: Roles, config: SStarConfig) -> None:
+    """Raises NotSupported for a judge by likelihood that tells none."""
+    judge = roles.of("judge")
+    is_judged = config.selector in ("judge", "s_star", "s_star_plus")
+    if config.judge == "likelihood" and is_judged and not judge.capabilities.tokens:
+        raise NotSupported(
+            f"judge = 'likelihood' needs a judge that scores tokens, and {judge.model_name} does "
+            "not; take a model here or an Evolute server, or judge = 'asked'."
+        )
 
 
 def text_of(source: str) -> str:

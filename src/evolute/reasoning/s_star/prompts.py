@@ -4,7 +4,9 @@ write, repair                        a program, and a better one
 more_inputs, distinguishing          inputs, one a line as a Python tuple
 more_tests                           inputs with expected values
 which_output, which_program          a judge's question; the answer ends in A, B or tie
+value_of                             what a right program gives: its probability is a vote
 await put(model, question, sampling) one answer
+await to_prompt(model, question)     what the answer continues
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 
 from evolute.envs.code.problem import CodeProblem
 from evolute.lang.backend import Prompt, TextBackend, TextRequest
-from evolute.reasoning.asking import ask
+from evolute.reasoning.asking import ask, prompt_of
 from evolute.types import Message, SamplingParams
 
 Question = str | Prompt  # a text is said by the user; a prompt is gone on with
@@ -27,6 +29,13 @@ async def put(model: TextBackend, question: Question, sampling: SamplingParams) 
         return await ask(model, [message], sampling)
     reply = await model.generate(TextRequest(question, sampling))
     return reply.outputs[0].text
+
+
+async def to_prompt(model: TextBackend, question: Question) -> Prompt:
+    """What the answer to a question continues."""
+    if isinstance(question, Prompt):
+        return question
+    return await prompt_of(model, [{"role": "user", "content": question}])
 
 
 def write(code: CodeProblem, style: str) -> Question:
@@ -88,6 +97,19 @@ def which_program(code: CodeProblem, one: str, other: str) -> str:
     )
 
 
+def value_of(code: CodeProblem, shown_input: str, style: str) -> tuple[Question, str]:
+    """What comes before a value, and how a value is written there ("{}"): between marks, since a
+    number that begins another one would always be more probable."""
+    if style == "complete":
+        told = f"{_commented(code)}\n# {code.entry_point or 'program'}({shown_input}) == "
+        return Prompt.of(told), "{}\n"
+    asked = (
+        f"{_task(code)}\n\nWhat does a right program give for the input {_cut(shown_input)}? "
+        "Answer with the value alone, between backticks."
+    )
+    return asked, "`{}`"
+
+
 # -- internals ---------------------------------------------------------------
 
 
@@ -100,8 +122,11 @@ def _task(code: CodeProblem) -> str:
 def _header(code: CodeProblem) -> str:
     if code.statement == code.starter:
         return code.starter
-    lines = "\n".join(f"# {line}" for line in code.statement.splitlines())
-    return f"{lines}\n{code.starter}"
+    return f"{_commented(code)}\n{code.starter}"
+
+
+def _commented(code: CodeProblem) -> str:
+    return "\n".join(f"# {line}" for line in code.statement.splitlines())
 
 
 def _form(code: CodeProblem) -> str:

@@ -26,6 +26,7 @@ class SStarConfig:
     public_filter: bool = True  # choose among those that pass the most public tests
     inputs: int = 5  # asked about for each pair of clusters (s_star: the most telling one)
     fuzz: bool = True  # inputs without a model first; False: only those the model proposes
+    judge: Literal["asked", "likelihood"] = "asked"  # likelihood: how probable each side is
     judge_swap: bool = True  # ask twice, in both orders; what depends on the order is a tie
     judge_accuracy: float = 0.75  # as `calibrate` measured it; weighs votes in s_star_plus
     judge_at_least: float = 0.55  # below it the judge is not asked
@@ -44,5 +45,10 @@ class SStarConfig:
         for name in ("judge_accuracy", "judge_at_least"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+        if self.judge == "likelihood" and not self.judge_swap:
+            raise ConfigError(
+                "judge_swap = false does nothing with judge = 'likelihood': nothing is asked, so "
+                "there is no order; drop it."
+            )
         if not self.size_prior >= 0:
             raise ConfigError(f"size_prior is {self.size_prior}; it must be 0 or more.")

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evolute.envs.sandbox.contract import Sandbox, SandboxLimits, Script
-from evolute.lang.backend import Text, TextBackend
+from evolute.lang.backend import TextBackend
 from evolute.reasoning.answers import code_of, marked_answer
-from evolute.reasoning.asking import ask, is_honoured, prompt_of
+from evolute.reasoning.asking import ask, is_honoured, log_likelihoods, prompt_of
 from evolute.reasoning.baselines.pal import fault_of, output_of
 from evolute.reasoning.thought_buffer.distill import Distilled, places
 from evolute.reasoning.thought_buffer.template import ASKED, CHOSEN, Slot, ThoughtTemplate
@@ -130,20 +130,12 @@ class Instantiator:
             return next(iter(literals.values()), None)
         said = f"{text}\n\nWhich value has {_words(slot)}? Write the value only."
         prompt = await prompt_of(self.model, [{"role": "user", "content": said}])
-        prefix = await self.model.encode(prompt)
-        whole = [await self.model.encode(prompt.then(Text(literal))) for literal in literals]
-        shared = min(_common(prefix, ids) for ids in whole)
-        scores, _ = await self.model.score(prefix[:shared], [ids[shared:] for ids in whole])
+        scores = await log_likelihoods(self.model, prompt, list(literals))
         means = [sum(some) / max(len(some), 1) for some in scores]
         return list(literals.values())[means.index(max(means))]
 
 
 # -- internals ---------------------------------------------------------------
-
-
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    pairs = enumerate(zip(one, other))
-    return next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _words(slot: Slot) -> str:
