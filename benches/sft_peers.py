@@ -4,10 +4,11 @@
 
 TRL needs an environment of its own: pip install torch==2.13.0 transformers==5.23.0 trl==1.16.0
 peft==0.21.2. Each side is a process that stays; they take turns, A B C, C B A, ..., and a turn is
-one update of 8 examples of skewed lengths (`evolute.bench.sft`; float32, no checkpointing). The
+one update of `--examples` of skewed lengths (`evolute.bench.sft`; float32, no checkpointing). The
 first is thrown away; loading is not counted. TRL pads: it has micro-batches of four, unsorted
 and (`trl-sorted`) sorted by length. `--method full` trains all weights. One JSON object comes out,
-with the ratios of tokens a second, and the loss of the first step, which all sides must share.
+with the ratios of tokens a second (of the processor too: with `--threads 1` that figure holds
+beside other work), and the loss of the first step, which all sides must share.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 OURS = {"evolute-float32": "float32", "evolute-fast": "bfloat16"}
 THEIRS = {"trl": False, "trl-sorted": True}
 TIMEOUT_S = 900.0
-EXAMPLES, MICRO_BATCH = 8, 4
+MICRO_BATCH = 4
 Row = list[list[int]]  # prompt ids, answer ids
 Tell = Callable[[dict[str, float]], None]
 
@@ -65,9 +66,9 @@ def _evolute(steps: list[list[Row]], options: argparse.Namespace, tell: Tell, fo
     for step in _awaited(steps):
         pairs = [(tuple(prompt), tuple(answer)) for prompt, answer in step]
         samples = [TrainingSample(p, a, (True,) * len(a), (0.0,) * len(a)) for p, a in pairs]
-        started = time.perf_counter()
+        watch = _watch()
         report = trainer.update(samples)
-        tell(_figures(step, time.perf_counter() - started, report.metrics["loss"]))
+        tell(_figures(step, watch(), report.metrics["loss"]))
 
 
 def _trl(
@@ -86,10 +87,10 @@ def _trl(
     class Timed(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             self.step = next(awaited)
-            self.started = time.perf_counter()
+            self.watch = _watch()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds = time.perf_counter() - self.started
+            self.seconds = self.watch()
 
         def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
             if "loss" in logs:
@@ -106,7 +107,7 @@ def _trl(
             args=SFTConfig(
                 output_dir=folder, use_cpu=True, bf16=False, max_steps=len(steps), max_length=None,
                 per_device_train_batch_size=MICRO_BATCH, learning_rate=5e-4,
-                gradient_accumulation_steps=EXAMPLES // MICRO_BATCH, report_to=[],
+                gradient_accumulation_steps=len(steps[0]) // MICRO_BATCH, report_to=[],
                 save_strategy="no", model_init_kwargs={"dtype": "float32"}, logging_steps=1,
                 dataloader_pin_memory=False, gradient_checkpointing=False, disable_tqdm=True,
                 completion_only_loss=True,
@@ -125,12 +126,20 @@ def _awaited(steps: list[list[Row]]) -> Iterator[list[Row]]:
         yield step
 
 
-def _figures(step: list[Row], seconds: float, loss: float) -> dict[str, float]:
+def _watch() -> Callable[[], tuple[float, float]]:
+    """Seconds on the clock, and of the processor, since now."""
+    clocks = time.perf_counter, time.process_time
+    wall, cpu = (clock() for clock in clocks)
+    return lambda: (clocks[0]() - wall, clocks[1]() - cpu)
+
+
+def _figures(step: list[Row], seconds: tuple[float, float], loss: float) -> dict[str, float]:
     import resource
 
+    tokens, (wall, cpu) = sum(map(_size, step)), seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rate = sum(map(_size, step)) / seconds
-    return {"update_s": seconds, "tokens_per_s": rate, "loss": loss, "peak_rss_mb": peak}
+    rates = {"tokens_per_s": tokens / wall, "tokens_per_cpu_s": tokens / cpu}
+    return {"update_s": wall, "cpu_s": cpu, **rates, "loss": loss, "peak_rss_mb": peak}
 
 
 def _size(row: Row) -> int:
@@ -165,11 +174,15 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
             name: stack.enter_context(Side(_command(name, options), given, TIMEOUT_S))
             for name in options.sides
         }
-        first = {name: side.turn() for name, side in sides.items()}  # not counted
+        first = take_turns(options.sides, 1, lambda name: sides[name].turn())  # not counted
         taken = take_turns(options.sides, options.rounds, lambda name: sides[name].turn())
-    rates = {name: [one["tokens_per_s"] for one in found] for name, found in taken.items()}
-    ratios = {f"{a} / {b}": ratio_of(rates[a], rates[b]) for a in ours for b in theirs}
-    losses = {name: figures["loss"] for name, figures in first.items()}
+    ratios = {
+        f"{a} / {b}, {rate}": ratio_of(*([one[rate] for one in taken[n]] for n in (a, b)))
+        for rate in ("tokens_per_s", "tokens_per_cpu_s")
+        for a in ours
+        for b in theirs
+    }
+    losses = {name: figures["loss"] for name, (figures,) in first.items()}
     return {**comparison("sft_peers", taken, ratios), "first_loss": losses}
 
 
@@ -186,7 +199,7 @@ def _rows_file(folder: Path, options: argparse.Namespace) -> Path:
 
     vocab = load_model("smollm2-135m").config.vocab_size
     steps = [
-        [[s.prompt_ids, s.response_ids] for s in samples(EXAMPLES, vocab, seed=step)]
+        [[s.prompt_ids, s.response_ids] for s in samples(options.examples, vocab, seed=step)]
         for step in range(options.rounds + 1)
     ]
     path = folder / "rows.json"
@@ -198,6 +211,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trl-python", help="the interpreter of an environment with TRL")
     parser.add_argument("--rounds", type=int, default=3, choices=range(1, 101), metavar="1-100")
+    parser.add_argument(
+        "--examples", type=int, default=8, choices=range(4, 129, 4), metavar="4, 8.."
+    )
     parser.add_argument("--method", default="lora", choices=("lora", "full"))
     parser.add_argument("--sides", help="comma-separated; default all that can run")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -92,7 +92,7 @@ def bench(
         typer.Option(help="demonstrations: a folder where a run that was killed goes on"),
     ] = None,
     variants: Annotated[
-        str | None, typer.Option(help="demonstrations: comma-separated; default nine of them")
+        str | None, typer.Option(help="demonstrations: comma-separated; default eight of them")
     ] = None,
     set_: Set = None,
     json: Json = False,

@@ -34,14 +34,13 @@ CONTENT = ("wrong", "digits-50", "digits-100", "keywords-100")
 VARIANTS = ("correct", "lora", "short", *CONTENT, "digits-100-solution", *STRUCTURE)
 FEW = (
     "correct",
-    "wrong",
-    "digits-50",
-    "keywords-100",
     "shuffle-67",
+    "wrong",
     "delete-67",
+    "digits-50",
     "insert-67",
+    "keywords-100",
     "lora",
-    "short",
 )
 QUICK = Sizes(skills=800, traces=50, epochs=1, heldout=20)
 

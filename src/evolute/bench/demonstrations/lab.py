@@ -43,7 +43,7 @@ class Sizes:
 
     width: int = 128
     num_layers: int = 4
-    skills: int = 20_000
+    skills: int = 25_600
     skill_lr: float = 2e-3
     traces: int = 600
     epochs: int = 3
@@ -121,7 +121,7 @@ def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
     rng = random.Random("skills")
     skills = [skill(rng, sizes.modulus) for _ in range(sizes.skills)]
     untaught = student(0, sizes.width, sizes.num_layers)
-    model = _train(untaught, folder, skills, replace(sizes, batch_size=32), 1, sizes.skill_lr, 0)
+    model = _train(untaught, folder, skills, sizes, 1, sizes.skill_lr, 0)
     file = folder / "skills.json"
     if not file.exists():
         _write(file, {"skills": skill_share(model, sizes.heldout, sizes.modulus, config)})

@@ -85,10 +85,10 @@ def wrong_demonstration(
 
 
 def skill(rng: random.Random, modulus: int) -> Trace:
-    """What a student knows before: operations, or a chain of up to three with a short answer."""
+    """What a student knows before: operations, or a chain of up to two with a short answer."""
     if rng.random() < 0.5:
         return _drill(rng, modulus)
-    return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng, SHORT)
+    return demonstrate(draw_chain(rng, (1, 2), (0, 2), modulus), rng, SHORT)
 
 
 def check_steps(text: str, chain: Chain) -> StepCheck:
