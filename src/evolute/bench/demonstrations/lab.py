@@ -45,7 +45,7 @@ class Sizes:
     num_layers: int = 4
     skills: int = 25_600
     skill_lr: float = 2e-3
-    traces: int = 600
+    traces: int = 400
     epochs: int = 3
     lr: float = 1e-3
     lora_lr: float = 3e-3
