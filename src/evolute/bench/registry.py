@@ -16,7 +16,7 @@ from evolute.types.settings import nearest
 
 MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
-    "demonstrations": "evolute.bench.demonstrations",
+    "demonstrations": "evolute.bench.demonstrations.bench",
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "grammar": "evolute.bench.grammar",

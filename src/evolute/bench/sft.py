@@ -1,11 +1,15 @@
-"""Supervised updates: 16 examples a step, answers of 32 to 256 tokens behind prompts of 24 to 64.
+"""Supervised updates: 16 examples a step, of lengths as skewed as people's data.
 
 run(...)              tokens a second of an update with an adapter on every linear layer
 samples(count, ...)   the examples; `benches/sft_peers.py` gives others the same ones
+
+Prompts and answers are log-normal: half of the prompts have up to 40 tokens, half of the answers up
+to 100, a tenth of them more than 280.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import asdict, replace
@@ -20,7 +24,8 @@ from evolute.train.sft import SftConfig, SftTrainer
 from evolute.types import ConfigError, TrainingSample
 
 Precision = Literal["float32", "mixed", "bfloat16"]
-BATCH, PROMPT, ANSWER = 16, (24, 64), (32, 256)
+BATCH = 16
+PROMPT, ANSWER = (40, 0.6, 8, 256), (100, 0.8, 8, 512)  # median, sigma, least, most tokens
 
 
 def run(
@@ -64,12 +69,15 @@ def run(
 def samples(count: int, vocab_size: int, seed: int) -> list[TrainingSample]:
     """Random tokens of random lengths, the same for the same arguments."""
     dice = random.Random(f"sft/{seed}")
+
+    def ids(median: int, sigma: float, least: int, most: int) -> tuple[int, ...]:
+        length = round(dice.lognormvariate(math.log(median), sigma))
+        length = min(max(length, least), most)
+        return tuple(dice.randrange(16, vocab_size) for _ in range(length))
+
     found = []
     for _ in range(count):
-        prompt, answer = (
-            tuple(dice.randrange(16, vocab_size) for _ in range(dice.randint(*ends)))
-            for ends in (PROMPT, ANSWER)
-        )
+        prompt, answer = ids(*PROMPT), ids(*ANSWER)
         trained, zeros = (True,) * len(answer), (0.0,) * len(answer)
         found.append(TrainingSample(prompt, answer, trained, zeros))
     return found

@@ -87,6 +87,13 @@ def bench(
     minutes: Annotated[
         float | None, typer.Option(help="soak: how long; default 60, with --quick half a minute")
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="demonstrations: a folder where a run that was killed goes on"),
+    ] = None,
+    variants: Annotated[
+        str | None, typer.Option(help="demonstrations: comma-separated; default eight of them")
+    ] = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
@@ -94,6 +101,7 @@ def bench(
     given = dict(locals())
     load = o.Load({key: given[key] for key in o.USUAL})
     _check(name, workload, repeats, minutes, paced=paced)
+    _refuse_elsewhere(name, keep, variants)
     if name == "serving" and load.is_wanted:
         from evolute.cli.load import run_load
         from evolute.types import ConfigError
@@ -110,6 +118,11 @@ def bench(
         _show(soaked, is_json=json)
         return
     load.refuse_unused(name)
+    if name == "demonstrations":
+        _show(
+            _demonstrations(model, set_ or [], repeats, keep, variants, quick=quick), is_json=json
+        )
+        return
     result = _in_process(name, model, workload, set_ or [], repeats, quick=quick, paced=paced)
     _show(result, is_json=json)
 
@@ -135,6 +148,14 @@ def _check(
         raise ConfigError(f"--repeats is {repeats}; a soak is one long run, see --minutes.")
 
 
+def _refuse_elsewhere(name: str, keep: Path | None, variants: str | None) -> None:
+    from evolute.types import ConfigError
+
+    for option, value in (("--keep", keep), ("--variants", variants)):
+        if value is not None and name != "demonstrations":
+            raise ConfigError(f"{option} is for bench demonstrations; drop it.")
+
+
 def _config(words: list[str]) -> EngineConfig:
     from evolute.engine import EngineConfig
 
@@ -156,13 +177,35 @@ def _in_process(
 
     if name == "generator" and (model or words):
         raise ConfigError("bench generator runs no model; drop --model and --set.")
-    if name == "demonstrations" and model:
-        raise ConfigError("bench demonstrations trains a student of its own; drop --model.")
     config = _config(words)
     model = model or DEFAULT_MODEL
     if name == "replay" or workload or paced:
         return _replay(model, workload or "batch", config, repeats, quick=quick, paced=paced)
     return run_bench(name, quick=quick, model=model, config=config, repeats=repeats)
+
+
+def _demonstrations(
+    model: str | None,
+    words: list[str],
+    repeats: int,
+    keep: Path | None,
+    variants: str | None,
+    *,
+    quick: bool,
+) -> BenchResult:
+    from evolute.bench.demonstrations.bench import FEW, run
+    from evolute.types import ConfigError
+
+    if model:
+        raise ConfigError("bench demonstrations trains a student of its own; drop --model.")
+    return run(
+        quick,
+        config=_config(words) if words else None,
+        repeats=repeats,
+        variants=variants.split(",") if variants else FEW,
+        keep=keep,
+        on_result=say,
+    )
 
 
 def _soak(

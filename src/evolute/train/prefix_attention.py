@@ -2,12 +2,15 @@
 
     SharedPrefixAttention(micro_batch, sliding_window=None)      an `Attend`
 
-Prompts see themselves; a response sees its prompt and itself. Letters: P prompt tokens, G
+Prompts see themselves; a response sees its prompt and itself. Sequences that share nothing are
+padded to their like: buckets of similar lengths, one call each. Letters: P prompt tokens, G
 responses of a group, L the longest of them, N all their tokens, H query and K kv heads, E width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from torch.nn import functional as F
 from evolute.models import attend_one, attention
 from evolute.train.rollouts.packing import MicroBatch
 
-MAX_WASTE = 3.0  # scores that padding may compute, over those that are needed
+CALL = 64 * 64  # scores that take as long as one call more
 
 
 class SharedPrefixAttention:
@@ -30,9 +33,8 @@ class SharedPrefixAttention:
             for g in batch
         ]
         sizes = [group.size for group in self._groups]
-        worth = max(sizes) ** 2 * len(sizes) <= MAX_WASTE * sum(size * size for size in sizes)
         nothing_shared = all(group.is_alone for group in self._groups)
-        self._rows = _Rows(sizes, sliding_window) if nothing_shared and worth else None
+        self._rows = _Rows(sizes, sliding_window) if nothing_shared else None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self._rows is not None:
@@ -43,24 +45,64 @@ class SharedPrefixAttention:
 
 
 class _Rows:
-    """Sequences that share nothing, in one call: padded behind, where a causal mask hides it."""
+    """Sequences that share nothing: padded behind, where a causal mask hides it, to the longest of
+    their bucket."""
 
     def __init__(self, sizes: list[int], window: int | None) -> None:
-        self._count, self._longest, self._window = len(sizes), max(sizes), window
-        starts = range(0, self._count * self._longest, self._longest)
+        self._window = window
+        self._buckets: list[tuple[int, int]] = []  # sequences, and the longest of them
+        starts, free = [0] * len(sizes), 0
+        for members in buckets(sizes):
+            longest = max(sizes[i] for i in members)
+            self._buckets.append((len(members), longest))
+            for i in members:
+                starts[i], free = free, free + longest
+        self._size = free
         ranges = [torch.arange(start, start + size) for start, size in zip(starts, sizes)]
         self._places = torch.cat(ranges)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        o = attention(self._padded(q), self._padded(k), self._padded(v), self._window)
-        flat = o.transpose(1, 2).flatten(0, 1)
+        parts = zip(*(self._padded(x) for x in (q, k, v)))
+        outs = [attention(*qkv, self._window).transpose(1, 2).flatten(0, 1) for qkv in parts]
+        flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         out: Tensor = _Unpad.apply(flat, self._places)  # type: ignore[no-untyped-call]
         return out
 
-    def _padded(self, x: Float[Tensor, "N H E"]) -> Float[Tensor, "G H L E"]:
-        size = self._count * self._longest
-        padded: Tensor = _Pad.apply(x, self._places, size)  # type: ignore[no-untyped-call]
-        return padded.view(self._count, self._longest, *x.shape[1:]).transpose(1, 2)
+    def _padded(self, x: Float[Tensor, "N H E"]) -> list[Float[Tensor, "G H L E"]]:
+        padded: Tensor = _Pad.apply(x, self._places, self._size)  # type: ignore[no-untyped-call]
+        parts = torch.split(padded, [count * longest for count, longest in self._buckets])
+        return [
+            part.view(*bucket, *x.shape[1:]).transpose(1, 2)
+            for part, bucket in zip(parts, self._buckets)
+        ]
+
+
+def buckets(sizes: Sequence[int]) -> list[list[int]]:
+    """Which sequences are computed in one call: the partition by length with the fewest scores,
+    padding and calls counted. Each is in one bucket, and no shorter one than it in a longer one's.
+    """
+    lengths = tuple(sorted(set(sizes)))
+    counts = tuple(sum(size == length for size in sizes) for length in lengths)
+    ends = _cuts(lengths, counts)
+    found = []
+    for first, last in zip((0, *ends), ends):
+        inside = set(lengths[first:last])
+        found.append([i for i, size in enumerate(sizes) if size in inside])
+    return found
+
+
+@lru_cache(64)
+def _cuts(lengths: tuple[int, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Ends of the buckets among ascending lengths, by dynamic programming over the last one."""
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+    for last in range(1, len(lengths) + 1):
+        rows, choices = 0, []
+        for first in reversed(range(last)):
+            rows += counts[first]
+            cost, ends = best[first]
+            choices.append((cost + CALL + rows * lengths[last - 1] ** 2, (*ends, last)))
+        best.append(min(choices))
+    return best[-1][1]
 
 
 class _Group:

@@ -1,49 +1,119 @@
-"""The experiment runs, and its figures are those of what it did."""
+"""The experiment runs, its figures are those of what it did, and it goes on where it was."""
 
 import dataclasses
 
 import pytest
 
-from evolute.bench import demonstrations, sft
-from evolute.bench.demonstrations import VARIANTS, Lab, Sizes, run
+from evolute.bench import sft
+from evolute.bench.demonstrations import lab as lab_module
+from evolute.bench.demonstrations import probes
+from evolute.bench.demonstrations.bench import CONTENT, FEW, STRUCTURE, VARIANTS, run
+from evolute.bench.demonstrations.figures import figures_of, notes_of
+from evolute.bench.demonstrations.lab import Lab, Sizes, Taught
+from evolute.bench.demonstrations.probes import Answers
 from evolute.engine import EngineConfig
 from evolute.envs.chains import read_chain
 from evolute.models import load_model
 from evolute.types import ConfigError
 
-SMALL = Sizes(skills=32, skill_epochs=1, traces=6, epochs=1, heldout=2)
+SMALL = Sizes(width=64, num_layers=1, skills=32, traces=6, epochs=1, heldout=2)
 
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
-    ask = Lab._answers
-    monkeypatch.setattr(
-        Lab, "_answers", lambda self, model, asked, limit: ask(self, model, asked, 8)
-    )
+    monkeypatch.setattr(probes, "LONG", 8)
+    monkeypatch.setattr(probes, "SHORT", 8)
 
 
-def test_each_variant_has_its_figures():
-    found = run(True, sizes=SMALL, variants=("correct", "shuffle-67"), repeats=1)
-    named = {name.partition("/")[2] for name in found.figures if "/" in name}
-    assert named == {"base", "correct", "shuffle-67", "lora"}
-    assert {"accuracy/lora", "kept/shuffle-67", "skills", "coherence/correct"} <= set(found.figures)
-    with pytest.raises(ConfigError, match="student of its own"):
-        run(True, model="tiny")
+def test_each_variant_has_its_figures_and_a_killed_run_goes_on(tmp_path, monkeypatch):
+    variants = ("correct", "shuffle-67", "wrong", "lora")
+    told, train = [], lab_module._train
+    whole = run(True, sizes=SMALL, variants=variants, repeats=2, keep=tmp_path / "whole")
+    named = {name.partition("/")[2] for name in whole.figures if name.startswith("accuracy/")}
+    assert named == {"base", *variants} == {n.partition("/")[2] for n in whole.spread}
+    assert {"cost/lora", "cost_low/wrong", "coherence/correct"} <= set(whole.figures)
+
+    def killed(model, place, *args):
+        if place.name == "wrong" and place.parent.name == "seed-1":
+            raise KeyboardInterrupt
+        told.append(place.name)
+        return train(model, place, *args)
+
+    monkeypatch.setattr(lab_module, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(True, sizes=SMALL, variants=variants, repeats=2, keep=tmp_path / "cut")
+    del told[:]
+    monkeypatch.setattr(lab_module, "_train", lambda *a: (told.append(a[1].name), train(*a))[1])
+    again = run(True, sizes=SMALL, variants=variants, repeats=2, keep=tmp_path / "cut")
+    assert told == ["taught", "wrong", "lora"]  # the first of them has nothing left to do
+    assert again.figures == whole.figures
+    other = dataclasses.replace(SMALL, traces=7)
+    with pytest.raises(ConfigError, match="other sizes"):
+        run(True, sizes=other, variants=variants, keep=tmp_path / "cut")
 
 
-def test_variants_are_what_their_names_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(Lab, "_train", lambda self, *args: args[0])
-    lab = Lab(tmp_path, 0, dataclasses.replace(SMALL, traces=20), EngineConfig())
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"model": "tiny"}, "student of its own"), ({"variants": ["shufle-67"]}, "shuffle-67")],
+)
+def test_what_cannot_be_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        run(True, **given)
+
+
+def test_variants_are_what_their_names_say(tmp_path):
+    sizes = dataclasses.replace(SMALL, traces=20)
+    taught = Taught(load_model("tiny"), 1.0)
+    lab = Lab(tmp_path, 0, sizes, EngineConfig(), taught)
     sets = {name: lab.variant(name) for name in VARIANTS}
     assert {len(traces) for traces in sets.values()} == {20}
-    assert sets["delete-100"][0].steps == () and len(sets["short"][0].steps) >= 7
+    assert sets["delete-100"][0].steps == () and len(sets["short"][0].steps) >= 4
     for name, traces in sets.items():
         right = [f"{(c := read_chain(t.problem_id)).asked} = {c.values[c.asked]}" for t in traces]
         same = [t.solution == r for t, r in zip(traces, right)]
         assert not any(same) if name == "wrong" else all(same) or name == "digits-100-solution"
-    changed = [n for n in VARIANTS if n != "correct" and sets[n] != sets["correct"]]
-    assert set(changed) == set(VARIANTS) - {"correct"}
-    assert demonstrations.FEW[0] == "correct"
+    changed = {n for n in VARIANTS if sets[n] != sets["correct"]}
+    assert changed == set(VARIANTS) - {"correct", "lora"}
+    assert FEW[0] == "correct" and set(FEW) <= set(VARIANTS)
+
+
+def answers(*right):
+    return Answers([bool(r) for r in right], 9.0, 1.0, 0.0, 0.0, 0.5, 0.5)
+
+
+def test_costs_are_paired_and_groups_are_compared_over_seeds():
+    seeds = [
+        {
+            "base": answers(0, 0, 0, 0),
+            "correct": answers(1, 1, 1, 1),
+            "wrong": answers(1, 1, 1, last),
+            "digits-100": answers(0, 0, 0, 0),  # told, not counted
+            "delete-67": answers(1, 0, 0, 0),
+            "insert-67": answers(0, 0, 0, 0),
+        }
+        for last in (1, 0)
+    ]
+    found = figures_of(seeds, STRUCTURE, CONTENT)
+    assert found["accuracy/delete-67"] == 0.25 and found["kept/wrong"] == 7 / 8
+    assert found["accuracy_low/delete-67"] < 0.25 < found["accuracy_high/delete-67"]
+    assert found["cost/wrong"] == 1 / 8 and found["cost_low/delete-67"] > 0
+    assert found["cost/structure"] == 7 / 8 and found["cost/content"] == 1 / 8
+    assert found["structure_above_content"] == 0.75
+    assert found["structure_above_content_low"] < 0.75 < found["structure_above_content_high"]
+    assert notes_of(seeds) == ("8 held-out problems over 2 seeds, one taught student",)
+    dull = [{**seeds[0], "base": answers(1, 1, 1, 0), "wrong": answers(1, 1, 1, 1)}]
+    assert "little room" in notes_of([{**dull[0], "correct": answers(1, 1, 1, 0)}])[1]
+    assert "structure_above_content_low" not in figures_of(dull, STRUCTURE, CONTENT)
+
+
+def test_the_folder_is_refused_elsewhere(tmp_path):
+    from typer.testing import CliRunner
+
+    from evolute.cli.bench import app
+
+    refused = CliRunner().invoke(app, ["training", "--keep", str(tmp_path)])
+    assert isinstance(refused.exception, ConfigError) and "--keep" in str(refused.exception)
+    assert not (tmp_path / "sizes.json").exists()
 
 
 def test_updates_are_timed_on_the_same_examples():

@@ -2,7 +2,7 @@
 
     demonstrate(chain, rng, style) -> Trace      plan, steps, slips that are noticed, checks
     wrong_demonstration(chain, rng, how)         ends in a wrong answer: by a slip, or at random
-    skill(rng, modulus)                          one operation, or a short chain: what comes before
+    skill(rng, modulus)                          operations, or a short chain: what comes before
     check_steps(text, chain) -> StepCheck        do steps rest on what was derived before?
 
 Segmentation of these traces is exact, so edits of structure are too. The plan is found backwards
@@ -23,6 +23,7 @@ from evolute.types import Message
 
 _STEP = re.compile(r"\b([a-z]) = (?:([a-z]) ([-+*]) (\d+) = (\d+) [-+*] (\d+) = )?(\d+)\.")
 DOMAIN = "chain-with-traps"
+DRILL = 4  # operations of one talk
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,10 @@ def wrong_demonstration(
 
 
 def skill(rng: random.Random, modulus: int) -> Trace:
-    """What a student knows before: one operation, or a chain of up to three with a short answer."""
+    """What a student knows before: operations, or a chain of up to two with a short answer."""
     if rng.random() < 0.5:
-        left, operation, right = rng.randrange(modulus), rng.choice("+-*"), rng.randrange(modulus)
-        question = f"Work mod {modulus}. {left} {operation} {right} = ?"
-        value = compute(left, operation, right, modulus)
-        step = Step("STEP", f"{left} {operation} {right} = {value}.")
-        return Trace(_asked(question), (step,), f"{value}", question, "operations")
-    return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng, SHORT)
+        return _drill(rng, modulus)
+    return demonstrate(draw_chain(rng, (1, 2), (0, 2), modulus), rng, SHORT)
 
 
 def check_steps(text: str, chain: Chain) -> StepCheck:
@@ -116,6 +113,18 @@ def check_steps(text: str, chain: Chain) -> StepCheck:
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _drill(rng: random.Random, modulus: int) -> Trace:
+    """A few operations that have nothing to do with each other; the last one is the answer."""
+    numbers = [
+        (rng.randrange(modulus), rng.choice("+-*"), rng.randrange(modulus)) for _ in range(DRILL)
+    ]
+    told = [f"{left} {operation} {right}" for left, operation, right in numbers]
+    values = [compute(*one, modulus) for one in numbers]
+    question = f"Work mod {modulus}. {'; '.join(told)} = ?"
+    steps = tuple(Step("STEP", f"{one} = {value}.") for one, value in zip(told, values))
+    return Trace(_asked(question), steps, f"{values[-1]}", question, "operations")
 
 
 def _plan(chain: Chain) -> Iterator[Step]:
