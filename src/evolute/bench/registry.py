@@ -20,6 +20,7 @@ MODULES = {  # loaded when it is run: training imports the trainer
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "grammar": "evolute.bench.grammar",
+    "programs": "evolute.bench.programs.bench",
     "radix": "evolute.bench.radix",
     "routing": "evolute.bench.routing",
     "s_star": "evolute.bench.programming.s_star",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
-    *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star"),
+    *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star", "grammar", "programs"),
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -32,7 +32,8 @@ Name = Annotated[
         "the pool forgot them; thoughts: a memory of solved problems beside other methods; "
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
-        "student feels; s_star: policies that choose among programs"
+        "student feels; s_star: policies that choose among programs; grammar: answers with and "
+        "without jump-forward; programs: those of evolute.lang.library, in every way to run them"
     ),
 ]
 Model = Annotated[
@@ -47,7 +48,7 @@ Workload = Annotated[
     typer.Option(
         help="a shape such as batch, shared, single, chat, arrivals, http, sglang-..., vtc-..., "
         "slora-..., or a recorded .jsonl file; default: all for serving in the engine, http over "
-        "HTTP, batch for replay"
+        "HTTP, batch for replay; for programs: shapes with commas between, or many"
     ),
 ]
 Paced = Annotated[bool, typer.Option(help="send each request at its moment, measure latencies")]
@@ -138,7 +139,7 @@ def _check(
 
     if name not in NAMES:
         raise ConfigError(f"no bench {name!r}. {nearest(name, NAMES)}")
-    if name in OWN_WORK and (workload or paced):
+    if name in OWN_WORK and ((workload and name != "programs") or paced):
         raise ConfigError(f"bench {name} makes its own work; drop --workload and --paced.")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}; it must be at least 1.")
@@ -179,6 +180,11 @@ def _in_process(
         raise ConfigError("bench generator runs no model; drop --model and --set.")
     config = _config(words)
     model = model or DEFAULT_MODEL
+    if name == "programs":
+        from evolute.bench.programs.bench import run
+
+        shapes = workload.split(",") if workload else ()
+        return run(quick, model=model, config=config, repeats=repeats, shapes=shapes)
     if name == "replay" or workload or paced:
         return _replay(model, workload or "batch", config, repeats, quick=quick, paced=paced)
     return run_bench(name, quick=quick, model=model, config=config, repeats=repeats)

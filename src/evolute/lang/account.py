@@ -4,6 +4,7 @@
     Budget(calls, tokens)       what may be spent at most
     Account(budget)             reserve before a call, settle after it; by role
     account.part(name, budget)  a share of it with a limit of its own
+    account.saved(role)         a call that was not needed
 
 Tokens are those that an endpoint bills: of the prompt, cached or not, and of the output. A call is
 refused before it is sent, so a budget is kept without losing what was paid for.
@@ -118,6 +119,11 @@ class Account:
     def cancel(self, reservation: Reservation) -> None:
         """The call was not made."""
         self._close(reservation, Spent())
+
+    def saved(self, role: str, calls: int = 1) -> None:
+        """Calls that an earlier one had answered already."""
+        with self._lock:
+            self._charge(role, Spent(calls_saved=calls))
 
     # -- internals ---------------------------------------------------------------
 

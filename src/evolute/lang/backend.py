@@ -129,6 +129,7 @@ class Capabilities:
     logprobs: bool = False
     tools: bool = False
     hints: bool = False  # prepare saves later calls their prefix
+    echoes: bool = False  # tells log-probabilities of a text that it is given: `lang/echoes.py`
     sampling: frozenset[str] | None = None  # fields of SamplingParams it honours; None: all
     context: int | None = None  # tokens; None: it does not tell
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evolute.lang.backend import Prompt, Text, TextBackend
+from evolute.lang.echoes import score_alone, score_texts
 from evolute.types import NotSupported
 
 Ids = tuple[int, ...]
@@ -121,14 +122,19 @@ async def decide(
     Raises NotSupported where the backend tells no tokens or there is no prompt to score after.
     """
     method = method or token_length_normalized
-    if not backend.capabilities.tokens:
+    if backend.capabilities.tokens:
+        base, candidates = await tokenised(backend, prompt, choices)
+        scored = await score(backend, base, candidates)
+        alone = await _unconditional(backend, candidates) if method.needs_unconditional else []
+        meta = _meta_of_tokens(base, candidates, scored)
+    elif backend.capabilities.echoes:
+        scored, alone, meta = await _echoed(backend, prompt, choices, method)
+    else:
         raise NotSupported(
-            f"{backend.model_name} does not score tokens, which select needs; use an Engine or "
-            "RuntimeEndpoint, or gen with stop= and compare the text yourself."
+            f"{backend.model_name} does not score tokens, which select needs; use an Engine, "
+            "RuntimeEndpoint or OpenAI(is_chat_model=False), or gen with stop= and compare the "
+            "text yourself."
         )
-    base, candidates = await tokenised(backend, prompt, choices)
-    scored = await score(backend, base, candidates)
-    alone = await _unconditional(backend, candidates) if method.needs_unconditional else []
     scores = list(method.scores(scored, alone))
     shares = softmax(scores, 1.0)
     if temperature < 1e-6:
@@ -136,7 +142,7 @@ async def decide(
     else:
         weights = softmax(scores, temperature)
         chosen = random.Random(seed).choices(range(len(choices)), weights)[0]
-    meta = _meta(method, base, candidates, scored, scores)
+    meta |= _meta(method, scored, scores)
     meta["probabilities"] = shares
     if method.needs_unconditional:
         meta["unconditional_token_logprobs"] = alone
@@ -218,24 +224,48 @@ async def _unconditional(
     return [(0.0, *scores[0]) for scores, _ in await asyncio.gather(*calls)]
 
 
-def _meta(
-    method: ChoicesMethod,
-    base: Ids,
-    candidates: Sequence[Candidate],
-    scored: Sequence[Scored],
-    scores: Sequence[float],
+async def _echoed(
+    backend: Any, prompt: Prompt, choices: Sequence[str], method: ChoicesMethod
+) -> tuple[list[Scored], list[tuple[float, ...]], dict[str, Any]]:
+    """Without tokens a text has one way to be written, the endpoint's own."""
+    if method is likelihood:
+        raise NotSupported(
+            f"{backend.model_name} tells no tokens, so a choice cannot be written in two ways; use "
+            "another choices_method, or an Engine or RuntimeEndpoint."
+        )
+    told = await score_texts(backend, prompt.text, choices)
+    alone = await score_alone(backend, choices) if method.needs_unconditional else []
+    scored = [Scored(one.logprobs, (sum(one.logprobs),)) for one in told]
+    meta = {
+        "offsets": [one.offset for one in told],
+        "input_token_logprobs": [
+            [[value, None, text] for value, text in zip(one.logprobs, one.tokens)] for one in told
+        ],
+    }
+    return scored, alone, meta
+
+
+def _meta_of_tokens(
+    base: Ids, candidates: Sequence[Candidate], scored: Sequence[Scored]
 ) -> dict[str, Any]:
-    meta: dict[str, Any] = {
-        "choices_method": method.name,
-        "scores": list(scores),
+    return {
         "token_ids": [list(one.own) for one in candidates],
         "offsets": [len(base) + one.offset for one in candidates],  # of their first tokens
         "likelihoods": list(total(scored, ())),
-        "normalized_prompt_logprobs": [one.mean for one in scored],
         "input_token_logprobs": [
             [[value, id, None] for value, id in zip(one.tokens, candidate.own)]
             for one, candidate in zip(scored, candidates)
         ],
+    }
+
+
+def _meta(
+    method: ChoicesMethod, scored: Sequence[Scored], scores: Sequence[float]
+) -> dict[str, Any]:
+    meta: dict[str, Any] = {
+        "choices_method": method.name,
+        "scores": list(scores),
+        "normalized_prompt_logprobs": [one.mean for one in scored],
     }
     if method is greedy_token_selection:
         meta["greedy_logprob_matrix"] = greedy_matrix(scored)

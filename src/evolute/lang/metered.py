@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from evolute.lang.account import Account, Reservation, Spent
 from evolute.lang.backend import Capabilities, Prompt, Reply, TextBackend, TextRequest
+from evolute.lang.echoes import Echo
 from evolute.types import BudgetSpent, Delta, Message, OutOfCapacity, RequestError
 
 CHARS_PER_TOKEN = 3  # where a backend cannot count; few texts have fewer
@@ -63,6 +64,11 @@ class Metered:
             if held.is_open:
                 self.account.settle(held, Spent(1, output_tokens=num_tokens))
 
+    def saved(self, calls: int) -> None:
+        """Calls that were not sent, because an earlier one had answered them."""
+        if calls:
+            self.account.saved(self.role, calls)
+
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         return await self.backend.encode(prompt)
 
@@ -86,6 +92,17 @@ class Metered:
         for reservation in held[:1]:
             self.account.settle(reservation, spent)
         return scores, spent
+
+    async def echo(self, text: str) -> Echo:
+        """Only of backends with the capability `echoes`."""
+        held = self.account.reserve(self.role, await self._length(Prompt.of(text)))
+        try:
+            found: Echo = await cast(Any, self.backend).echo(text)
+        except BaseException as error:
+            self._give_up(held, error)
+            raise
+        self.account.settle(held, found.spent)
+        return found
 
     async def render(
         self,

@@ -18,6 +18,7 @@ class GlobalConfig:
     """Change its fields before a run. SGLang's others are refused: there is nothing to set."""
 
     enable_precache_with_tracing: bool = True  # run_batch computes what its prompts share first
+    enable_fork_hints: bool = True  # a prompt is computed once before several go on from it
     default_backend: TextBackend | Backend | None = None
     default_account: Account | None = None  # for runs that name none
 

@@ -182,7 +182,7 @@ def test_gens_that_only_the_endpoint_can_end_or_shape_are_called_as_ever(samplin
 
 def test_gens_of_another_sampling_are_refused_with_both_values():
     program = [*ASKS[:3], dataclasses.replace(line(), temperature=0.5)]
-    with pytest.raises(ConfigError, match=r"temperature 0\.5, but .* with 0"):
+    with pytest.raises(ConfigError, match=r"temperature 0\.5, but .* for 0"):
         run(Endpoint(FORM), program, Surplus(50, SurplusCounts(), BYTES))
 
 

@@ -1,6 +1,6 @@
 """What travels between a text backend and the native API? No I/O.
 
-body(request, token_ids)          of POST /generate
+body(request)                     of POST /generate
 output(item, request_id)          one answered sample
 reply(outputs)                    all of a request
 Deltas(request).push(event)       what an event has beyond those before it
@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from evolute.lang.account import Spent
-from evolute.lang.backend import Reply, TextRequest
+from evolute.lang.backend import Made, Reply, TextRequest
 from evolute.lang.endpoints.transport import failure
 from evolute.types import (
     BackendError,
@@ -32,10 +32,15 @@ ASKED_ELSEWHERE = {
 PLAIN = SamplingParams()
 
 
-def body(request: TextRequest, token_ids: Sequence[int]) -> dict[str, Any]:
-    sampling = request.sampling
+def body(request: TextRequest) -> dict[str, Any]:
+    """The server tokenises the texts, each by itself; what was made between them stays tokens."""
+    sampling, prompt = request.sampling, request.prompt
     found: dict[str, Any] = {
-        "input_ids": list(token_ids),
+        "input_pieces": [
+            list(piece.token_ids) if isinstance(piece, Made) else piece.text
+            for piece in prompt.pieces
+        ],
+        "add_special_tokens": not prompt.messages,
         "sampling_params": sampling_body(sampling),
         "return_logprob": True,
         "rid": request.id,

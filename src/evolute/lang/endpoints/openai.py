@@ -19,10 +19,19 @@ from typing import Any, NoReturn
 
 from evolute.lang.account import Spent
 from evolute.lang.backend import Capabilities, Prompt, Reply, TextRequest, ToolCall
+from evolute.lang.echoes import Echo
 from evolute.lang.endpoints.transport import Transport, failure
 from evolute.lang.gens import check
 from evolute.lang.interpreter.bridge import blocking
-from evolute.types import BackendError, Delta, FinishReason, Message, NotSupported, Output
+from evolute.types import (
+    BackendError,
+    Delta,
+    FinishReason,
+    Message,
+    NotSupported,
+    Output,
+    Tokenizer,
+)
 
 STANDARD = {  # setting of SamplingParams -> field of the body
     "max_new_tokens": "max_tokens",
@@ -42,7 +51,8 @@ REASONS = {"length": FinishReason.LENGTH, "content_filter": FinishReason.ABORT}
 
 
 class OpenAI:
-    """`api_key` is taken from OPENAI_API_KEY when it is not given. Usable from several loops."""
+    """`api_key` is taken from OPENAI_API_KEY when it is not given; `tokenizer`, the model's own,
+    counts tokens for num_api_spec_tokens. Usable from several loops."""
 
     def __init__(
         self,
@@ -54,8 +64,9 @@ class OpenAI:
         continues_turn: bool = False,
         timeout_s: float = 600.0,
         max_retries: int = 3,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
-        self.model_name = model
+        self.model_name, self.tokenizer = model, tokenizer
         self.is_chat = model not in ONLY_COMPLETE if is_chat_model is None else is_chat_model
         key = api_key if api_key is not None else os.environ.get("OPENAI_API_KEY", "")
         self.transport = Transport(
@@ -72,6 +83,7 @@ class OpenAI:
             continues_turn=self.is_chat and continues_turn,
             logprobs=True,
             tools=self.is_chat,
+            echoes=not self.is_chat,
             sampling=frozenset(honoured),
         )
 
@@ -102,6 +114,22 @@ class OpenAI:
         self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> tuple[list[tuple[float, ...]], Spent]:
         self._no_tokens()
+
+    async def echo(self, text: str) -> Echo:
+        """The text's own tokens. Needs `echoes`; an endpoint that cannot refuses the fields."""
+        body = {"model": self.model_name, "prompt": text, "max_tokens": 0, "temperature": 0}
+        body |= {"echo": True, "logprobs": 1}
+        answer = await self.transport.json("POST", "/completions", body)
+        usage = answer.get("usage") or {}
+        details = usage.get("prompt_tokens_details") or {}
+        counts = (usage.get("prompt_tokens") or 0, details.get("cached_tokens") or 0)
+        try:
+            told = answer["choices"][0]["logprobs"]
+            return Echo(tuple(told["tokens"]), tuple(told["token_logprobs"]), Spent(1, *counts))
+        except (KeyError, TypeError, IndexError) as error:
+            raise BackendError(
+                f"{self.model_name} echoed no log-probabilities ({error!r}); select needs them."
+            ) from error
 
     async def render(
         self,

@@ -69,11 +69,11 @@ class RuntimeEndpoint:
         self._kept: OrderedDict[Any, Any] = OrderedDict()
 
     async def generate(self, request: TextRequest) -> Reply:
-        return native.reply(await self._generate(await self._lowered(request)))
+        return native.reply(await self._generate(self._lowered(request)))
 
     async def stream(self, request: TextRequest) -> AsyncIterator[Delta | Reply]:
         deltas = native.Deltas(request)
-        body = await self._lowered(request) | {"stream": True}
+        body = self._lowered(request) | {"stream": True}
         async with aclosing(self.transport.events("/generate", body)) as events:
             async for event in events:
                 for delta in deltas.push(event):
@@ -147,10 +147,10 @@ class RuntimeEndpoint:
 
     # -- internals ---------------------------------------------------------------
 
-    async def _lowered(self, request: TextRequest) -> dict[str, Any]:
+    def _lowered(self, request: TextRequest) -> dict[str, Any]:
         if request.tools:
             raise NotSupported("tools: ask OpenAI(model, base_url=...) of this server instead.")
-        return native.body(request, await self.encode(request.prompt))
+        return native.body(request)
 
     async def _generate(self, body: Mapping[str, Any]) -> Any:
         return await self.transport.value("POST", "/generate", body)

@@ -19,7 +19,9 @@ from typing import Any
 
 from evolute.lang.account import Spent
 from evolute.lang.backend import Capabilities, Made, Prompt, Reply, TextBackend, TextRequest
+from evolute.lang.endpoints.calling import Calling
 from evolute.lang.endpoints.scoring import score_each
+from evolute.lang.tools import in_text, toolset_of
 from evolute.types import (
     Backend,
     BackendError,
@@ -60,15 +62,19 @@ class OnTokens:
             renders=True,
             tokens=True,
             logprobs=True,
+            tools=True,
             hints=True,
             context=getattr(self.backend, "context", None),
         )
 
     async def generate(self, request: TextRequest) -> Reply:
-        return _reply(await self._ask(self._lowered(request)))
+        calling = Calling.of(request, self._tokenizer)
+        reply = _reply(await self._ask(self._lowered(request, calling)))
+        return reply if calling is None else calling.reply(reply)
 
     async def stream(self, request: TextRequest) -> AsyncIterator[Delta | Reply]:
-        lowered, patience = self._lowered(request), _Patience()
+        calling = Calling.of(request, self._tokenizer)
+        lowered, patience = self._lowered(request, calling), _Patience()
         while True:
             outputs: list[Output] = []
             has_begun = False
@@ -78,6 +84,8 @@ class OnTokens:
                     has_begun = True
                     if delta.output is not None:
                         outputs.append(delta.output)
+                    if calling is not None:
+                        delta = calling.shown(delta)
                     if delta.text or delta.token_ids:
                         yield replace(delta, output=None)
                 break
@@ -87,7 +95,8 @@ class OnTokens:
                 await patience.wait(error)
             finally:
                 await _close(deltas)
-        yield _reply(sorted(outputs, key=lambda output: output.index))
+        reply = _reply(sorted(outputs, key=lambda output: output.index))
+        yield reply if calling is None else calling.reply(reply)
 
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         return self._encode(prompt)
@@ -152,12 +161,10 @@ class OnTokens:
             except OutOfCapacity as error:
                 await patience.wait(error)
 
-    def _lowered(self, request: TextRequest) -> GenerateRequest:
-        if request.tools:
-            raise NotSupported("tool calls are not read here yet; leave `tools` out.")
+    def _lowered(self, request: TextRequest, calling: Calling | None) -> GenerateRequest:
         return GenerateRequest(
             self._encode(request.prompt),
-            request.sampling,
+            request.sampling if calling is None else calling.sampling,
             adapter=request.adapter,
             tenant=request.tenant,
             priority=request.priority,
@@ -195,8 +202,16 @@ def rendered(
     is_open: bool = False,
     add_generation_prompt: bool = False,
 ) -> str:
-    """What a tokenizer's chat template makes of messages. Raises RequestError when it refuses."""
-    given: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    """What a tokenizer's chat template makes of messages. Raises RequestError when it refuses.
+
+    Tools and calls that the template does not know are written into the messages' texts.
+    """
+    given: dict[str, Any] = {}
+    if "tools" not in getattr(tokenizer, "template_variables", ()):
+        if tools or any(one["role"] == "tool" or one.get("tool_calls") for one in messages):
+            messages = in_text(messages, toolset_of(tools))
+    elif tools:
+        given["tools"] = list(tools)
     template = getattr(tokenizer, "template", None)
     if template is not None:  # its text, not what is left of it after tokenising
         if is_open:

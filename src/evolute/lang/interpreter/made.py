@@ -1,6 +1,7 @@
 """What does an answer leave in the prompt, and what is told of it?
 
     await pieces_of(output, backend)      its tokens, as far as they are its text
+    await written(output, backend)        all that it made, its calls too
     await meta_of(reply, index, ...)      SGLang's meta_info of one output
 
 The tokens that end an answer (end of sequence, a stop string's) are no part of its text, so they
@@ -32,6 +33,16 @@ async def pieces_of(output: Output, backend: TextBackend) -> tuple[Piece, ...]:
         if shown and text.startswith(shown):
             return (Made(shown, ids[:count]), Text(text[len(shown) :]))
     return (Text(text),)
+
+
+async def written(output: Output, backend: TextBackend) -> tuple[Piece, ...]:
+    """Where calls stand in the text, that is more than `output.text`."""
+    ids = output.token_ids
+    if not backend.capabilities.tokens or not ids:
+        return (Text(output.text),)
+    if output.finish_reason is FinishReason.STOP and not isinstance(output.matched_stop, str):
+        ids = ids[:-1]
+    return (Made(await backend.decode(ids), ids),)
 
 
 async def meta_of(

@@ -199,8 +199,20 @@ class Program:
         whole = account or global_config.default_account
         own = whole.part(self.name) if whole else Account(name=self.name)
         if self.num_api_spec_tokens is not None:
-            raise NotSupported("num_api_spec_tokens is not there yet; leave it out.")
-        return Run(Metered(backend, own, ROLE), settings, self.name, is_streaming, gate)
+            self._check_speculation(is_streaming=is_streaming)
+        metered, most = Metered(backend, own, ROLE), self.num_api_spec_tokens
+        return Run(metered, settings, self.name, is_streaming, gate, most)
+
+    def _check_speculation(self, *, is_streaming: bool) -> None:
+        if self.num_api_spec_tokens is not None and self.num_api_spec_tokens < 1:
+            raise ConfigError(
+                f"num_api_spec_tokens is {self.num_api_spec_tokens}; it must be at least 1."
+            )
+        if is_streaming:
+            raise NotSupported(
+                f"{self.name} has num_api_spec_tokens, whose gens are cut out of one answer when "
+                "that is whole; run it without stream=True, or leave num_api_spec_tokens out."
+            )
 
     async def _work(self, run: Run, state: ProgramState, given: Mapping[str, Any]) -> None:
         """The function and what it left to do. Raises what the function raises."""

@@ -3,6 +3,7 @@
     Conversation                                  a prompt with what its template made so far
     await turn_begin(conversation, role, backend)
     await turn_end(conversation, backend)         both give the next conversation
+    await told_of(conversation, tools, backend)   the same turns, the model told of other tools
     to_send(conversation, capabilities)           the prompt of a request
 
 The model's own chat template writes all that stands around a turn: it is asked with and without
@@ -13,6 +14,7 @@ conversation rendered anew; `rewrites` counts how often.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,11 +37,13 @@ class Conversation:
     is_mixed: bool = False  # there is text outside roles
     rewrites: int = 0
     tool_calls: tuple[dict[str, Any], ...] = ()  # of the open turn
+    said: str | None = None  # of the open turn, beside its calls; None: all of its text
+    tools: tuple[Mapping[str, Any], ...] = ()  # that the model is told of
 
     @property
     def content(self) -> str:
         """Text of the open turn."""
-        return self.prompt.text[self.head :]
+        return self.prompt.text[self.head :] if self.said is None else self.said
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -50,6 +54,8 @@ class Conversation:
         message: Any = {"role": self.role, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = list(self.tool_calls)
+        if self.role == "tool":
+            message |= _answered(self.prompt.messages)
         found: Message = message
         return found
 
@@ -58,7 +64,13 @@ class Conversation:
         for piece in pieces:
             prompt = prompt.then(piece)
         is_mixed = self.is_mixed or (self.role is None and any(p.text.strip() for p in pieces))
-        return replace(self, prompt=prompt, is_mixed=is_mixed)
+        said = None if self.said is None else self.said + "".join(p.text for p in pieces)
+        return replace(self, prompt=prompt, is_mixed=is_mixed, said=said)
+
+    def calling(self, pieces: Sequence[Piece], said: str, calls: Sequence[Any]) -> Conversation:
+        """`pieces` are what the model wrote, `said` and `calls` what that means."""
+        before = self.content
+        return replace(self.then(*pieces), said=before + said, tool_calls=tuple(calls))
 
 
 async def turn_begin(now: Conversation, role: str, backend: TextBackend) -> Conversation:
@@ -74,9 +86,9 @@ async def turn_begin(now: Conversation, role: str, backend: TextBackend) -> Conv
         return _opened(replace(now, prompt=opened), role, before)
     message: Message = {"role": role, "content": ""}  # type: ignore[typeddict-item]
     if role == "assistant" and before.messages:
-        text = await backend.render(before.messages, add_generation_prompt=True)
+        text = await backend.render(before.messages, tools=now.tools, add_generation_prompt=True)
     else:
-        text = await backend.render((*before.messages, message), is_open=True)
+        text = await backend.render((*before.messages, message), tools=now.tools, is_open=True)
     opened_now = _extended(now, before, text)
     if opened_now.rewrites > now.rewrites:  # nothing of the earlier pieces is left to stand on
         opened_now, before = replace(opened_now, told=""), replace(before, pieces=())
@@ -90,14 +102,44 @@ async def turn_end(now: Conversation, role: str, backend: TextBackend) -> Conver
     messages = now.messages
     if not backend.capabilities.renders:
         return _closed(replace(now, prompt=now.prompt.then(Text("\n"))), messages, "")
-    whole = await backend.render(messages)
+    whole = await backend.render(messages, tools=now.tools)
+    if now.tool_calls:  # as it was written, if that is how the template writes it
+        if not whole.startswith(now.prompt.text):
+            return _closed(_rewritten(now, whole), messages, whole)
+        return _closed(now.then(Text(whole[len(now.prompt.text) :])), messages, whole)
     if not _has_made(now.prompt, now.before):  # as the template writes it, to the last blank
         return _closed(_extended(now, now.before, whole), messages, whole)
-    opened = await backend.render(messages, is_open=True)
+    opened = await backend.render(messages, tools=now.tools, is_open=True)
     known = opened if whole.startswith(opened) else opened.rstrip()
     if not (whole.startswith(known) and whole.startswith(now.told)):
         return _closed(_rewritten(now, whole), messages, whole)
     return _closed(now.then(Text(whole[len(known) :])), messages, whole)
+
+
+async def told_of(
+    now: Conversation, tools: Sequence[Mapping[str, Any]], backend: TextBackend
+) -> Conversation:
+    """The template tells of tools where the conversation begins, so other tools mean that all of
+    it is written anew. Raises NotSupported outside an assistant's turn."""
+    if tuple(tools) == now.tools or not backend.capabilities.renders:
+        return now
+    if now.role != "assistant":
+        raise NotSupported("tools need turns: put gen(tools=...) into assistant(...).")
+    if now.content:
+        text = await backend.render(now.messages, tools=tools, is_open=True)
+    else:
+        text = await backend.render(now.prompt.messages, tools=tools, add_generation_prompt=True)
+    has_made = any(isinstance(piece, Made) for piece in now.prompt.pieces)
+    prompt = replace(now.prompt, pieces=()).then(Text(text))
+    return replace(
+        now,
+        prompt=prompt,
+        head=len(text) - len(now.content),
+        before=replace(now.prompt, pieces=()),
+        told="",
+        tools=tuple(tools),
+        rewrites=now.rewrites + has_made,
+    )
 
 
 def to_send(now: Conversation, capabilities: Capabilities) -> Prompt:
@@ -133,12 +175,13 @@ def _need_chat(capabilities: Capabilities) -> None:
 
 
 def _opened(now: Conversation, role: str, before: Prompt) -> Conversation:
-    return replace(now, role=role, head=len(now.prompt.text), before=before, tool_calls=())
+    head = len(now.prompt.text)
+    return replace(now, role=role, head=head, before=before, tool_calls=(), said=None)
 
 
 def _closed(now: Conversation, messages: tuple[Message, ...], told: str) -> Conversation:
     prompt = replace(now.prompt, messages=messages, is_open=False)
-    return replace(now, prompt=prompt, role=None, before=None, told=told, tool_calls=())
+    return replace(now, prompt=prompt, role=None, before=None, told=told, tool_calls=(), said=None)
 
 
 def _extended(now: Conversation, base: Prompt, whole: str) -> Conversation:
@@ -156,6 +199,15 @@ def _rewritten(now: Conversation, whole: str) -> Conversation:
         )
     prompt = replace(now.prompt, pieces=()).then(Text(whole))
     return replace(now, prompt=prompt, rewrites=now.rewrites + 1)
+
+
+def _answered(messages: Sequence[Message]) -> dict[str, str]:
+    """Results answer the calls of the turn before them, one after the other."""
+    for results, message in enumerate(reversed(messages)):
+        if message["role"] != "tool":
+            calls: Any = message.get("tool_calls") or ()
+            return {"tool_call_id": calls[results]["id"]} if results < len(calls) else {}
+    return {}
 
 
 def _has_made(prompt: Prompt, before: Prompt) -> bool:

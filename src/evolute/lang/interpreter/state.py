@@ -11,7 +11,7 @@ another thread it blocks that thread; in an async program the async forms are to
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ from evolute.lang.interpreter.bridge import await_on, call_on, is_on, wait_on
 from evolute.lang.interpreter.forks import ForkGroup
 from evolute.lang.interpreter.stream import Stream
 from evolute.lang.interpreter.variables import NotYet
+from evolute.lang.speculation import SurplusCounts
+from evolute.lang.tools import results_of
 from evolute.types import Message, ProgramError
 
 T = TypeVar("T")
@@ -122,6 +124,26 @@ class ProgramState:
         """What this program has cost so far, its forks included."""
         return self._account.spent
 
+    @property
+    def speculation(self) -> SurplusCounts:
+        """What `num_api_spec_tokens` saved and wasted in this program."""
+        return self.stream.run.speculation
+
+    # -- tools ---------------------------------------------------------------------
+
+    def call_tools(self, name: str, functions: Sequence[Callable[..., Any]]) -> list[str]:
+        """Run what gen `name` called. Each result becomes a turn of role `tool`; what a model got
+        wrong is told it as the result. Waits."""
+        calls = (self.get_meta_info(name) or {}).get("tool_calls") or ()
+        results = wait_on(self.stream.loop, lambda: results_of(calls, functions))
+        return self._told(results)
+
+    async def acall_tools(self, name: str, functions: Sequence[Callable[..., Any]]) -> list[str]:
+        """`call_tools` for async programs."""
+        await self.aget(name)
+        calls = (self.stream.variables.meta.get(name) or {}).get("tool_calls") or ()
+        return self._told(await results_of(calls, functions))
+
     # -- streaming -----------------------------------------------------------------
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
@@ -190,6 +212,11 @@ class ProgramState:
 
     def _group(self, streams: list[Stream]) -> ForkGroup:
         return ForkGroup([ProgramState(one, self._account) for one in streams], self)
+
+    def _told(self, results: list[str]) -> list[str]:
+        for result in results:
+            self._role("tool", result)
+        return results
 
     def _role(self, role: str, expr: Any) -> Any:
         if expr is None:

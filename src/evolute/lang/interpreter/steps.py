@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,11 @@ from evolute.lang.expressions import (
     reasoning_name,
 )
 from evolute.lang.gens import logprob_start, sampling_of, wants_logprobs
-from evolute.lang.interpreter.made import meta_of, pieces_of, token_entries
-from evolute.lang.interpreter.prompts import to_send, turn_begin, turn_end
+from evolute.lang.interpreter.made import meta_of, pieces_of, token_entries, written
+from evolute.lang.interpreter.prompts import to_send, told_of, turn_begin, turn_end
+from evolute.lang.interpreter.whole import WholeTurn, begins_whole, say, take
 from evolute.lang.thinking import split
+from evolute.lang.tools import as_tools
 from evolute.types import EvoluteError, NotSupported
 
 if TYPE_CHECKING:
@@ -42,14 +44,18 @@ logger = logging.getLogger(__name__)
 
 async def execute(stream: Stream, expr: Expr) -> None:
     """Raises whatever the backend raises; the stream names the gen."""
-    if isinstance(expr, Gen):
+    if isinstance(expr, RoleEnd):
+        await _end_turn(stream, expr)
+    elif stream.turn is not None and not isinstance(expr, RoleBegin):
+        await take(stream, expr)
+    elif isinstance(expr, Gen):
         await _gen(stream, expr)
     elif isinstance(expr, Select):
         await _select(stream, expr)
     elif isinstance(expr, RoleBegin):
-        stream.become(await turn_begin(stream.now, expr.role, stream.run.backend))
-    elif isinstance(expr, RoleEnd):
-        stream.become(await turn_end(stream.now, expr.role, stream.run.backend))
+        stream.follow(await turn_begin(stream.now, expr.role, stream.run.backend))
+        if begins_whole(stream.run, expr.role):
+            stream.turn = WholeTurn()
     elif isinstance(expr, VariableOf):
         stream.append_text(str(await expr.source.read(expr.name)))
     elif isinstance(expr, Thinking):
@@ -71,6 +77,13 @@ async def hint(run: Run, prompt: Prompt) -> None:
 # -- internals ---------------------------------------------------------------
 
 
+async def _end_turn(stream: Stream, end: RoleEnd) -> None:
+    if stream.turn is not None:
+        for expr in await say(stream):
+            await _any(stream, expr)
+    stream.follow(await turn_end(stream.now, end.role, stream.run.backend))
+
+
 async def _gen(stream: Stream, gen: Gen) -> None:
     texts, metas, is_many = await _made(stream, gen, is_streamed=stream.run.is_streaming)
     _keep(stream, gen.name, texts, metas, is_many)
@@ -87,7 +100,7 @@ async def _made(
     if is_streamed:
         reply = await _streamed(stream, gen, request)
     else:
-        reply = await stream.run.backend.generate(request)
+        reply = await _answer(stream, request)
     wanted = bool(gen.options.return_text_in_logprobs)
     metas = [
         await meta_of(reply, index, stream.run.backend, request.wants_logprobs, with_text=wanted)
@@ -95,11 +108,24 @@ async def _made(
     ]
     for meta in metas:
         meta["rewrites"] = stream.now.rewrites
-    now = stream.now.then(*await pieces_of(reply.outputs[0], stream.run.backend))
-    stream.become(now, is_shown=is_streamed)
+    first, backend = reply.outputs[0], stream.run.backend
     if reply.tool_calls and reply.tool_calls[0]:
-        stream.now = replace(stream.now, tool_calls=tuple(metas[0]["tool_calls"]))
+        pieces = await written(first, backend)
+        now = stream.now.calling(pieces, first.text, metas[0]["tool_calls"])
+    else:
+        now = stream.now.then(*await pieces_of(first, backend))
+    stream.become(now, is_shown=is_streamed)
     return [output.text for output in reply.outputs], metas, is_many
+
+
+async def _answer(stream: Stream, request: TextRequest) -> Reply:
+    """From what an earlier call wrote too much, else by a call."""
+    backend = stream.run.backend
+    if stream.surplus is None:
+        return await backend.generate(request)
+    reply = await stream.surplus.gen(request, backend)
+    backend.saved(reply.spent.calls_saved)
+    return reply
 
 
 def _keep(
@@ -126,24 +152,23 @@ async def _request(stream: Stream, gen: Gen) -> TextRequest:
         raise NotSupported(f"{run.backend.model_name} tells no log-probabilities; do not ask.")
     if gen.options.tools and not run.backend.capabilities.tools:
         raise NotSupported(f"{run.backend.model_name} has no tools; leave `tools` out.")
+    tools = as_tools(gen.options.tools)
+    stream.become(await told_of(stream.now, offered(tools, gen), run.backend))
     prompt = to_send(stream.now, run.backend.capabilities)
     if run.gate is not None:
         await run.gate.enter(run, prompt)
     return TextRequest(
         prompt,
         sampling,
-        tools=as_tools(gen.options.tools),
+        tools=tools,
         tool_choice=gen.options.tool_choice,
         wants_logprobs=wants,
     )
 
 
-def as_tools(tools: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """Descriptions as they are. Raises NotSupported for a function."""
-    for one in tools:
-        if not isinstance(one, dict):
-            raise NotSupported(f"tool {one!r} is no description; give its JSON.")
-    return tuple(tools)
+def offered(tools: Sequence[Mapping[str, Any]], gen: Gen) -> Sequence[Mapping[str, Any]]:
+    """What the model is told of."""
+    return () if gen.options.tool_choice == "none" else tools
 
 
 async def _streamed(stream: Stream, gen: Gen, request: TextRequest) -> Reply:

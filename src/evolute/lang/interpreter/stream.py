@@ -34,7 +34,10 @@ from evolute.lang.interpreter import steps
 from evolute.lang.interpreter.growth import Growth
 from evolute.lang.interpreter.prompts import Conversation, to_send
 from evolute.lang.interpreter.variables import NotYet, Variables
+from evolute.lang.interpreter.whole import WholeTurn
 from evolute.lang.metered import Metered
+from evolute.lang.settings import global_config
+from evolute.lang.speculation import Surplus, SurplusCounts
 from evolute.types import ProgramError
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class Run:
     name: str = "program"
     is_streaming: bool = False
     gate: Gate | None = None
+    num_api_spec_tokens: int | None = None  # None: a call writes one gen and no more
+    speculation: SurplusCounts = field(default_factory=SurplusCounts)
     streams: list[Stream] = field(default_factory=list)
     has_begun: bool = False  # its function has run up to its first wait
     is_over: bool = False  # its function has ended and nothing is left to do
@@ -58,6 +63,13 @@ class Run:
     @property
     def is_busy(self) -> bool:
         return any(not stream.is_idle for stream in self.streams)
+
+    def surplus(self) -> Surplus | None:
+        """What a new stream keeps of calls that wrote more than their gen."""
+        if self.num_api_spec_tokens is None or not self.backend.capabilities.completes:
+            return None
+        tokenizer = getattr(self.backend.backend, "tokenizer", None)
+        return Surplus(self.num_api_spec_tokens, self.speculation, tokenizer)
 
     async def sync(self) -> None:
         """Until no stream has anything to do, those that are made meanwhile included."""
@@ -90,6 +102,8 @@ class Stream:
         self.begins = 0  # characters that it has from where it was forked
         self.path: tuple[int, ...] = ()
         self.num_drawn = 0  # gens and selects so far, for their seeds
+        self.surplus = run.surplus()
+        self.turn: WholeTurn | None = None  # begun, and to be written by one call
         self._scopes: dict[str, int] = {}
         self._queue: deque[Expr] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -128,7 +142,7 @@ class Stream:
         future = self.variables.future(name)
         while not future.done():
             if self._task is None:
-                raise ProgramError(f"{name!r} is read within its own scope; end that before.")
+                raise ProgramError(f"{name!r} is read within its own scope or turn; end it before.")
             await asyncio.wait({future, self._task}, return_when=asyncio.FIRST_COMPLETED)
         return self.variables.peek(name)
 
@@ -166,18 +180,19 @@ class Stream:
     async def fork(self, count: int) -> list[Stream]:
         """The prompt is computed once before several go on from it."""
         await self.sync()
-        if count > 1 and self.now.prompt.pieces and self.error is None:
+        if self._is_hinted(count) and self.error is None:
             await steps.hint(self.run, to_send(self.now, self.run.backend.capabilities))
         return self.branches(count)
 
     def can_branch(self, count: int) -> bool:
         """Whether `branches` can be had without waiting."""
-        hints = self.run.backend.capabilities.hints and bool(self.now.prompt.pieces)
-        return self.is_idle and (count == 1 or not hints)
+        return self.is_idle and not self._is_hinted(count)
 
     def branches(self, count: int) -> list[Stream]:
         """Raises ProgramError when this stream has failed."""
         self.check()
+        if self.turn is not None:
+            raise ProgramError("a turn that one call writes cannot be forked; end it before.")
         return [Stream(self.run, self, index) for index in range(count)]
 
     def check(self) -> None:
@@ -192,17 +207,26 @@ class Stream:
         """The program is over: what is open now will never be set."""
         if self._task is None:
             self.variables.fail(ProgramError(f"{self.run.name} ended before this was set."))
+        if self.surplus is not None:
+            self.surplus.close()
         self.growth.wake()
 
     # -- for the steps -------------------------------------------------------------
 
     def append_text(self, text: str) -> None:
+        if self.surplus is not None:
+            self.surplus.constant(text)
         self.now = self.now.then(Text(text))
         self.growth.add(text)
 
+    def follow(self, now: Conversation) -> None:
+        """The conversation after a turn began or ended: what its template put there is text."""
+        if self.surplus is not None and now.prompt.text.startswith(self.text):
+            self.surplus.constant(now.prompt.text[len(self.text) :])
+        self.become(now)
+
     def become(self, now: Conversation, *, is_shown: bool = False) -> None:
-        """The conversation after a turn began or ended, or after a model spoke; `is_shown` when
-        readers have what is new."""
+        """The conversation as it is now; `is_shown` when readers have what is new."""
         earlier, self.now = self.now.prompt, now
         if is_shown or not self.growth.is_kept:
             return
@@ -215,7 +239,9 @@ class Stream:
         return isinstance(expr, Constant | ScopeBegin | ScopeEnd)
 
     def do_at_once(self, expr: Expr) -> None:
-        if isinstance(expr, Constant):
+        if self.turn is not None:
+            self.turn.parts.append(expr)
+        elif isinstance(expr, Constant):
             self.append_text(expr.text)
         elif isinstance(expr, ScopeBegin):
             self._scopes[expr.name] = len(self.text)
@@ -223,6 +249,10 @@ class Stream:
             self.variables.set(expr.name, self.text[self._scopes.pop(expr.name, 0) :])
 
     # -- internals ---------------------------------------------------------------
+
+    def _is_hinted(self, count: int) -> bool:
+        can = self.run.backend.capabilities.hints and global_config.enable_fork_hints
+        return can and count > 1 and bool(self.now.prompt.pieces)
 
     def _go_on(self) -> None:
         """Do what needs no waiting here and now; the rest is a task's."""

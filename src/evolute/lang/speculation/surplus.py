@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from evolute.lang.account import Spent
-from evolute.lang.backend import Prompt, Reply, TextBackend, TextRequest
+from evolute.lang.backend import Reply, TextBackend, TextRequest
+from evolute.lang.choices import prompt_of
 from evolute.lang.speculation.counts import SurplusCounts
 from evolute.types import ConfigError, FinishReason, Output, SamplingParams, Tokenizer
 
@@ -71,7 +72,7 @@ class Surplus:
         if left is not None and left.prompt != request.prompt.text:
             self._drop()  # something else was appended
         elif left is not None and left.text:
-            _refuse_unless_alike(left.maker, request.sampling)
+            refuse_unless_alike(left.maker, request.sampling)
             output = await self._next(left, request.sampling, backend)
             if output is not None:
                 self.counts.hits += 1
@@ -177,7 +178,7 @@ class Surplus:
         """The text of the first `most` tokens, and whether there are as many. None when nobody can
         say where they end."""
         if backend.capabilities.tokens:
-            ids = ids or await backend.encode(Prompt.of(text))
+            ids = ids or await backend.encode(prompt_of(text))
             whole = text if len(ids) <= most else await backend.decode(ids[:most])
         elif self._tokenizer is not None:
             ids = tuple(self._tokenizer.encode(text))
@@ -194,6 +195,18 @@ class Surplus:
         self.counts.misses += is_miss
         if left is not None and left.text and self._tokenizer is not None:
             self.counts.tokens_wasted += len(self._tokenizer.encode(left.text))
+
+
+def refuse_unless_alike(maker: SamplingParams, own: SamplingParams) -> None:
+    """Raises ConfigError for what two gens of one call cannot set each for itself."""
+    for field in fields(SamplingParams):
+        one, other = getattr(maker, field.name), getattr(own, field.name)
+        if field.name not in OWN and one != other:
+            raise ConfigError(
+                f"a gen asks for {field.name} {other!r}, but one call writes it together with an "
+                f"earlier gen, which asked for {one!r}. Give the gens of a function with "
+                "num_api_spec_tokens one sampling, or leave num_api_spec_tokens out."
+            )
 
 
 # -- internals ---------------------------------------------------------------
@@ -215,17 +228,6 @@ def _can_share(request: TextRequest) -> bool:
         and not request.wants_logprobs
         and not request.tools
     )
-
-
-def _refuse_unless_alike(maker: SamplingParams, own: SamplingParams) -> None:
-    for field in fields(SamplingParams):
-        one, other = getattr(maker, field.name), getattr(own, field.name)
-        if field.name not in OWN and one != other:
-            raise ConfigError(
-                f"a gen asks for {field.name} {other!r}, but the call that has written on past an "
-                f"earlier gen was made with {one!r}. Give the gens of a function with "
-                "num_api_spec_tokens one sampling, or leave num_api_spec_tokens out."
-            )
 
 
 def _begin(text: str, decoded: str) -> str:

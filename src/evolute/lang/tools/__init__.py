@@ -14,6 +14,7 @@ from evolute.lang.tools.events import (
 from evolute.lang.tools.functions import call, tool
 from evolute.lang.tools.grammar import constraint
 from evolute.lang.tools.parsers import ToolFormat, format_of, hides_tags, parser
+from evolute.lang.tools.running import as_tools, results_of
 from evolute.lang.tools.told import in_text
 from evolute.lang.tools.toolset import BadTools, Choice, Tool, Toolset
 
@@ -30,6 +31,7 @@ __all__ = [
     "Tool",
     "ToolFormat",
     "Toolset",
+    "as_tools",
     "call",
     "collect",
     "constraint",
@@ -39,6 +41,7 @@ __all__ = [
     "new_call_id",
     "parser",
     "read_calls",
+    "results_of",
     "tool",
     "toolset_of",
 ]

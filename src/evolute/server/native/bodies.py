@@ -97,6 +97,9 @@ class GenerateBody(Strict):
 
     text: str | Many[str] | None = None
     input_ids: Many[int] | Many[Many[int]] | None = None
+    # ours: one prompt of texts, each tokenised by itself, and of tokens between them
+    input_pieces: Many[str | Many[int]] | None = None
+    add_special_tokens: bool | None = None  # of the first piece, if it is a text; default true
     sampling_params: dict[str, Any] | Many[dict[str, Any]] | None = None
     return_logprob: bool | Many[bool] | None = None
     logprob_start_len: int | Many[int] | None = None
@@ -127,6 +130,7 @@ class Told:
 SHAPES = {
     "text": "a text or a list of texts",
     "input_ids": "a list of token ids, or a list of such lists",
+    "input_pieces": "a list of texts and of lists of token ids",
     "token_ids_logprob": "a flat list of integers, or one such list per prompt",
     "stop": "a text or a list of texts",
     "stop_regex": "a text or a list of texts",

@@ -32,7 +32,7 @@ async def generate(request: Request, operations: Operations) -> Response:
     began_s = time.perf_counter()
     engine = operations.engine
     body = await read(request, GenerateBody)
-    prompts = await encoded(body.text, items, body, engine)
+    prompts = await encoded([body.text, body.input_pieces], items, body, engine)
     enter(request, user=body.user, adapter=prompts[0].request.adapter)
     asked = [_billed(request, body, item) for item in prompts]
     call = Call(asked[0].id, tuple(asked))

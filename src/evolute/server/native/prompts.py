@@ -86,8 +86,14 @@ class _Split:
 
 
 def _prompts(body: GenerateBody, engine: Backend) -> list[list[int]]:
-    if (body.text is None) == (body.input_ids is None):
-        raise FieldError("send either text or input_ids.", param="text")
+    given = [one for one in (body.text, body.input_ids, body.input_pieces) if one is not None]
+    if len(given) != 1:
+        raise FieldError("send either text, input_ids or input_pieces.", param="text")
+    if body.add_special_tokens is not None and body.input_pieces is None:
+        text = "add_special_tokens is for input_pieces; leave it out."
+        raise FieldError(text, param="add_special_tokens")
+    if body.input_pieces is not None:
+        return [_joined(body, engine)]
     prompts: Any = body.input_ids if body.text is None else body.text
     if not is_batch(body):
         prompts = [prompts]
@@ -107,6 +113,22 @@ def _prompts(body: GenerateBody, engine: Backend) -> list[list[int]]:
         found.append(list(prompt))
     if not found:
         raise FieldError(f"{field} is an empty list; send at least one prompt.", param=field)
+    return found
+
+
+def _joined(body: GenerateBody, engine: Backend) -> list[int]:
+    """The tokens of one prompt in pieces."""
+    found: list[int] = []
+    for place, piece in enumerate(body.input_pieces or ()):
+        if isinstance(piece, str):
+            check_text(piece, engine)
+            begins = place == 0 and body.add_special_tokens is not False
+            found += engine.tokenizer.encode(piece, add_special_tokens=begins)
+        else:
+            check_token_ids(piece, engine.tokenizer.vocab_size, "input_pieces")
+            found += piece
+    if not found:
+        raise FieldError("input_pieces hold no token; send at least one.", param="input_pieces")
     return found
 
 
