@@ -89,7 +89,8 @@ def _shape(
     warm = shape.inputs(1, seed=999)
     for side in sides.names:
         sides.run(side, name, warm)  # grammars are compiled, connections are made
-    found, digests = [], {}
+    found: list[Figures] = []
+    digests: dict[str, list[str]] = {}
     for number in range(repeats):
         count = QUICK_COUNT if quick else shape.count
         arguments = shape.inputs(count, seed=number)

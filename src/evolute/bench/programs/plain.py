@@ -27,7 +27,8 @@ from evolute.lang.library import (
     tree_of_thought,
 )
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 TIMEOUT_S = 600.0
 MAX_THREADS = 64
 Answers = dict[str, Any]
