@@ -30,14 +30,19 @@ def needs(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(find(name) is None, reason=f"{name} is not on the PATH")
 
 
-def run(name: str, *arguments: str, cwd: Path, timeout_s: float = 280) -> str:
+def run(name: str, *arguments: str, cwd: Path, timeout_s: float = 280, offline: bool = True) -> str:
     """What it writes. Caches go below `cwd`."""
     program = find(name)
     assert program is not None
     ran = subprocess.run(
         [program, *arguments],
         cwd=cwd,
-        env={**os.environ, **OFFLINE, "HF_HOME": str(cwd / "hf"), "COLUMNS": "200"},
+        env={
+            **os.environ,
+            **(OFFLINE if offline else {}),
+            "HF_HOME": str(cwd / "hf"),
+            "COLUMNS": "200",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -99,6 +99,7 @@ def test_aiperf(served: tuple[Engine, str], model_dir: Path, tmp_path: Path, kin
         *("--concurrency", str(STREAMS), "--request-count", str(COUNT)),
         *("--artifact-dir", str(tmp_path / "out"), "--ui", "none"),
         cwd=tmp_path,
+        offline=False,  # else it looks for a local folder in the hub's cache
     )
     figures: Any = json.loads((tmp_path / "out" / "profile_export_aiperf.json").read_text())
     assert figures["request_count"]["avg"] == COUNT
