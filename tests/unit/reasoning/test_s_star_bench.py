@@ -6,13 +6,14 @@ import asyncio
 import pytest
 
 from evolute.bench.programming.equal import RIVALS, at_equal_budget
-from evolute.bench.programming.policies import Suite
+from evolute.bench.programming.policies import Remembered, Suite
 from evolute.bench.programming.pupil import PHRASES, Sizes, cases, lessons, pupil
 from evolute.bench.programming.s_star import compared
 from evolute.bench.programming.stand_in import Skill, StandIn
 from evolute.envs import make_task
 from evolute.envs.code.list_operations import OPERATIONS, apply
 from evolute.envs.sandbox import Unprotected
+from evolute.envs.sandbox.contract import SandboxLimits, Script
 from evolute.reasoning.demonstrations.student import student
 from evolute.reasoning.method import Roles
 from evolute.reasoning.s_star import SStarConfig
@@ -109,3 +110,15 @@ def test_a_pupil_learns(tmp_path):
     sizes = Sizes(400, 0, 0, epochs=2, batch=16, width=64, num_layers=2)
     model = pupil(0, sizes, tmp_path, lists(50), lambda r: losses.append(r.metrics["loss"]))
     assert len(losses) == 50 and losses[-1] < losses[0] / 2 and model.name == "pupil"
+
+
+def test_a_program_is_run_once_and_told_again():
+    sandbox = Remembered(Unprotected())
+
+    async def run(source, **limits):
+        return await sandbox.run(Script(source), SandboxLimits(**limits))
+
+    first, again = asyncio.run(run("print(1)")), asyncio.run(run("print(1)"))
+    assert first is again and first.stdout == "1\n" and sandbox.runs == 1
+    asyncio.run(run("print(2)")), asyncio.run(run("print(1)", seconds=5.0))
+    assert sandbox.runs == 3

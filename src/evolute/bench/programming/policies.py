@@ -16,7 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evolute.envs import paired_difference, wilson
-from evolute.envs.sandbox.contract import Sandbox
+from evolute.envs.sandbox.contract import (
+    RunReport,
+    Sandbox,
+    SandboxFeatures,
+    SandboxLimits,
+    Script,
+)
 from evolute.lang.account import Account, Budget, Spent
 from evolute.reasoning.evaluate import grade
 from evolute.reasoning.method import Roles, Solution
@@ -89,6 +95,27 @@ class Suite:
         if key not in self._grades:
             self._grades[key] = bool(text) and await grade(self.task, problem, text)
         return self._grades[key]
+
+
+class Remembered:
+    """A `Sandbox` that runs a program once: what the next policy asks again is told from memory.
+    For programs whose result does not depend on time or chance."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox, self.runs = sandbox, 0
+        self._known: dict[tuple[Any, ...], RunReport] = {}
+
+    @property
+    def features(self) -> SandboxFeatures:
+        return self._sandbox.features
+
+    async def run(self, script: Script, limits: SandboxLimits) -> RunReport:
+        files = tuple(sorted(script.files.items()))
+        key = (script.source, script.stdin, script.arguments, files, script.packages, limits)
+        if key not in self._known:
+            self.runs += 1
+            self._known[key] = await self._sandbox.run(script, limits)
+        return self._known[key]
 
 
 def figures_of(title: str, outcome: Outcome) -> dict[str, float]:

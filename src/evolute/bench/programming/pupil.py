@@ -58,9 +58,9 @@ PHRASES = (
 class Sizes:
     """How many lessons of each kind; each is seen `epochs` times."""
 
-    written: int = 3_000
+    written: int = 6_000
     mended: int = 1_000
-    values: int = 32_000
+    values: int = 22_000
     misread: float = 0.5  # share of steps, of those that can be, in programs that it learns from
     epochs: int = 1
     batch: int = 32

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from evolute.bench.programming.equal import at_equal_budget, stages
-from evolute.bench.programming.policies import Outcome, Suite, figures_of, gain
+from evolute.bench.programming.policies import Outcome, Remembered, Suite, figures_of, gain
 from evolute.bench.programming.pupil import Sizes, cases, pupil
 from evolute.bench.programming.stand_in import StandIn, skills
 from evolute.bench.result import BenchResult
@@ -47,7 +47,7 @@ TASKS = {
     "model": "list-programs?ops=1-1&errors=systematic&public=1",
 }
 NUM_LESSONS = 2000  # problems of the train split that the pupil is taught on
-SIZE_PRIOR = 1.0  # of s_star_plus with the pupil: its wrong programs differ from one another
+SIZE_PRIOR = 0.0  # of s_star_plus with the pupil: its wrong programs share a mistake
 
 
 def run(
@@ -58,8 +58,8 @@ def run(
     repeats: int = 1,
 ) -> BenchResult:
     """One pass; the stand-in answers alike in each, so repeats would say the same."""
-    count, num_pupil, num_model = (6, 6, 4) if quick else (60, 300, 40)
-    sandbox = make_sandbox()
+    count, num_pupil, num_model = (6, 6, 4) if quick else (60, 100, 40)
+    sandbox = Remembered(make_sandbox())
     figures: dict[str, float] = {}
     for suite in ("diverse", "systematic"):
         figures |= asyncio.run(scripted(suite, count, sandbox))
@@ -101,7 +101,7 @@ async def with_pupil(roles: Roles, count: int, sandbox: Sandbox) -> dict[str, fl
     task = make_task(TASKS["pupil"], lambda: sandbox)
     known = cases(task.problems("train", 200, seed=1), 200, seed=1)
     config = SStarConfig(
-        samples=16, rounds=2, judge="likelihood", max_new_tokens=96, size_prior=SIZE_PRIOR
+        samples=8, rounds=1, judge="likelihood", max_new_tokens=96, size_prior=SIZE_PRIOR
     )
     accuracy = await calibrate(roles.of("judge"), known, config)
     config = replace(config, judge_accuracy=min(max(accuracy, 0.01), 0.99))
