@@ -50,6 +50,12 @@ Workload = Annotated[
         "HTTP, batch for replay"
     ),
 ]
+Keep = Annotated[
+    Path | None, typer.Option(help="demonstrations: a folder where a run that was killed goes on")
+]
+Variants = Annotated[
+    str | None, typer.Option(help="demonstrations: comma-separated; default eight of them")
+]
 Paced = Annotated[bool, typer.Option(help="send each request at its moment, measure latencies")]
 
 
@@ -87,19 +93,14 @@ def bench(
     minutes: Annotated[
         float | None, typer.Option(help="soak: how long; default 60, with --quick half a minute")
     ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(help="demonstrations: a folder where a run that was killed goes on"),
-    ] = None,
-    variants: Annotated[
-        str | None, typer.Option(help="demonstrations: comma-separated; default eight of them")
-    ] = None,
+    keep: Keep = None,
+    variants: Variants = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Tokens a second, latencies, tokens computed, seconds of an update; digest of all outputs."""
     given = dict(locals())
-    load = o.Load({key: given[key] for key in o.USUAL})
+    load, words = o.Load({key: given[key] for key in o.USUAL}), set_ or []
     _check(name, workload, repeats, minutes, paced=paced)
     _refuse_elsewhere(name, keep, variants)
     if name == "serving" and load.is_wanted:
@@ -108,22 +109,16 @@ def bench(
 
         if paced:
             raise ConfigError("--paced is for the engine; over HTTP recorded moments are kept.")
-        words = set_ or []
         _config(words)  # a mistake is told before anything starts
         code = run_load(load, model, workload or "http", words, repeats, quick=quick, is_json=json)
         raise typer.Exit(code)
+    load.refuse_unused(name, besides=("seed",) if name == "soak" else ())
     if name == "soak":
-        load.refuse_unused(name, besides=("seed",))
-        soaked = _soak(model, set_ or [], minutes, seed, quick=quick)
-        _show(soaked, is_json=json)
-        return
-    load.refuse_unused(name)
-    if name == "demonstrations":
-        _show(
-            _demonstrations(model, set_ or [], repeats, keep, variants, quick=quick), is_json=json
-        )
-        return
-    result = _in_process(name, model, workload, set_ or [], repeats, quick=quick, paced=paced)
+        result = _soak(model, words, minutes, seed, quick=quick)
+    elif name == "demonstrations":
+        result = _demonstrations(model, words, repeats, keep, variants, quick=quick)
+    else:
+        result = _in_process(name, model, workload, words, repeats, quick=quick, paced=paced)
     _show(result, is_json=json)
 
 
