@@ -25,6 +25,7 @@ from evolute.models import LoadedModel, LoraConfig, merge
 from evolute.reasoning.demonstrations.chains import (
     SHORT,
     demonstrate,
+    lookups,
     skill,
     wrong_demonstration,
 )
@@ -44,7 +45,8 @@ class Sizes:
     width: int = 128
     num_layers: int = 4
     skills: int = 25_600
-    lessons: int = 9_600
+    lookups: int = 6_400
+    lessons: int = 6_400
     skill_batch: int = 16
     skill_lr: float = 2e-3
     traces: int = 200
@@ -119,14 +121,18 @@ class Lab:
 
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
-    """The taught student that all variants start from: skills first, then whole thoughts on chains
-    of up to three steps with some of the skills among them."""
+    """The taught student that all variants start from: skills, then finding definitions, then whole
+    thoughts on chains of up to three steps with some of the skills among them."""
     rng = random.Random("skills")
     skills = [skill(rng, sizes.modulus) for _ in range(sizes.skills)]
+    found = [
+        lookups(draw_chain(rng, (1, 5), (0, 2), sizes.modulus), rng) for _ in range(sizes.lookups)
+    ]
     lessons = [_lesson(rng, sizes.modulus) for _ in range(sizes.lessons)]
     wide = replace(sizes, batch_size=sizes.skill_batch)
     model = student(0, sizes.width, sizes.num_layers)
     model = _train(model, folder, skills, wide, 1, sizes.skill_lr, 0)
+    model = _train(model, folder / "lookups", found, wide, 1, sizes.skill_lr, 0)
     model = _train(model, folder / "lessons", lessons, wide, 1, sizes.skill_lr / 2, 0)
     file = folder / "lessons" / "skills.json"
     if not file.exists():
