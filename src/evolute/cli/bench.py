@@ -115,14 +115,12 @@ def bench(
         _config(words)  # a mistake is told before anything starts
         code = run_load(load, model, workload or "http", words, repeats, quick=quick, is_json=json)
         raise typer.Exit(code)
+    load.refuse_unused(name, besides=("seed",) if name == "soak" else ())
     if name == "soak":
-        load.refuse_unused(name, besides=("seed",))
         result = _soak(model, words, minutes, seed, quick=quick)
     elif name == "demonstrations":
-        load.refuse_unused(name)
         result = _demonstrations(model, words, repeats, keep, variants, quick=quick)
     else:
-        load.refuse_unused(name)
         result = _in_process(name, model, workload, words, repeats, quick=quick, paced=paced)
     _show(result, is_json=json)
 

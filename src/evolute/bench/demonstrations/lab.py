@@ -20,11 +20,12 @@ from typing import Any, Literal
 
 from evolute.bench.demonstrations.probes import Answers, ask, skill_share
 from evolute.engine import EngineConfig
-from evolute.envs.chains import ChainTask, read_chain
+from evolute.envs.chains import ChainTask, draw_chain, read_chain
 from evolute.models import LoadedModel, LoraConfig, merge
 from evolute.reasoning.demonstrations.chains import (
     SHORT,
     demonstrate,
+    lookups,
     skill,
     wrong_demonstration,
 )
@@ -44,14 +45,17 @@ class Sizes:
     width: int = 128
     num_layers: int = 4
     skills: int = 25_600
+    lookups: int = 6_400
+    lessons: int = 6_400
+    skill_batch: int = 16
     skill_lr: float = 2e-3
-    traces: int = 400
+    traces: int = 200
     epochs: int = 3
     lr: float = 1e-3
     lora_lr: float = 3e-3
-    batch_size: int = 16
+    batch_size: int = 4
     heldout: int = 200
-    steps: tuple[int, int] = (4, 7)
+    steps: tuple[int, int] = (4, 6)
     traps: tuple[int, int] = (1, 2)
     modulus: int = 10
 
@@ -117,18 +121,32 @@ class Lab:
 
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
-    """The taught student that all variants start from."""
+    """The taught student that all variants start from: skills, then finding definitions, then whole
+    thoughts on chains of up to three steps with some of the skills among them."""
     rng = random.Random("skills")
     skills = [skill(rng, sizes.modulus) for _ in range(sizes.skills)]
-    untaught = student(0, sizes.width, sizes.num_layers)
-    model = _train(untaught, folder, skills, sizes, 1, sizes.skill_lr, 0)
-    file = folder / "skills.json"
+    found = [
+        lookups(draw_chain(rng, (1, 5), (0, 2), sizes.modulus), rng) for _ in range(sizes.lookups)
+    ]
+    lessons = [_lesson(rng, sizes.modulus) for _ in range(sizes.lessons)]
+    wide = replace(sizes, batch_size=sizes.skill_batch)
+    model = student(0, sizes.width, sizes.num_layers)
+    model = _train(model, folder, skills, wide, 1, sizes.skill_lr, 0)
+    model = _train(model, folder / "lookups", found, wide, 1, sizes.skill_lr, 0)
+    model = _train(model, folder / "lessons", lessons, wide, 1, sizes.skill_lr / 2, 0)
+    file = folder / "lessons" / "skills.json"
     if not file.exists():
         _write(file, {"skills": skill_share(model, sizes.heldout, sizes.modulus, config)})
     return Taught(model, json.loads(file.read_text())["skills"])
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _lesson(rng: random.Random, modulus: int) -> Trace:
+    if rng.random() < 0.2:
+        return skill(rng, modulus)
+    return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng)
 
 
 def _train(

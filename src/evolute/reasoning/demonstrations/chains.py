@@ -3,6 +3,7 @@
     demonstrate(chain, rng, style) -> Trace      plan, steps, slips that are noticed, checks
     wrong_demonstration(chain, rng, how)         ends in a wrong answer: by a slip, or at random
     skill(rng, modulus)                          operations, or a short chain: what comes before
+    lookups(chain, rng)                          what each variable needs, and its definition again
     check_steps(text, chain) -> StepCheck        do steps rest on what was derived before?
 
 Segmentation of these traces is exact, so edits of structure are too. The plan is found backwards
@@ -89,6 +90,20 @@ def skill(rng: random.Random, modulus: int) -> Trace:
     if rng.random() < 0.5:
         return _drill(rng, modulus)
     return demonstrate(draw_chain(rng, (1, 2), (0, 2), modulus), rng, SHORT)
+
+
+def lookups(chain: Chain, rng: random.Random) -> Trace:
+    """What each variable needs, and each definition again, both in an order of their own: how a
+    student learns to find a definition by its name."""
+    told = rng.sample(chain.definitions, len(chain.definitions))
+    again = rng.sample(chain.definitions, len(chain.definitions))
+    needs = [f"{d.name} needs {d.source}." if d.source else f"{d.name} is given." for d in told]
+    steps = (
+        Step("PLAN", " ".join(["Plan:", *needs])),
+        Step("STEP", f"{'; '.join(map(str, again))}."),
+    )
+    question = f"{chain.question.rpartition(' What')[0]} {' '.join(d.name for d in told)}?"
+    return Trace(_asked(question), steps, f"{again[-1].number}", question, "lookups")
 
 
 def check_steps(text: str, chain: Chain) -> StepCheck:
