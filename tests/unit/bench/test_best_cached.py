@@ -20,7 +20,7 @@ def call(prompt, *, own=None, output="", cached=0, is_hint=False):
         ([call("abcd")], 0),
         ([call("abcd"), call("abxy")], 2),
         ([call("abcd"), call("abcd")], 3),  # the last token of a prompt is computed by each
-        ([call("abc"), call("abcdef")], 2),  # the shorter one first, which computes its own c
+        ([call("abc"), call("abcdef")], 3),  # the shorter one first, which computes its own c
         ([call("ab", output="xyz"), call("abxyzq")], 4),  # z was drawn and never read
         ([call("abcdefgh", own=5), call("abcdefgh", own=5)], 5),
         ([call("abcd"), call("bcda")], 0),
