@@ -9,19 +9,28 @@ memory and time, never the loss: weights are baked in before (`algorithms/reduct
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from evolute.types import TrainingSample
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Credited:
     """A training sample with the weight of each of its trained tokens."""
 
     sample: TrainingSample
     group: int
-    advantage: float  # reduction weight included
+    advantage: float  # reduction weight included; with per_token the largest, in size
     number: int  # of the sequence in the batch
+    weight: float = 1.0  # the reduction's
+    per_token: Tensor | None = None  # advantage of each trained token, without weight
+    returns: Tensor | None = None  # what the critic should say at each trained token
+
+    def scaled(self, factor: float) -> Credited:
+        """The same with all weights times `factor`."""
+        return replace(self, advantage=self.advantage * factor, weight=self.weight * factor)
 
 
 @dataclass(frozen=True, slots=True)
