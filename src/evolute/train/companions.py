@@ -24,7 +24,7 @@ class Companions:
 
 
 def companions(model: LoadedModel, config: TrainConfig) -> Companions:
-    """Raises ConfigError for a teacher with another tokenizer, ModelError for one that is missing."""
+    """Raises ConfigError for a teacher with another tokenizer, ModelError for none."""
     algorithm, reference, teacher = config.algorithm, None, None
     if algorithm.kl.is_active and config.method == "full":
         reference = _frozen(model)
