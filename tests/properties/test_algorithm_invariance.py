@@ -152,8 +152,8 @@ def test_on_policy_every_loss_is_the_policy_gradient(name):
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths=LENGTHS, seed=st.integers(0, 99), data=st.data())
-def test_a_correction_is_each_sequences_own(lengths, seed, data):
+@given(lengths=LENGTHS, seed=st.integers(0, 99))
+def test_a_correction_is_each_sequences_own(lengths, seed):
     tokens = batch(lengths, seed)
     old, rollout = tokens["old_logprobs"], tokens["rollout_logprobs"]
     whole = correction(old, rollout, tokens["sequence"], PARTS)
@@ -187,5 +187,5 @@ def test_advantages_of_a_group_sum_to_zero_in_any_order(rule, rewards, data):
     order = data.draw(st.permutations(range(len(rewards))))
     found = group_advantages(rewards, rule)
     again = group_advantages([rewards[i] for i in order], rule)
-    assert again == pytest.approx([found[i] for i in order], rel=1e-6, abs=1e-9)
+    assert again == pytest.approx([found[i] for i in order], rel=1e-6, abs=1e-7)
     assert sum(found) == pytest.approx(0, abs=1e-6 * max(1, *map(abs, found)) * len(found))

@@ -64,7 +64,9 @@ class Critic:
         for name, parameter in (("weight", self._weight), ("bias", self._bias)):
             with torch.no_grad():
                 parameter.copy_(state[name])
-            own = {k.removeprefix(f"{name}."): v for k, v in state.items() if f"{name}." in k}
+            own = {
+                k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")
+            }
             self._optimizer.state.pop(parameter, None)
             if own:
                 self._optimizer.state[parameter] = own

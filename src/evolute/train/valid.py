@@ -9,6 +9,7 @@ from evolute.train.algorithms import (
     REDUCTIONS,
     RULES,
     TOKEN_RULES,
+    LossConfig,
     OffPolicyConfig,
 )
 from evolute.train.settings import TrainConfig
@@ -21,6 +22,7 @@ def check_values(config: TrainConfig) -> None:
     _check_names(config)
     _check_run(config)
     _check_credit(config)
+    _check_loss(config.algorithm.loss)
     _check_off_policy(config.algorithm.off_policy)
 
 
@@ -100,6 +102,17 @@ def _check_credit(config: TrainConfig) -> None:
         )
     if chosen.dynamic != "off" and config.samples_per_prompt < 2:
         raise ConfigError("dynamic sampling looks for contrast; samples_per_prompt must be >= 2.")
+
+
+def _check_loss(loss: LossConfig) -> None:
+    share = loss.covariance_share()
+    if min(loss.bounds()) < 0 or not 0 < share <= 1 or loss.cov_low >= loss.cov_high:
+        raise ConfigError(
+            "algorithm.loss: clip_low and clip_high cannot be negative, cov_frac lies in (0, 1], "
+            "cov_low below cov_high."
+        )
+    if min(loss.tau_positive, loss.tau_negative) <= 0 or loss.dual_clip <= 1:
+        raise ConfigError("algorithm.loss: tau_* must be above 0, and dual_clip above 1.")
 
 
 def _check_off_policy(bounds: OffPolicyConfig) -> None:

@@ -124,7 +124,9 @@ def test_all_idle_settings_come_in_one_error():
 def test_the_report_names_every_setting_once():
     for overrides in ((), (TWO, "a.loss.name=cispo", "a.kl.loss=0.1", "a.anchor=policy")):
         lines = effective_settings(of(*overrides))
-        words = [word.partition("=")[0].strip(" ,") for line in lines for word in line.split()]
+        told = [line.partition(": ")[2] for line in lines if not line.startswith("note")]
+        parts = [part for line in told for part in line.partition(" (")[0].split(", ")]
+        words = [part.partition("=")[0] for part in parts]
         for key in keys(AlgorithmConfig):
             assert words.count(key) == 1, key
 

@@ -46,7 +46,7 @@ def gspo(tokens: LossTokens, config: LossConfig) -> Tensor:
 
 def sapo(tokens: LossTokens, config: LossConfig) -> Tensor:
     ratio, a = ratio_to(tokens.logprobs, tokens.old), tokens.advantages
-    tau = torch.where(a > 0, config.tau_positive, config.tau_negative).to(a.dtype)
+    tau = torch.where(a > 0, a.new_tensor(config.tau_positive), a.new_tensor(config.tau_negative))
     return -a * torch.sigmoid(tau * (ratio - 1)) * 4 / tau
 
 

@@ -9,14 +9,14 @@ memory and time, never the loss: weights are baked in before (`algorithms/reduct
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from evolute.types import TrainingSample
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Credited:
     """A training sample with the weight of each of its trained tokens."""
 
@@ -25,8 +25,8 @@ class Credited:
     advantage: float  # reduction weight included; with per_token the largest, in size
     number: int  # of the sequence in the batch
     weight: float = 1.0  # the reduction's
-    per_token: Tensor | None = None  # advantage of each trained token, without weight
-    returns: Tensor | None = None  # what the critic should say at each trained token
+    per_token: Tensor | None = field(default=None, compare=False)  # advantages without weight
+    returns: Tensor | None = field(default=None, compare=False)  # what a critic should say
 
     def scaled(self, factor: float) -> Credited:
         """The same with all weights times `factor`."""
