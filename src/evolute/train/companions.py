@@ -25,20 +25,22 @@ class Companions:
 
 def companions(model: LoadedModel, config: TrainConfig) -> Companions:
     """Raises ConfigError for a teacher with another tokenizer, ModelError for none."""
-    algorithm, reference, teacher = config.algorithm, None, None
-    if algorithm.kl.is_active and config.method == "full":
-        reference = _frozen(model)
-    if algorithm.teacher:
-        loaded = load_model(algorithm.teacher)
-        _check_tokens(model, loaded, algorithm.teacher)
-        teacher = _frozen(loaded)
-    return Companions(reference, teacher)
+    algorithm = config.algorithm
+    needs_reference = algorithm.kl.is_active and config.method == "full"
+    teacher = _teacher(model, algorithm.teacher) if algorithm.teacher else None
+    return Companions(_frozen(model) if needs_reference else None, teacher)
 
 
 def _frozen(model: LoadedModel) -> Policy:
     policy = Policy(model, None)
     policy.decoder.requires_grad_(False)
     return policy
+
+
+def _teacher(student: LoadedModel, name: str) -> Policy:
+    loaded = load_model(name)
+    _check_tokens(student, loaded, name)
+    return _frozen(loaded)
 
 
 def _check_tokens(student: LoadedModel, teacher: LoadedModel, name: str) -> None:

@@ -166,7 +166,8 @@ def check_effective(config: TrainConfig) -> None:
 
 def effective_settings(config: TrainConfig) -> list[str]:
     """What is in force, what is idle and why, and what follows from the combination."""
-    acting, idle = [], defaultdict(list)
+    acting: list[str] = []
+    idle: dict[str, list[str]] = defaultdict(list)
     for key, value, _ in _values(config):
         acts, why = ROWS[key]
         short = key.removeprefix("algorithm.")

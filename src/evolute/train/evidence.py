@@ -59,7 +59,7 @@ class Evidence:
         old, values = self._own(samples) if needs_old else ({}, {})
         reference = self._of_reference(samples) if kl.is_active else {}
         teacher = self._logprobs(self._teacher, samples) if self._teacher else {}
-        penalty = {}
+        penalty: dict[int, Tensor] = {}
         if kl.reward > 0:
             penalty = {
                 n: self._kl.coefficient * kl_estimate(old[n], reference[n], kl.kind).double()
@@ -94,7 +94,8 @@ class Evidence:
 
     def after(self, scored: Scored, sums: dict[str, float]) -> dict[str, float]:
         """Metrics of what is in use; the coefficient moves for the next step."""
-        kl, found = self._config.algorithm.kl, {}
+        kl = self._config.algorithm.kl
+        found: dict[str, float] = {}
         if self._critic is not None:
             found["critic_loss"] = sums["critic"] / max(sums["updates"], 1)
         if kl.is_active and (scored.penalty or sums["tokens"]):
@@ -129,7 +130,7 @@ class Evidence:
     def _own(
         self, samples: list[tuple[int, TrainingSample]]
     ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        reads = [logprobs_of]
+        reads: list[Read] = [logprobs_of]
         if self._critic is not None:
             critic = self._critic
             reads.append(lambda scores: critic.values(scores.hidden))

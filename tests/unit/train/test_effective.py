@@ -1,6 +1,7 @@
 """A setting that would do nothing is refused with its name; what is in force is shown."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from evolute.train.settings import AlgorithmConfig
 from evolute.types import ConfigError
 from evolute.types.settings import keys, load
 
+RECIPES = Path(__file__).parents[3] / "recipes" / "algorithms"
 TWO = "mini_batches=2"
 GAE = "algorithm.advantage=gae"
 MEANS = "algorithm.reduction=sequence_mean"
@@ -136,6 +138,11 @@ def test_the_report_says_what_follows():
     assert "exactly 1" in text and "the trainer's before the update" in text
     two = "\n".join(effective_settings(of(TWO, "a.kl.loss=0.1", "a.kl.kind=k1")))
     assert "sampler's" in two and "zero in expectation" in two and "loss.clip_high=0.2" in two
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_recipes_hold_nothing_idle(path):
+    assert effective_settings(load(TrainConfig, files=[path]))
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -22,6 +22,8 @@ from torch import Tensor
 from evolute.train.algorithms.losses import LOSSES, Loss, LossConfig, LossTokens, ratio_to
 from evolute.train.algorithms.ratio_losses import clipped
 
+ROUNDING = 1e-5  # a log-ratio below has no sign that means anything, so |.| gets no gradient there
+
 
 def mark_tokens(
     logprobs: Float[Tensor, " T"],
@@ -56,8 +58,9 @@ def clip_cov(tokens: LossTokens, config: LossConfig) -> Tensor:
 
 def kl_cov(tokens: LossTokens, config: LossConfig) -> Tensor:
     loss = -ratio_to(tokens.logprobs, tokens.old) * tokens.advantages
-    distance = config.cov_coef * tokens.weights * (tokens.logprobs - tokens.old).abs()
-    return torch.where(_marks(tokens, config), loss + distance, loss)
+    size = (tokens.logprobs - tokens.old).abs()
+    size = torch.where(size < ROUNDING, size.detach(), size)
+    return torch.where(_marks(tokens, config), loss + config.cov_coef * tokens.weights * size, loss)
 
 
 def _marks(tokens: LossTokens, config: LossConfig) -> Tensor:
