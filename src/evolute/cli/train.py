@@ -38,13 +38,15 @@ def rl(
     from evolute.engine import Engine, EngineConfig
     from evolute.models import load_model
     from evolute.telemetry import progress
-    from evolute.train import Controller, StepReport, TrainConfig
+    from evolute.train import Controller, StepReport, TrainConfig, effective_settings
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     changes = [*(set_ or []), *overrides(context.args, "train")]
     config = settings(TrainConfig, [recipe], changes, print_config=print_config)
     directory = run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     directory.mkdir(parents=True, exist_ok=True)
+    for line in effective_settings(config):
+        say(line)
     model = load_model(config.model)
     last: dict[str, float] = {}
     with (

@@ -1,6 +1,7 @@
 """Training on the engine's own rollouts: credit, update, checkpoint, publication."""
 
 from evolute.train.controller import Controller, StepReport
+from evolute.train.effective import effective_settings
 from evolute.train.policy import Policy
 from evolute.train.settings import AlgorithmConfig, OptimizerConfig, TrainConfig
 from evolute.train.sync import PublishProof, publish
@@ -16,6 +17,7 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "UpdateReport",
+    "effective_settings",
     "make_policy",
     "publish",
 ]

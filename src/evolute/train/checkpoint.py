@@ -26,6 +26,7 @@ from evolute.types import CheckpointError
 
 logger = logging.getLogger(__name__)
 POINTER = "latest"
+EXTRA = "extra/"  # no parameter is named so
 
 
 @runtime_checkable
@@ -35,6 +36,14 @@ class Resumable(Protocol):
     policy: Policy
     optimizer: torch.optim.Optimizer
     num_updates: int
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """A trainer with more to keep than policy and optimizer: a critic, a coefficient."""
+
+    def extra_state(self) -> dict[str, Tensor]: ...
+    def load_extra_state(self, state: dict[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,8 @@ def _state(trainer: Resumable) -> dict[str, Tensor]:
         tensors[name] = parameter.detach().clone()
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = torch.as_tensor(value).clone()
+    if isinstance(trainer, Accompanied):
+        tensors |= {EXTRA + name: value for name, value in trainer.extra_state().items()}
     return tensors
 
 
@@ -137,6 +148,9 @@ def _restore(trainer: Resumable, saved: _Saved) -> None:
             trainer.optimizer.state.pop(parameter, None)
             if own:
                 trainer.optimizer.state[parameter] = own
+    if isinstance(trainer, Accompanied):
+        found = {k[len(EXTRA) :]: v for k, v in saved.tensors.items() if k.startswith(EXTRA)}
+        trainer.load_extra_state(found)
     trainer.num_updates = saved.updates
 
 

@@ -30,8 +30,9 @@ from evolute.envs import make_task, mean_interval, run_episode
 from evolute.models import LoadedModel
 from evolute.telemetry import RecordWriter, Tracer
 from evolute.train import checkpoint
+from evolute.train.companions import companions
 from evolute.train.results import cut_steps, save_result
-from evolute.train.rollouts import Journal, ProblemSource
+from evolute.train.rollouts import Journal, ProblemSource, gathered
 from evolute.train.settings import TrainConfig
 from evolute.train.sync import PublishProof, publish
 from evolute.train.trainer import Trainer, UpdateReport, make_policy
@@ -71,7 +72,8 @@ class Controller:
         self.adapter = adapter if config.method == "lora" else None  # None: the base itself
         self.task = make_task(config.task)
         self.policy = make_policy(model, config)
-        self.trainer = Trainer(self.policy, config)
+        beside = companions(model, config)
+        self.trainer = Trainer(self.policy, config, beside.reference, beside.teacher)
         self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
         self.sampling = SamplingParams(
             max_new_tokens=config.max_new_tokens or self.task.max_new_tokens,
@@ -121,14 +123,22 @@ class Controller:
 
     async def _step(self, step: int) -> StepReport:
         trace, started = self._tracer, time.perf_counter()
-        problems = self.source.batch(step)
+        problems: list[Problem] = []
+
+        async def play(again: int) -> list[list[Rollout]]:
+            more = self.source.batch(step, again)
+            problems.extend(more)
+            return await self._roll_out(step, more, len(problems) - len(more))
+
         with trace.span("train/rollout", step=step):
-            rollouts = await self._roll_out(step, problems)
+            chosen = self.config.algorithm.selection
+            found = await gathered(self.config.prompts_per_step, play, chosen)
+            rollouts = found.played
             self._journal.append(step, rollouts)
         rolled = time.perf_counter()
         with trace.span("train/update", step=step):
             loop = asyncio.get_running_loop()
-            update = await loop.run_in_executor(self._thread, self.trainer.update, rollouts)
+            update = await loop.run_in_executor(self._thread, self.trainer.update, found.chosen)
         self._check_agreement(update)
         with trace.span("train/publish", step=step):
             proof = await publish(self.engine, self.adapter, self.policy, step + 1, self.canary)
@@ -138,6 +148,8 @@ class Controller:
             "rollout_s": rolled - started,
             "publish_s": published - rolled - update.metrics["update_s"],
         }
+        if self.config.algorithm.selection.dynamic != "off":
+            report |= {"num_batches": found.num_batches, "num_useless_groups": found.num_useless}
         self._record(step, problems, rollouts, report)
         return StepReport(
             step, {k: float(v) for k, v in report.items() if isinstance(v, float | int)}
@@ -149,19 +161,24 @@ class Controller:
             checkpoint.save(directory, step, self.trainer, self.digest, keep)
         return step
 
-    async def _roll_out(self, step: int, problems: list[Problem]) -> list[Rollout]:
+    async def _roll_out(
+        self, step: int, problems: list[Problem], first: int = 0
+    ) -> list[list[Rollout]]:
+        """The groups of these problems; the first is the step's group number `first`."""
         gate = asyncio.Semaphore(max(1, self.engine.config.max_running - FOR_USERS))
 
         async def play(problem: Problem, group: int, index: int) -> Rollout:
             async with gate:
                 return await self._episode(problem, step, group, index)
 
+        size = self.config.samples_per_prompt
         jobs = [
             play(problem, group, index)
-            for group, problem in enumerate(problems)
-            for index in range(self.config.samples_per_prompt)
+            for group, problem in enumerate(problems, first)
+            for index in range(size)
         ]
-        return list(await asyncio.gather(*jobs))
+        played = list(await asyncio.gather(*jobs))
+        return [played[start : start + size] for start in range(0, len(played), size)]
 
     async def _episode(self, problem: Problem, step: int, group: int, index: int) -> Rollout:
         play = partial(
@@ -174,18 +191,19 @@ class Controller:
             group=group,
             index=index,
         )
-        rollout = await play(seed=self.config.seed * 1_000_003 + step)
+        again = group // self.config.prompts_per_step  # a problem may come back within a step
+        first = self.config.seed * 1_000_003 + step + 15_485_863 * again
+        rollout = await play(seed=first)
         for attempt in range(self.config.train_retries):
             if rollout.outcome is not Outcome.FAILED:
                 break
             logger.warning("episode %s/%d failed: %s", problem.id, index, rollout.failure)
-            seed = self.config.seed * 1_000_003 + step + 7919 * (attempt + 1)
-            rollout = await play(seed=seed)
+            rollout = await play(seed=first + 7919 * (attempt + 1))
         return rollout
 
     def _check_agreement(self, update: UpdateReport) -> None:
-        single = self.config.epochs == self.config.mini_batches == 1
-        if update.num_tokens and single and update.metrics["ratio_max"] != 1.0:
+        is_one = self.config.is_ratio_one
+        if update.num_tokens and is_one and update.metrics["ratio_max"] != 1.0:
             raise TrainingError(f"the first ratio is {update.metrics['ratio_max']}, not 1.")
 
     def _report(

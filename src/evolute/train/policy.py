@@ -13,7 +13,10 @@ turns it off).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -32,7 +35,7 @@ from evolute.models import (
 )
 from evolute.train.fused import FusedDecoder
 from evolute.train.prefix_attention import SharedPrefixAttention
-from evolute.train.rollouts.packing import MicroBatch
+from evolute.train.rollouts.packing import Credited, MicroBatch
 
 ROWS, COLUMNS = 1024, 2048  # a block of logits with a frozen head: it should stay in the cache
 CHUNK = 256  # rows of logits with a head in training
@@ -47,16 +50,18 @@ class TokenBatch:
     predicts: Int[Tensor, " N"]
     targets: Int[Tensor, " N"]
     rollout_logprobs: Float[Tensor, " N"]
-    advantages: Float[Tensor, " N"]
+    advantages: Float[Tensor, " N"]  # weight included
     sequence: Int[Tensor, " N"]
+    weights: Float[Tensor, " N"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Log-probability (with gradient) and entropy (without) of each trained token."""
+    """Log-probability (with gradient), entropy and hidden state (without) at each trained token."""
 
     logprobs: Float[Tensor, " N"]
     entropy: Float[Tensor, " N"]
+    hidden: Float[Tensor, "N D"]
 
 
 class Policy:
@@ -100,6 +105,21 @@ class Policy:
         named = self.decoder.named_parameters()
         return ModelWeights({name: parameter.detach().clone() for name, parameter in named})
 
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base model inside, for scores without gradients; the adapter as it was after."""
+        assert self.lora is not None, "all weights are trained: there is no base left"
+        kept = [(b, b.detach().clone()) for _, b in self.lora.tensors.values()]
+        try:
+            with torch.no_grad():
+                for b, _ in kept:
+                    b.zero_()
+            yield
+        finally:
+            with torch.no_grad():
+                for b, value in kept:
+                    b.copy_(value)
+
     def logprobs(self, ids: Int[Tensor, " T"]) -> Float[Tensor, " T-1"]:
         """Of each token of one sequence but the first, at temperature 1, without gradients."""
         with torch.no_grad():
@@ -118,11 +138,12 @@ class Policy:
         trained = hidden[tokens.predicts]
         head, half = self.decoder.head_weight, self._half_head
         if head.requires_grad:
-            return tokens, Scores(*_chunked_logprobs(trained, head, tokens.targets, temperature))
+            found = _chunked_logprobs(trained, head, tokens.targets, temperature)
+            return tokens, Scores(*found, trained.detach())
         logprobs, entropy = _BlockedLogprob.apply(  # type: ignore[no-untyped-call]
             trained, head, half, tokens.targets, temperature
         )
-        return tokens, Scores(logprobs, entropy)
+        return tokens, Scores(logprobs, entropy, trained.detach())
 
     def _hidden(self, tokens: TokenBatch, attend: Attend) -> Float[Tensor, "T D"]:
         if self._fused is not None:
@@ -136,22 +157,23 @@ def to_tensors(batch: MicroBatch) -> TokenBatch:
     """Lay the groups of a micro-batch out."""
     ids: list[int] = []
     positions: list[int] = []
-    rows: list[tuple[int, int, float, float, int]] = []
+    rows: list[tuple[int, int, float, float, int, float]] = []
     for group in batch:
         last_prompt = len(ids) + len(group.prompt) - 1
         ids += group.prompt
         positions += range(len(group.prompt))
         for member in group.members:
             sample, start = member.sample, len(ids)
+            credit = _advantages(member)
             for i, trained in enumerate(sample.loss_mask):
                 if trained:
                     row = last_prompt if i == 0 else start + i - 1
                     logprob = sample.rollout_logprobs[i]
                     token = sample.response_ids[i]
-                    rows.append((row, token, logprob, member.advantage, member.number))
+                    rows.append((row, token, logprob, next(credit), member.number, member.weight))
             ids += sample.response_ids
             positions += range(len(group.prompt), len(group.prompt) + len(sample.response_ids))
-    predicts, targets, logprobs, advantages, numbers = zip(*rows)
+    predicts, targets, logprobs, advantages, numbers, weights = zip(*rows)
     return TokenBatch(
         torch.tensor(ids),
         torch.tensor(positions),
@@ -160,7 +182,16 @@ def to_tensors(batch: MicroBatch) -> TokenBatch:
         torch.tensor(logprobs),
         torch.tensor(advantages),
         torch.tensor(numbers),
+        torch.tensor(weights),
     )
+
+
+def _advantages(member: Credited) -> Iterator[float]:
+    """Of one trained token after the other."""
+    if member.per_token is None:
+        return repeat(member.advantage)
+    weighted: list[float] = (member.per_token.double() * member.weight).tolist()
+    return iter(weighted)
 
 
 def _chunked_logprobs(

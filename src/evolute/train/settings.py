@@ -1,4 +1,4 @@
-"""Settings of a training run, and a check that each of them will do something."""
+"""Settings of a training run; that each of them acts is checked in `effective.py`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Literal
 
 from evolute.models import LoraConfig
 from evolute.train.algorithms import (
-    CLIPPING,
     LOSSES,
-    REDUCTIONS,
-    RULES,
+    CriticConfig,
+    KlConfig,
     LossConfig,
     OffPolicyConfig,
+    SelectionConfig,
 )
-from evolute.types import ConfigError
-from evolute.types.settings import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +31,21 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmConfig:
-    """Advantage rule, loss, reduction and off-policy correction."""
+    """Advantage rule, loss, reduction, KL, off-policy correction, selection of rollouts."""
 
     advantage: str = "grpo"
     reduction: str = "token_mean"
+    anchor: Literal["auto", "policy", "rollout"] = "auto"  # of the ratio; auto: see docs/train.md
+    max_length: int = 0  # the constant of seq_mean_token_sum_norm; 0: max_new_tokens
+    gamma: float = 1.0  # gae, reinforce++: discount a token
+    lam: float = 1.0  # gae: lambda
+    normalize: bool = False  # advantages to mean 0, variance 1 over the batch's tokens
+    teacher: str = ""  # distillation: a model with the same tokenizer
     loss: LossConfig = field(default_factory=LossConfig)
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
+    kl: KlConfig = field(default_factory=KlConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,41 +76,25 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        from evolute.train.effective import check_effective
+
         check_effective(self)
 
+    @property
+    def is_single_pass(self) -> bool:
+        """One optimizer step a batch: the policy is still the one of the scores."""
+        return self.epochs == self.mini_batches == 1
 
-def check_effective(config: TrainConfig) -> None:
-    """Raise ConfigError for unknown names and for settings that would silently do nothing."""
-    algorithm, loss = config.algorithm, config.algorithm.loss
-    for value, known, what in (
-        (algorithm.advantage, RULES, "algorithm.advantage"),
-        (algorithm.reduction, REDUCTIONS, "algorithm.reduction"),
-        (loss.name, LOSSES, "algorithm.loss.name"),
-    ):
-        if value not in known:
-            raise ConfigError(f"{what} is {value!r}. {nearest(value, known)}")
-    default = LossConfig()
-    if loss.name not in CLIPPING and (loss.clip_low, loss.clip_high) != (
-        default.clip_low,
-        default.clip_high,
-    ):
-        raise ConfigError(f"algorithm.loss.clip_* do nothing with loss {loss.name!r}; remove them.")
-    if loss.name != "dual_clip" and loss.dual_clip != default.dual_clip:
-        raise ConfigError("algorithm.loss.dual_clip does nothing unless loss.name = 'dual_clip'.")
-    if config.samples_per_prompt < 2:
-        raise ConfigError(
-            "samples_per_prompt is 1: a group of one has no advantage; use at least 2."
-        )
-    for name in ("steps", "prompts_per_step", "epochs", "mini_batches", "micro_batch_tokens"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1.")
-    if config.mini_batches > config.prompts_per_step:
-        raise ConfigError("mini_batches exceeds prompts_per_step; a group cannot be divided.")
-    if config.precision != "float32" and not (config.fused and config.method == "lora"):
-        raise ConfigError(f"precision {config.precision!r} needs fused = true and method = 'lora'.")
-    if config.method == "full" and config.lora != LoraConfig():
-        raise ConfigError("lora.* do nothing with method 'full'; remove them.")
-    if not 0 <= config.update_nice <= 19:
-        raise ConfigError(f"update_nice is {config.update_nice}; it must lie between 0 and 19.")
-    if config.temperature <= 0:
-        raise ConfigError("temperature must be above 0: greedy siblings are all equal.")
+    @property
+    def anchor(self) -> Literal["policy", "rollout"]:
+        """Whose log-probabilities the ratio is taken to. The loss may have the last word."""
+        if LOSSES[self.algorithm.loss.name].anchor == "rollout":
+            return "rollout"
+        if self.algorithm.anchor != "auto":
+            return self.algorithm.anchor
+        return "policy" if self.is_single_pass else "rollout"
+
+    @property
+    def is_ratio_one(self) -> bool:
+        """The first ratio, which is then the only one, is exactly 1."""
+        return self.is_single_pass and self.anchor == "policy"

@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,14 +20,18 @@ from torch import Tensor
 
 from evolute.models import LoadedModel, LoraConfig
 from evolute.train.algorithms import (
+    LOSSES,
+    TOKEN_RULES,
     correction,
-    group_advantages,
     kl_estimate,
+    mark_tokens,
     policy_loss,
-    token_weights,
 )
+from evolute.train.credit import Scored, credit
+from evolute.train.evidence import Evidence
 from evolute.train.policy import Policy, TokenBatch
 from evolute.train.rollouts.packing import Credited, MicroBatch, pack
+from evolute.train.scoring import gather, logprobs_of, score_samples
 from evolute.train.settings import OptimizerConfig, TrainConfig
 from evolute.types import Outcome, Rollout, TrainingError
 
@@ -64,28 +68,51 @@ class UpdateReport:
 
 
 class Trainer:
-    """Owns the optimizer; the policy's adapter is changed in place."""
+    """Owns the optimizer; the policy's adapter is changed in place.
 
-    def __init__(self, policy: Policy, config: TrainConfig) -> None:
+    `reference` is the model before training, needed with a KL when all weights are trained (with
+    an adapter it is the policy without it); `teacher` is that of distillation.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: TrainConfig,
+        reference: Policy | None = None,
+        teacher: Policy | None = None,
+    ) -> None:
         self.policy, self.config = policy, config
         self.optimizer = make_optimizer(policy, config.optimizer)
         self.num_updates = 0
+        self._evidence = Evidence(policy, config, reference, teacher)
+        self._scored = Scored()
+        self._marks: dict[int, Tensor] = {}
 
     def update(self, rollouts: Sequence[Rollout]) -> UpdateReport:
         """Train on the rollouts of one step. Without any contrast in rewards nothing changes."""
         started = time.perf_counter()
         failures = Counter(r.failure or "unknown" for r in rollouts if r.outcome is Outcome.FAILED)
-        credited = credit(rollouts, self.config)
-        if self.config.skip_zero_advantage:
+        self._scored = self._evidence.of(rollouts)
+        credited = credit(rollouts, self.config, self._scored)
+        only_advantages = has_only_advantages(self.config)
+        if self.config.skip_zero_advantage and only_advantages:
             credited = [c for c in credited if c.advantage]
         sums: dict[str, float] = defaultdict(float)
-        if any(c.advantage for c in credited):
+        if any(c.advantage for c in credited) or (credited and not only_advantages):
+            check_rollout_logprobs(credited, self.config)
             for _ in range(self.config.epochs):
                 for part in self._mini_batches(credited):
                     self._optimize(part, sums)
-        report = _summary(sums)
+        report = _summary(sums) | self._evidence.after(self._scored, sums)
         report["update_s"] = time.perf_counter() - started
         return UpdateReport(int(sums["tokens"]), report, dict(failures))
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside policy and optimizer."""
+        return self._evidence.state()
+
+    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+        self._evidence.load(state)
 
     # -- internals ---------------------------------------------------------------
 
@@ -98,12 +125,14 @@ class Trainer:
         for one in credited:
             parts[part_of[one.group]].append(one)
         scale = len(parts)  # weights were baked for the whole batch
-        return [[replace(c, advantage=c.advantage * scale) for c in part] for part in parts]
+        return [[c.scaled(scale) for c in part] for part in parts]
 
     def _optimize(self, credited: list[Credited], sums: dict[str, float]) -> None:
         batches = pack(credited, self.config.micro_batch_tokens)
         if not batches:
             return
+        if LOSSES[self.config.algorithm.loss.name].needs_marks:
+            self._marks = self._marked(credited)
         expected = sum(sum(c.sample.loss_mask) for c in credited)
         self.optimizer.zero_grad(set_to_none=True)
         trained = sum(self._backward(batch, sums) for batch in batches)
@@ -114,9 +143,19 @@ class Trainer:
     def _backward(self, batch: MicroBatch, sums: dict[str, float]) -> int:
         config = self.config.algorithm
         tokens, scores = self.policy.scores(batch, self.config.temperature)
-        old = self._old_logprobs(tokens, scores.logprobs)
+        old = self._old_logprobs(batch, tokens, scores.logprobs)
         factor = correction(old, tokens.rollout_logprobs, tokens.sequence, config.off_policy)
-        losses = policy_loss(scores.logprobs, old, tokens.advantages * factor, config.loss)
+        losses = policy_loss(
+            scores.logprobs,
+            old,
+            tokens.advantages * factor,
+            config.loss,
+            weights=tokens.weights * factor,
+            rollout_logprobs=tokens.rollout_logprobs,
+            sequence=tokens.sequence,
+            marked=gather(batch, self._marks) if self._marks else None,
+        )
+        losses = losses + self._evidence.loss_terms(batch, tokens, scores, self._scored, sums)
         loss = losses.sum()
         if not torch.isfinite(loss):
             raise TrainingError("the loss is not finite; the step was not applied. Lower lr.")
@@ -125,17 +164,44 @@ class Trainer:
             _measure(sums, tokens, scores.logprobs, old, scores.entropy, factor, loss)
         return len(tokens.targets)
 
-    def _old_logprobs(self, tokens: TokenBatch, logprobs: Tensor) -> Tensor:
-        """Before the update: the policy's own on the first pass, so that the ratio is exactly 1;
-        with several passes the sampler's are the anchor."""
-        if self.config.epochs == self.config.mini_batches == 1:
+    def _old_logprobs(self, batch: MicroBatch, tokens: TokenBatch, logprobs: Tensor) -> Tensor:
+        """The ratio's anchor: the sampler's; or the policy's own before the update, which on a
+        single pass are those of this very pass, so that the ratio is exactly 1."""
+        if self.config.anchor == "rollout":
+            return tokens.rollout_logprobs
+        if self.config.is_single_pass:
             return logprobs.detach()
-        return tokens.rollout_logprobs
+        return gather(batch, self._scored.old)
+
+    def _marked(self, credited: list[Credited]) -> dict[int, Tensor]:
+        """Which tokens of the mini-batch a covariance loss treats apart, by number."""
+        trained = [c for c in credited if any(c.sample.loss_mask)]
+        (now,) = score_samples(
+            self.policy,
+            [(c.number, c.sample) for c in trained],
+            self.config.micro_batch_tokens,
+            self.config.temperature,
+            logprobs_of,
+        )
+        logprobs = torch.cat([now[c.number] for c in trained])
+        rollout = torch.cat([_rollout_logprobs(c) for c in trained])
+        is_old_known = self.config.anchor == "policy" and bool(self._scored.old)
+        old = (
+            torch.cat([self._scored.old[c.number] for c in trained])
+            if is_old_known
+            else (rollout if self.config.anchor == "rollout" else logprobs)
+        )
+        advantages = torch.cat([_plain_advantages(c) for c in trained])
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.num_updates)
+        marks = mark_tokens(logprobs, old, advantages, self.config.algorithm.loss, generator)
+        sizes = [len(now[c.number]) for c in trained]
+        return {c.number: part for c, part in zip(trained, marks.split(sizes))}
 
     def _apply(self, sums: dict[str, float]) -> None:
         config, done = self.config, self.num_updates + 1
         total = config.steps * config.epochs * config.mini_batches
         lr, norm = apply_gradient(self.policy, self.optimizer, config.optimizer, done, total)
+        self._evidence.step()
         self.num_updates = done
         sums["lr"] = lr
         sums["grad_norm"] += norm
@@ -181,27 +247,37 @@ def learning_rate(update: int, total: int, settings: OptimizerConfig) -> float:
     return settings.lr * warm * (1 - 0.9 * min(max(done, 0.0), 1.0))
 
 
-def credit(rollouts: Sequence[Rollout], config: TrainConfig) -> list[Credited]:
-    """Advantages with the reduction's weight; failed rollouts are out of the statistics."""
-    valid = [r for r in rollouts if r.outcome.is_reward_valid]
-    by_group: dict[int, list[Rollout]] = defaultdict(list)
-    for rollout in valid:
-        by_group[rollout.group].append(rollout)
-    found: list[tuple[Rollout, float]] = []
-    for members in by_group.values():
-        advantages = group_advantages([r.reward for r in members], config.algorithm.advantage)
-        if abs(sum(advantages)) > 1e-6 * max(1.0, *map(abs, advantages)) * len(advantages):
-            raise TrainingError("the advantages of a group do not sum to zero.")
-        found += zip(members, advantages)
-    pairs = [(rollout, a, sample) for rollout, a in found for sample in rollout.samples]
-    lengths = [sum(sample.loss_mask) for _, _, sample in pairs]
-    longest = config.max_new_tokens or max(lengths, default=1)
-    groups = [rollout.group for rollout, _, _ in pairs]
-    weights = token_weights(config.algorithm.reduction, lengths, groups, longest)
-    return [
-        Credited(sample, rollout.group, advantage * weight, number)
-        for number, ((rollout, advantage, sample), weight) in enumerate(zip(pairs, weights))
-    ]
+def has_only_advantages(config: TrainConfig) -> bool:
+    """A token without advantage has no gradient, and nothing else looks at it."""
+    loss, rule = LOSSES[config.algorithm.loss.name], config.algorithm.advantage
+    has_critic = rule in TOKEN_RULES and TOKEN_RULES[rule].needs == "values"
+    return not (loss.needs_marks or config.algorithm.kl.loss or has_critic)
+
+
+def check_rollout_logprobs(credited: Sequence[Credited], config: TrainConfig) -> None:
+    """Raise TrainingError when the sampler's are missing and something is anchored on them."""
+    is_needed = config.anchor == "rollout" or config.algorithm.off_policy.is_active
+    if not is_needed or config.algorithm.loss.name == "cross_entropy":
+        return
+    told = [float(x) for c in credited for x in _rollout_logprobs(c)]
+    if told and (not all(map(math.isfinite, told)) or not any(told)):
+        raise TrainingError(
+            "rollout log-probabilities are missing, and the loss or the correction is anchored on "
+            "them. Let the sampler report them, or set algorithm.anchor = 'policy' without "
+            "off_policy."
+        )
+
+
+def _rollout_logprobs(one: Credited) -> Tensor:
+    pairs = zip(one.sample.rollout_logprobs, one.sample.loss_mask)
+    return torch.tensor([logprob for logprob, trained in pairs if trained])
+
+
+def _plain_advantages(one: Credited) -> Tensor:
+    """Of each trained token, without the reduction's weight."""
+    if one.per_token is not None:
+        return one.per_token.float()
+    return torch.full((sum(one.sample.loss_mask),), one.advantage / one.weight)
 
 
 def _measure(

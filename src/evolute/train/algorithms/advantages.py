@@ -1,35 +1,66 @@
-"""Credit of a response from the rewards of its group: GRPO, Dr. GRPO, RLOO as one rule.
+"""Credit of a response from the rewards of its group: one number a rollout.
 
-advantage = (reward - mean) * gain / spread
+    group_advantages(rewards, rule)     rules: RULES; more by RULES.add(name, GroupRule(...))
 
-grpo      gain 1, spread = sample std + 1e-6     (Shao et al. 2024)
-dr_grpo   gain 1, spread 1                       (Liu et al. 2025)
-rloo      gain n / (n - 1), spread 1: reward minus the mean of the others (Ahmadian et al. 2024)
+grpo      (r - mean) / (sample std + 1e-6)            Shao et al. 2024, arXiv 2402.03300
+dr_grpo   r - mean                                    Liu et al. 2025, arXiv 2503.20783
+rloo      (r - mean) n / (n - 1): r minus the mean of the others; Ahmadian et al. 2024, 2402.14740
+maxrl     (r - mean) / (mean + 1e-6), rewards >= 0    maximum likelihood RL, 2026
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evolute.types import ConfigError
-from evolute.types.settings import nearest
+from evolute.train.algorithms.registry import Registry
+from evolute.types import TrainingError
 
-STD_EPS = 1e-6
-RULES = {"grpo": (False, True), "dr_grpo": (False, False), "rloo": (True, False)}
+STD_EPS = MEAN_EPS = 1e-6
+Rewards = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """`advantages` maps two or more rewards to as many advantages."""
+
+    advantages: Callable[[Rewards], Rewards]
+    sums_to_zero: bool = True  # within a group; checked at every step
+
+
+def grpo(rewards: Rewards) -> Rewards:
+    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + STD_EPS)
+
+
+def dr_grpo(rewards: Rewards) -> Rewards:
+    return rewards - rewards.mean()
+
+
+def rloo(rewards: Rewards) -> Rewards:
+    return (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
+
+
+def maxrl(rewards: Rewards) -> Rewards:
+    mean = rewards.mean()
+    if mean < 0:
+        raise TrainingError(
+            f"maxrl divides by a group's mean reward, which is {mean:g}; it is defined for rewards "
+            "of 0 and above. Shift the rewards, or use another advantage rule."
+        )
+    return (rewards - mean) / (mean + MEAN_EPS)
+
+
+RULES: Registry[GroupRule] = Registry("advantage rule")
+for _rule in (grpo, dr_grpo, rloo, maxrl):
+    RULES.add(_rule.__name__, GroupRule(_rule))
 
 
 def group_advantages(rewards: Sequence[float], rule: str = "grpo") -> list[float]:
     """One advantage for each reward of a group. A group of one teaches nothing: 0."""
-    if rule not in RULES:
-        raise ConfigError(f"no advantage rule {rule!r}. {nearest(rule, RULES)}")
-    leave_one_out, by_std = RULES[rule]
-    n = len(rewards)
-    if n < 2:
-        return [0.0] * n
-    values = np.asarray(rewards, np.float64)
-    centered = values - values.mean()
-    gain = n / (n - 1) if leave_one_out else 1.0
-    spread = values.std(ddof=1) + STD_EPS if by_std else 1.0
-    return [float(a) for a in centered * gain / spread]
+    found = RULES[rule]
+    if len(rewards) < 2:
+        return [0.0] * len(rewards)
+    return [float(a) for a in found.advantages(np.asarray(rewards, np.float64))]

@@ -1,7 +1,10 @@
 """Correction for tokens sampled by weights or kernels that differ a little from the trainer's.
 
+    correction(old, rollout, sequence, config) -> factor on each token's loss; 0 drops it
+
 q = exp(old - rollout), per token. In this order: reject sequences with an outlier, mask tokens
-out of bounds, scale by the truncated ratio, mask sequences by their mean or product ratio.
+out of bounds (IcePop), scale by the truncated ratio of the token or of the sequence (truncated
+importance sampling, Yao et al. 2025), mask sequences by the mean or the product of their ratios.
 Everything is off by default (a bound of 0).
 """
 
@@ -29,11 +32,12 @@ class OffPolicyConfig:
     geometric_high: float = 0.0
     product_low: float = 0.0
     product_high: float = 0.0
+    truncate_sequence: float = 0.0  # multiply it by min(product of q, truncate_sequence)
 
     @property
     def is_active(self) -> bool:
         highs = (self.outlier_high, self.token_high, self.geometric_high, self.product_high)
-        return any(highs) or self.truncate > 0
+        return any(highs) or self.truncate > 0 or self.truncate_sequence > 0
 
 
 def correction(
@@ -54,14 +58,17 @@ def correction(
         return factor
     count = int(sequence.max()) + 1 if len(sequence) else 0
     if config.outlier_high:
-        outlier = ((q < config.outlier_low) | (q > config.outlier_high)).float()
-        factor *= (_per_sequence(outlier, sequence, count) == 0).float()[sequence]
+        outlier = ((q < config.outlier_low) | (q > config.outlier_high)).to(q.dtype)
+        factor *= (_per_sequence(outlier, sequence, count) == 0).to(q.dtype)[sequence]
     if config.token_high:
-        factor *= ((q >= config.token_low) & (q <= config.token_high)).float()
-    if config.truncate:
-        factor *= q.clamp(max=config.truncate)
+        factor *= ((q >= config.token_low) & (q <= config.token_high)).to(q.dtype)
     total = _per_sequence(log_q, sequence, count)
     length = _per_sequence(torch.ones_like(q), sequence, count).clamp(min=1)
+    if config.truncate:
+        factor *= q.clamp(max=config.truncate)
+    if config.truncate_sequence:
+        product = total.clamp(-20, 20).exp()
+        factor *= product.clamp(max=config.truncate_sequence)[sequence]
     if config.geometric_high:
         factor *= _within(total / length, config.geometric_low, config.geometric_high)[sequence]
     if config.product_high:
@@ -70,9 +77,9 @@ def correction(
 
 
 def _per_sequence(values: Tensor, sequence: Tensor, count: int) -> Tensor:
-    return torch.zeros(count).index_add_(0, sequence, values.float())
+    return values.new_zeros(count).index_add_(0, sequence, values)
 
 
 def _within(log_ratio: Tensor, low: float, high: float) -> Tensor:
     ratio = log_ratio.clamp(-20, 20).exp()
-    return ((ratio >= low) & (ratio <= high)).float()
+    return ((ratio >= low) & (ratio <= high)).to(ratio.dtype)

@@ -1,34 +1,68 @@
 """How token losses become one number, baked into per-sequence weights before any split.
 
-The loss is then a plain masked sum, so neither the micro-batch split nor the number of workers
-can change it.
+    token_weights(reduction, lengths, groups, max_length)
+
+token_mean                1 / tokens of the batch                             (DAPO, 2503.14476)
+sequence_mean             1 / (sequences x own tokens)                        (GRPO)
+prompt_mean               1 / (prompts x tokens of the prompt's group)
+seq_mean_token_sum_norm   1 / (sequences x max_length), a constant            (Dr. GRPO)
+seq_mean_token_sum        1 / sequences                                       (LUSPO)
+token_sum                 1                                                   (the Tinker API)
+
+The loss is then a plain sum over trained tokens, so neither the micro-batch split nor the number
+of workers can change it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
-from evolute.types import ConfigError
-from evolute.types.settings import nearest
+from evolute.train.algorithms.registry import Registry
 
-REDUCTIONS = ("token_mean", "sequence_mean", "seq_mean_token_sum_norm", "prompt_mean")
+Weights = Callable[[Sequence[int], Sequence[Hashable], int], list[float]]
+
+
+def token_mean(lengths: Sequence[int], groups: Sequence[Hashable], longest: int) -> list[float]:
+    return [1 / max(sum(lengths), 1)] * len(lengths)
+
+
+def sequence_mean(lengths: Sequence[int], groups: Sequence[Hashable], longest: int) -> list[float]:
+    return [1 / (len(lengths) * max(length, 1)) for length in lengths]
+
+
+def prompt_mean(lengths: Sequence[int], groups: Sequence[Hashable], longest: int) -> list[float]:
+    tokens: Counter[Hashable] = Counter()
+    for group, length in zip(groups, lengths):
+        tokens[group] += length
+    return [1 / (len(tokens) * max(tokens[group], 1)) for group in groups]
+
+
+def seq_mean_token_sum_norm(
+    lengths: Sequence[int], groups: Sequence[Hashable], longest: int
+) -> list[float]:
+    return [1 / (len(lengths) * longest)] * len(lengths)
+
+
+def seq_mean_token_sum(
+    lengths: Sequence[int], groups: Sequence[Hashable], longest: int
+) -> list[float]:
+    return [1 / len(lengths)] * len(lengths)
+
+
+def token_sum(lengths: Sequence[int], groups: Sequence[Hashable], longest: int) -> list[float]:
+    return [1.0] * len(lengths)
+
+
+REDUCTIONS: Registry[Weights] = Registry("loss reduction")
+for _weights in (token_mean, sequence_mean, seq_mean_token_sum_norm, prompt_mean):
+    REDUCTIONS.add(_weights.__name__, _weights)
+for _weights in (seq_mean_token_sum, token_sum):
+    REDUCTIONS.add(_weights.__name__, _weights)
 
 
 def token_weights(
     reduction: str, lengths: Sequence[int], groups: Sequence[Hashable], max_length: int
 ) -> list[float]:
     """Weight of each token of sequence i. `lengths` count trained tokens (0 allowed)."""
-    n = len(lengths)
-    if reduction == "token_mean":
-        return [1 / max(sum(lengths), 1)] * n
-    if reduction == "sequence_mean":
-        return [1 / (n * max(length, 1)) for length in lengths]
-    if reduction == "seq_mean_token_sum_norm":
-        return [1 / (n * max_length)] * n
-    if reduction == "prompt_mean":
-        tokens: Counter[Hashable] = Counter()
-        for group, length in zip(groups, lengths):
-            tokens[group] += length
-        return [1 / (len(tokens) * max(tokens[group], 1)) for group in groups]
-    raise ConfigError(f"no loss reduction {reduction!r}. {nearest(reduction, REDUCTIONS)}")
+    return REDUCTIONS[reduction](lengths, groups, max_length)

@@ -9,7 +9,9 @@ memory and time, never the loss: weights are baked in before (`algorithms/reduct
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from evolute.types import TrainingSample
 
@@ -20,8 +22,15 @@ class Credited:
 
     sample: TrainingSample
     group: int
-    advantage: float  # reduction weight included
+    advantage: float  # reduction weight included; with per_token the largest, in size
     number: int  # of the sequence in the batch
+    weight: float = 1.0  # the reduction's
+    per_token: Tensor | None = field(default=None, compare=False)  # advantages without weight
+    returns: Tensor | None = field(default=None, compare=False)  # what a critic should say
+
+    def scaled(self, factor: float) -> Credited:
+        """The same with all weights times `factor`."""
+        return replace(self, advantage=self.advantage * factor, weight=self.weight * factor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Which problems come next: a seeded stream that can start at any step.
 
-Step k's problems depend on (task, seed, k) only, so a resumed run sees what the uninterrupted
-one would have seen. The pool is walked in a new order on each pass.
+Step k's problems depend on (task, seed, k) only, further ones for it on how many batches came
+before, so a resumed run sees what the uninterrupted one would have seen. The pool is walked in a
+new order on each pass.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ class ProblemSource:
         self._per_step, self._seed = per_step, seed
         self._pool = _largest_pool(task, per_step, seed)
 
-    def batch(self, step: int) -> list[Problem]:
-        """`per_step` problems; different ones within a pass over the pool."""
+    def batch(self, step: int, again: int = 0) -> list[Problem]:
+        """`per_step` problems; different ones within a pass over the pool. `again` counts further
+        batches for the same step, which come from a stream of their own."""
         size, first = len(self._pool), step * self._per_step
-        return [self._pick(first + i, size) for i in range(self._per_step)]
+        stream = f"{self._seed}/again-{again}" if again else f"{self._seed}"
+        return [self._pick(stream, first + i, size) for i in range(self._per_step)]
 
-    def _pick(self, number: int, size: int) -> Problem:
+    def _pick(self, stream: str, number: int, size: int) -> Problem:
         order = list(range(size))
-        random.Random(f"{self._seed}/{number // size}").shuffle(order)
+        random.Random(f"{stream}/{number // size}").shuffle(order)
         return self._pool[order[number % size]]
 
 
