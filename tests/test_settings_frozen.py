@@ -88,6 +88,7 @@ KEYS = (
     "engine.executor",
     "engine.precision",
     "engine.device",
+    "engine.cuda_graphs",
     "engine.tensor_parallel",
     "engine.sampler",
     "engine.kv_dtype",

@@ -218,27 +218,66 @@ def test_codes_that_fit_no_block_are_refused():
         BlockWeight.pack(codes, scale, scale, 4)
 
 
+def pool_of(ranks, inputs, widths, block, device):
+    """Adapters of random values in shuffled blocks; their linear layers 1, 2, ... have `widths`
+    outputs, layer 0 is another one that none of them changes."""
+    parts, flats = np.zeros((len(ranks), 1 + len(widths), 3), np.int64), []
+    for x, rank in enumerate(ranks):
+        sizes = [-(-width // 16) * 16 * rank for n in widths for width in (inputs, n)]
+        ends = np.cumsum([0, *sizes])
+        for layer in range(len(widths)):
+            parts[x, layer + 1] = rank, ends[2 * layer], ends[2 * layer + 1]
+        flats.append(torch.randn(int(ends[-1])) / 4)
+    counts = [-(-len(flat) // block) for flat in flats]
+    order = np.random.default_rng(0).permutation(sum(counts) + 2)
+    memory = torch.full((len(order) * block,), torch.nan)
+    table, at = np.zeros((len(ranks), max(*counts, 1)), np.int64), 0
+    for x, flat in enumerate(flats):
+        for number, values in enumerate(flat.split(block) if len(flat) else ()):
+            table[x, number] = order[at] * block
+            memory[table[x, number] :][: len(values)] = values
+            at += 1
+    scale = torch.rand(len(ranks)) + 0.5
+    tables = (torch.from_numpy(table).to(device), torch.from_numpy(parts).to(device))
+    return AdapterPool(memory.to(device), block, *tables, scale.to(device), max(ranks))
+
+
 @pytest.mark.parametrize(
-    ("ranks", "inputs", "outputs"), [((16,), 16, 24), ((1, 8, 40), 96, 130), ((5, 0, 17), 70, 64)]
+    ("ranks", "inputs", "widths", "block"),
+    [((16, 0), 16, (24,), 48), ((1, 8, 40), 96, (130, 20), 64), ((5, 0, 17), 70, (64, 8, 8), 8)],
 )
 @pytest.mark.parametrize("dtype", TYPES)
-def test_adapters_of_mixed_ranks(device, ranks, inputs, outputs, dtype):
-    """Sequences without adapter, with one, with one of rank 0; without rows; decodes and chunks."""
+def test_adapters_of_mixed_ranks(device, ranks, inputs, widths, block, dtype):
+    """Sequences without adapter, with one, with one of rank 0; without rows; decodes and chunks.
+    What lies beside an adapter's blocks is not a number."""
     lengths = [1, 19, 0, 3, 1, 2, 1]
     start = torch.tensor([0, *np.cumsum(lengths)], device=device)
     table = torch.zeros(len(lengths), 1, device=device)
     rows = PagedRows.of(start, torch.zeros(int(start[-1]), device=device), table)
     adapter = torch.tensor([i % (len(ranks) + 1) - 1 for i in range(len(lengths))])
     adapter = adapter.to(device, torch.int32)
-    new = lambda *shape: torch.randn(shape).to(device, dtype) / 4  # noqa: E731
-    pool = AdapterPool.of([(new(r, inputs), new(outputs, r), 0.5) for r in ranks])
-    x, y = new(int(start[-1]), inputs), new(int(start[-1]), outputs)
-    expected = reference.add_lora(y.clone(), x, pool, rows, adapter)
-    got = lora.add_lora(y.clone(), x, pool, rows, adapter)
-    assert_near(got, expected, max(TYPES[dtype], 1e-4))
+    pool = pool_of(ranks, inputs, widths, block, device)
+    x, *before = ((torch.randn(int(start[-1]), n) / 4).to(device, dtype) for n in (inputs, *widths))
+    found = []
+    for room in (reference, lora):
+        outputs = [y.clone() for y in before]
+        room.add_lora(outputs, x, pool, 1, rows, adapter)
+        found.append(outputs)
     free = (adapter < 0)[rows.owner.long()]
-    assert free.any() and torch.equal(got[free], y[free])
-    assert not torch.equal(got[~free], y[~free])
+    for y, expected, got in zip(before, *found):
+        assert_near(got, expected, max(TYPES[dtype], 1e-4))
+        assert free.any() and torch.equal(got[free], y[free])
+        assert not torch.equal(got[~free], y[~free])
+
+
+def test_a_step_of_decodes_and_chunks(device):
+    """Sequences with one row come first and are computed apart from the others."""
+    rows, num_pages = paged([(4, 5), (64, 65), (0, 9), (30, 31)], 4, device)
+    q = torch.randn(int(rows.row_start[-1]), 4, 16, device=device)
+    pages = pages_of(num_pages, 4, 2, 16, q)
+    expected = reference.paged_attention(q, pages, rows)
+    for singles in (0, 1, 2):
+        assert_near(attention.attention(q, pages, rows, singles), expected, 2e-5)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

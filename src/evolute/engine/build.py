@@ -6,6 +6,7 @@ This is the one file that knows which executors and which tiers there are.
 from __future__ import annotations
 
 import logging
+import os
 from importlib.util import find_spec
 
 from evolute.engine.config import EngineConfig, Resolved, resolve
@@ -25,7 +26,13 @@ logger = logging.getLogger(__name__)
 def build_core(model: LoadedModel, config: EngineConfig, *, cores: int) -> EngineCore:
     """An engine core for a loaded model. Raises ConfigError when the settings cannot work."""
     has_native = find_spec("evolute.kernels._native") is not None
-    settings = resolve(config, model.config, cores=cores, has_native=has_native)
+    settings = resolve(
+        config,
+        model.config,
+        cores=cores,
+        has_native=has_native,
+        triton_fault=_triton_fault(config),
+    )
     executor, sampler = _executor(model, settings)
     logger.info("engine: %s, %d pages", settings.config, settings.num_pages)
     return EngineCore(
@@ -39,11 +46,40 @@ def build_core(model: LoadedModel, config: EngineConfig, *, cores: int) -> Engin
     )
 
 
+def _triton_fault(config: EngineConfig) -> str:
+    """Why the Triton kernels cannot run here, and what to change; empty: they can. Looks no
+    further than the settings need, as torch takes long to import."""
+    if config.executor in ("native", "torch"):
+        return f"engine.executor is {config.executor!r}"
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if config.device == "cpu" and not is_interpreted:
+        return (
+            "engine.device is 'cpu', where its kernels run in Triton's interpreter only, for "
+            "tests; set device = 'cuda', or executor to 'auto', or TRITON_INTERPRET=1 in the "
+            "environment"
+        )
+    if find_spec("triton") is None:
+        return "triton is not installed; run `pip install triton`, or set executor to 'torch'"
+    if config.device == "cpu":
+        return ""
+    if is_interpreted:
+        return "TRITON_INTERPRET is 1, which computes on the CPU; unset it, or set device = 'cpu'"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "torch finds no GPU here; set device = 'cpu' and executor to 'auto'"
+    return ""
+
+
 def _executor(model: LoadedModel, settings: Resolved) -> tuple[Executor, Sampler]:
     if settings.config.tensor_parallel > 1:
         from evolute.engine.execution.parallel.executor import ParallelExecutor
 
         return ParallelExecutor(model.config, model.weights, settings), PlainSampler()
+    if settings.config.executor == "triton":
+        from evolute.engine.execution.triton_executor import TritonExecutor
+
+        return TritonExecutor(model, settings), PlainSampler()
     if settings.config.executor == "torch":
         from evolute.engine.execution.torch_executor import TorchExecutor
 

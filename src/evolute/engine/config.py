@@ -26,21 +26,31 @@ AT_LEAST_ONE = (
     *("draft_tokens", "ngram_min", "speculate_up_to", "tier_mb", "tier_step_mb"),
     "jump_tokens",
 )
-BYTES = {"float32": 4, "float16": 2}
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+PRECISIONS = {  # of each executor
+    "native": ("float32", "quantized", "int8"),
+    "torch": ("float32", "bfloat16"),
+    "triton": ("float32", "bfloat16", "quantized"),
+}
+TRITON_HEAD_WIDTH = 256  # wider ones do not fit a GPU's shared memory
+ExecutorName = Literal["native", "torch", "triton"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Settings of one engine. `auto` and 0 are decided by `resolve`."""
 
-    executor: Literal["auto", "native", "torch"] = "auto"  # torch: the plain reference
-    # auto: float32; quantized: the file's own codes; int8: a scale per output, for many at once;
-    # bfloat16: torch
+    # torch: the plain reference; triton: kernels for a GPU, what auto takes with device cuda
+    executor: Literal["auto", "native", "torch", "triton"] = "auto"
+    # auto: float32; quantized: the file's own codes (native, triton); int8: a scale per output,
+    # for many at once (native); bfloat16: torch, triton
     precision: Literal["auto", "float32", "bfloat16", "quantized", "int8"] = "auto"
-    device: Literal["cpu", "cuda"] = "cpu"  # cuda: torch, one GPU for each rank
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: triton, or torch with one GPU for each rank
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"  # decodes replayed; auto: triton on cuda
     tensor_parallel: int = 1  # processes that share the network; torch
     sampler: Literal["auto", "native", "plain"] = "auto"  # plain: numpy, row by row
-    kv_dtype: Literal["auto", "float32", "float16"] = "auto"  # auto: follows precision
+    # auto: follows precision; bfloat16: torch, triton
+    kv_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     context: int = 0  # longest prompt + output; 0: the model's own
     max_running: int = 64  # requests computed at once
     token_budget: int = 512  # tokens one step may compute
@@ -164,26 +174,35 @@ class Resolved:
     num_slots: int = 0  # pages of the second tier
 
 
-def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native: bool) -> Resolved:
-    """Decide everything that was left open. Raises ConfigError when it cannot work."""
-    executor = _executor(config, model, has_native=has_native)
+def resolve(
+    config: EngineConfig,
+    model: ModelConfig,
+    *,
+    cores: int,
+    has_native: bool,
+    triton_fault: str = "nobody looked for it",
+) -> Resolved:
+    """Decide everything that was left open. `triton_fault` says why the Triton kernels cannot run
+    here, and what to change; empty: they can. Raises ConfigError when it cannot work."""
+    triton_fault = triton_fault or _triton_limits(config, model)
+    executor = _executor(config, model, has_native=has_native, has_triton=not triton_fault)
+    if executor == "triton" and triton_fault:
+        raise ConfigError(f"engine.executor is 'triton', but {triton_fault}.")
     precision = "float32" if config.precision == "auto" else config.precision
-    wanted = "torch" if precision == "bfloat16" else "native"
-    if precision != "float32" and executor != wanted:
+    if precision not in PRECISIONS[executor]:
+        able = " or ".join(repr(name) for name, kinds in PRECISIONS.items() if precision in kinds)
         raise ConfigError(
-            f"engine.precision {precision!r} needs engine.executor {wanted!r}, but "
+            f"engine.precision {precision!r} needs engine.executor {able}, but "
             f"{_why(config, executor)}; change one of them."
         )
     sampler = config.sampler
     if sampler == "auto":
         sampler = "native" if executor == "native" else "plain"
-    if sampler == "native" and executor == "torch":
+    if sampler == "native" and executor != "native":
         raise ConfigError(
             f"engine.sampler 'native' needs engine.executor 'native', but {_why(config, executor)}."
         )
-    kv_dtype = config.kv_dtype
-    if kv_dtype == "auto":
-        kv_dtype = "float32" if precision == "float32" else "float16"
+    kv_dtype = _kv_dtype(config, executor, precision)
     context = min(config.context or model.context, model.context)
     chosen = dataclasses.replace(
         config,
@@ -191,6 +210,7 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
         precision=precision,
         sampler=sampler,
         kv_dtype=kv_dtype,
+        cuda_graphs=_cuda_graphs(config, executor),
         context=context,
         num_threads=config.num_threads or cores,
     )
@@ -198,8 +218,8 @@ def resolve(config: EngineConfig, model: ModelConfig, *, cores: int, has_native:
 
 
 def _executor(
-    config: EngineConfig, model: ModelConfig, *, has_native: bool
-) -> Literal["native", "torch"]:
+    config: EngineConfig, model: ModelConfig, *, has_native: bool, has_triton: bool
+) -> ExecutorName:
     check_size(model, config.tensor_parallel)
     needs_torch = config.tensor_parallel > 1 or config.device == "cuda"
     if config.executor == "native" and needs_torch:
@@ -216,8 +236,56 @@ def _executor(
         )
     if config.executor != "auto":
         return config.executor
+    if config.device == "cuda" and has_triton and config.precision != "int8":
+        return "triton"
     is_torch = needs_torch or config.precision == "bfloat16" or not has_native
     return "torch" if is_torch else "native"
+
+
+def _triton_limits(config: EngineConfig, model: ModelConfig) -> str:
+    """Why the Triton executor cannot do what is asked; empty: it can."""
+    if config.tensor_parallel > 1:
+        return (
+            f"engine.tensor_parallel is {config.tensor_parallel} and it computes in one process; "
+            "set executor to 'torch', or tensor_parallel = 1"
+        )
+    if model.head_width > TRITON_HEAD_WIDTH:
+        return (
+            f"the model's heads are {model.head_width} wide and its kernels take up to "
+            f"{TRITON_HEAD_WIDTH}; set executor to 'torch'"
+        )
+    if config.device == "cpu" and config.precision == "bfloat16":
+        return (
+            "engine.precision is 'bfloat16', which Triton's interpreter cannot compute; set "
+            "device = 'cuda', or precision = 'float32'"
+        )
+    return ""
+
+
+def _cuda_graphs(config: EngineConfig, executor: str) -> Literal["on", "off"]:
+    can = executor == "triton" and config.device == "cuda"
+    if config.cuda_graphs == "on" and not can:
+        raise ConfigError(
+            "engine.cuda_graphs is 'on', which needs engine.executor 'triton' and engine.device "
+            f"'cuda', but {_why(config, executor)} and the device is {config.device!r}; leave it "
+            "at 'auto'."
+        )
+    return "on" if can and config.cuda_graphs != "off" else "off"
+
+
+def _kv_dtype(
+    config: EngineConfig, executor: str, precision: str
+) -> Literal["float32", "float16", "bfloat16"]:
+    if config.kv_dtype == "bfloat16" and executor == "native":
+        raise ConfigError(
+            "engine.kv_dtype 'bfloat16' needs engine.executor 'torch' or 'triton', but "
+            f"{_why(config, executor)}; use 'float16'."
+        )
+    if config.kv_dtype != "auto":
+        return config.kv_dtype
+    if precision == "float32":
+        return "float32"
+    return "bfloat16" if executor == "triton" else "float16"
 
 
 def _why(config: EngineConfig, executor: str) -> str:

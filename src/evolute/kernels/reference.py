@@ -5,7 +5,7 @@
     paged_attention(q, pages, rows)               causal, over pages; decode and prefill alike
     block_linear(x, weight, bias)                 a matrix of 4- or 8-bit codes
     round_activations(x)                          what the CPU kernels multiply codes with
-    add_lora(y, x, pool, rows, adapter)           adapters of any ranks, by sequence
+    add_lora(outputs, x, pool, slot, rows, adapter)   adapters of any ranks, by sequence
     silu_mul(gate, up), token_logprobs(logits, token_ids, temperature)
 
 All in float32 whatever the inputs are, results in the inputs' type. Slow on purpose: loops over
@@ -17,6 +17,7 @@ K kv heads, E head width, P pages, S slots of a page, N outputs, M inputs, R ran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 32  # weights that share a scale and an offset
+PITCH = 16  # floats of which rows of adapters are padded to a multiple
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,25 +126,27 @@ class BlockWeight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterPool:
-    """Adapters of one linear layer, their rank rows one below the other.
+    """Adapters as runs of floats, each cut into blocks that lie anywhere in `memory`.
 
-    Adapter x owns rows start[x] : start[x + 1]; none of them if it leaves the layer alone. Its
-    scale is folded into b.
+    Float f of adapter x is memory[blocks[x, f // block] + f % block]. Its linear layer l has rows
+    of A [R, M] from float parts[x, l, 1] on, and rows of B^T [R, N] from parts[x, l, 2] on, each
+    padded to a multiple of 16 floats. R = parts[x, l, 0] is 0 where it leaves the layer alone.
     """
 
-    a: Float[Tensor, "R M"]
-    b: Float[Tensor, "R N"]  # transposed against PEFT's B
-    start: Int[Tensor, " X+1"]
+    memory: Float[Tensor, " F"]  # float32
+    block: int  # floats
+    blocks: Int[Tensor, "X C"]
+    parts: Int[Tensor, "X L 3"]
+    scale: Float[Tensor, " X"]
     max_rank: int
 
-    @classmethod
-    def of(cls, adapters: list[tuple[Tensor, Tensor, float]]) -> AdapterPool:
-        """From A [R, M], B [N, R] and scale of each; a rank may be 0."""
-        ranks = [len(a) for a, _, _ in adapters]
-        start = torch.tensor([0, *ranks]).cumsum(0).to(torch.int32)
-        a = torch.cat([a for a, _, _ in adapters]).contiguous()
-        b = torch.cat([b.T * scale for _, b, scale in adapters]).contiguous()
-        return cls(a, b, start.to(a.device), max(ranks))
+    def read(self, adapter: int, layer: int, which: int, width: int) -> Float[Tensor, "R W"]:
+        """A (which = 1) or B^T (which = 2) of one linear layer."""
+        rank, start = int(self.parts[adapter, layer, 0]), int(self.parts[adapter, layer, which])
+        pitch = -(-width // PITCH) * PITCH
+        at = start + torch.arange(rank * pitch, device=self.memory.device)
+        found = self.memory[self.blocks[adapter, at // self.block].long() + at % self.block]
+        return found.view(rank, pitch)[:, :width]
 
 
 def rms_norm(
@@ -223,20 +227,24 @@ def round_activations(x: Float[Tensor, "T M"], group: int = 1) -> Float[Tensor, 
 
 
 def add_lora(
-    y: Float[Tensor, "T N"],
+    outputs: Sequence[Float[Tensor, "T N"]],
     x: Float[Tensor, "T M"],
     pool: AdapterPool,
+    layer: int,
     rows: PagedRows,
     adapter: Int[Tensor, " B"],
-) -> Float[Tensor, "T N"]:
-    """y += (x A^T) B^T with each sequence's adapter (Hu et al. 2021); -1 for none. In place."""
-    start = pool.start.tolist()
+) -> None:
+    """y += scale (x A^T) B^T with each sequence's adapter (Hu et al. 2021); -1 for none.
+
+    `outputs` are those of linear layers `layer`, `layer` + 1, ..., all of input x. In place.
+    """
     for b, index in enumerate(adapter.tolist()):
         mine = slice(int(rows.row_start[b]), int(rows.row_start[b + 1]))
-        if index >= 0:
-            own = slice(start[index], start[index + 1])
-            y[mine] += (x[mine].float() @ pool.a[own].float().T @ pool.b[own].float()).to(y.dtype)
-    return y
+        for at, y in enumerate(outputs, layer):
+            if index >= 0:
+                low = x[mine].float() @ pool.read(index, at, 1, x.shape[1]).T
+                extra = low @ pool.read(index, at, 2, y.shape[1]) * pool.scale[index]
+                y[mine] += extra.to(y.dtype)
 
 
 def silu_mul(gate: Float[Tensor, "T F"], up: Float[Tensor, "T F"]) -> Float[Tensor, "T F"]:

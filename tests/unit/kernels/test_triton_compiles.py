@@ -41,7 +41,8 @@ KERNELS = {  # call -> kernels that it launches
     "linear, 4 bits": ["block_linear_kernel"],
     "linear, 8 bits, bias": ["block_linear_kernel"],
     "linear, float32": ["block_linear_kernel"],
-    "adapters": ["shrink_kernel", "expand_kernel"],
+    "adapters": ["shrink_kernel", "expand_kernel", "expand_kernel"],
+    "adapters, blocks that cut vectors": ["shrink_kernel", "expand_kernel", "expand_kernel"],
     "norm": ["rms_norm_kernel"],
     "norm, residual": ["rms_norm_kernel"],
     "gate": ["silu_mul_kernel"],
@@ -122,9 +123,10 @@ def calls() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "linear, 4 bits", lambda: linear.block_linear(x, codes(4))
     yield "linear, 8 bits, bias", lambda: linear.block_linear(x, codes(8), bias)
     yield "linear, float32", lambda: linear.block_linear(x.float(), codes(4))
-    pool = AdapterPool.of([(x, torch.ones(128, 8, dtype=half), 1.0)])
     adapter = torch.zeros(2, dtype=torch.int32)
-    yield "adapters", lambda: lora.add_lora(y, x, pool, rows, adapter)
+    add = lambda block: lora.add_lora([y, y], x, pool(block), 0, rows, adapter)  # noqa: E731
+    yield "adapters", lambda: add(16384)
+    yield "adapters, blocks that cut vectors", lambda: add(24)
     weight = torch.ones(4096, dtype=half)
     yield "norm", lambda: rowwise.rms_norm(x, weight, 1e-5)
     yield "norm, residual", lambda: rowwise.rms_norm(x, weight, 1e-5, x)
@@ -147,6 +149,11 @@ def heads(num_rows: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, 
 def codes(bits: int) -> BlockWeight:
     scale = torch.ones(128, 128, dtype=torch.float16)
     return BlockWeight.pack(torch.ones(128, 4096, dtype=torch.uint8), scale, scale, bits)
+
+
+def pool(block: int) -> AdapterPool:
+    tables = (torch.zeros((1, 4), dtype=torch.int64), torch.zeros((1, 7, 3), dtype=torch.int64))
+    return AdapterPool(torch.ones(1 << 16), block, *tables, torch.ones(1), 16)
 
 
 if __name__ == "__main__":

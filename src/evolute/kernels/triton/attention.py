@@ -1,5 +1,6 @@
 """Causal attention over pages (Kwon et al. 2023) with the online softmax (Dao et al. 2022).
 
+    attention(q, pages, rows, singles, window) a step: its first sequences have one row each
     chunk_attention(q, pages, rows, window)    any rows: prefill behind a prefix, decode, both
     decode_attention(q, pages, rows, window)   one row a sequence, long contexts cut in splits
 
@@ -13,6 +14,7 @@ orders: for equal bits in prefill and decode use chunk_attention for both.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -44,12 +46,36 @@ class Tile(NamedTuple):
     split: int
 
 
-def chunk_attention(
-    q: Float[Tensor, "T H E"], pages: Pages, rows: PagedRows, window: int | None = None
+def attention(
+    q: Float[Tensor, "T H E"],
+    pages: Pages,
+    rows: PagedRows,
+    singles: int,
+    window: int | None = None,
 ) -> Float[Tensor, "T H E"]:
-    """q and pages contiguous; products in q's type, sums in float32."""
-    tile = _tile(q, pages, window, CHUNK_ROWS)
+    """The first `singles` sequences by decode_attention, the others by chunk_attention."""
+    if singles == len(rows.page_table):
+        return decode_attention(q, pages, rows, window)
+    if not singles:
+        return chunk_attention(q, pages, rows, window)
     out = torch.empty_like(q)
+    first = replace(rows, page_table=rows.page_table[:singles], max_rows=1)
+    decode_attention(q[:singles], pages, first, window, out)
+    table, start = rows.page_table[singles:], rows.row_start[singles:]
+    return chunk_attention(q, pages, replace(rows, page_table=table, row_start=start), window, out)
+
+
+def chunk_attention(
+    q: Float[Tensor, "T H E"],
+    pages: Pages,
+    rows: PagedRows,
+    window: int | None = None,
+    out: Tensor | None = None,
+) -> Float[Tensor, "T H E"]:
+    """q and pages contiguous; products in q's type, sums in float32. Rows that belong to no
+    sequence of `rows` stay what they are in `out`."""
+    tile = _tile(q, pages, window, CHUNK_ROWS)
+    out = torch.empty_like(q) if out is None else out
     grid = (len(rows.page_table), triton.cdiv(rows.max_rows, tile.tokens), tile.kv_heads)
     chunk_kernel[grid](
         q, pages.keys, pages.values, out, rows.row_start, rows.positions, rows.page_table,
@@ -59,9 +85,14 @@ def chunk_attention(
 
 
 def decode_attention(
-    q: Float[Tensor, "B H E"], pages: Pages, rows: PagedRows, window: int | None = None
+    q: Float[Tensor, "B H E"],
+    pages: Pages,
+    rows: PagedRows,
+    window: int | None = None,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "B H E"]:
-    """Row b is sequence b's. Splits are computed apart, then joined in order."""
+    """Row b is sequence b's. Splits are computed apart, then joined in order, to the first rows of
+    `out`."""
     if len(q) != len(rows.page_table):
         raise ValueError(
             f"{len(q)} rows of {len(rows.page_table)} sequences: decode_attention takes one row "
@@ -75,7 +106,7 @@ def decode_attention(
         q, pages.keys, pages.values, (part, stats[0], stats[1]), rows.positions, rows.page_table,
         rows.page_table.shape[1], q.shape[2] ** -0.5, tile, num_warps=4, num_stages=2,
     )  # fmt: skip
-    out = torch.empty_like(q)
+    out = torch.empty_like(q) if out is None else out
     join_kernel[len(q), q.shape[1]](
         (part, stats[0], stats[1]), out, rows.positions, splits, tile, num_warps=1
     )

@@ -58,7 +58,9 @@ def rms_norm_kernel(x, weight, extra, out, eps, width: tl.constexpr, block: tl.c
     row = tl.program_id(0).to(tl.int64) * width
     value = tl.load(x + row + at, mask=inside, other=0.0)
     if extra is not None:
-        value = value + tl.load(extra + row + at, mask=inside, other=0.0)
+        wide = value.to(tl.float32)
+        wide += tl.load(extra + row + at, mask=inside, other=0.0).to(tl.float32)
+        value = wide.to(value.dtype)
         tl.store(x + row + at, value, mask=inside)
     wide = value.to(tl.float32)
     inverse = 1.0 / tl.sqrt(tl.sum(wide * wide, 0) / width + eps)
