@@ -113,6 +113,18 @@ def test_whole_and_streamed_are_one_answer(start: Start) -> None:
     assert plain(whole) == plain(streamed)
 
 
+def test_usage_in_streams_may_be_asked_for_as_in_chats(start: Start) -> None:
+    """Load generators do. It is always there, so nobody can ask to be without."""
+    _, client = start(["so", "so"])
+    call: dict[str, Any] = {"model": "base", "input": "x", "stream": True}
+    wanted: Any = {"stream_options": {"include_usage": True}}
+    last: Any = list(client.responses.create(**call, extra_body=wanted))[-1]
+    assert last.response.usage.output_tokens > 0
+    wanted["stream_options"]["include_usage"] = False
+    with pytest.raises(openai.BadRequestError, match="stream_options"):
+        client.responses.create(**call, extra_body=wanted)
+
+
 def test_what_is_too_long_is_incomplete(start: Start) -> None:
     _, client = start(["a long answer"])
     call: dict[str, Any] = {"model": "base", "input": "x", "max_output_tokens": 4}

@@ -23,6 +23,11 @@ from evolute.types.sampling import MAX_TOP_LOGPROBS
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_METADATA = 16
+STREAMED = (
+    {"include_obfuscation": False},
+    {"include_usage": True},
+    {"include_obfuscation": False, "include_usage": True},
+)
 TRIVIAL: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "conversation": (),
@@ -35,7 +40,8 @@ TRIVIAL: dict[str, tuple[Any, ...]] = {
     "reasoning": ({}, {"effort": None}, {"effort": "none"}),
     "safety_identifier": (),
     "service_tier": ("auto", "default"),
-    "stream_options": ({}, {"include_obfuscation": False}),
+    # usage is always told, with the last event
+    "stream_options": ({}, *STREAMED),
     "truncation": ("disabled",),
 }
 UNIONS = {
