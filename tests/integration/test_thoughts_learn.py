@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from evolute.bench.thoughts.teacher import Teacher
 from evolute.cli.main import app
 from evolute.testing import HashingEmbedder
-from evolute.types import BackendError, ConfigError
+from evolute.types import ConfigError, RequestError
 
 
 class Service:
@@ -121,7 +121,7 @@ def test_nothing_is_learnt_from_what_is_wrong_or_when_told_not_to(serve, tmp_pat
 def test_what_was_learnt_before_a_failure_stays(serve, tmp_path):
     buffer, url = tmp_path / "t.db", serve(patience=1)[1]
     learn(buffer, url)
-    with pytest.raises(BackendError, match="had enough"):
+    with pytest.raises(RequestError, match="had enough"):
         learn(buffer, url, task="shapes", count=2)
     assert len(templates(buffer)) == 1
     assert learn(buffer, url)["calls"] == 0

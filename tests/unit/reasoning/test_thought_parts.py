@@ -45,11 +45,22 @@ from evolute.types import ConfigError, SamplingParams
             [["name", "age"], ["Ada", "3"], ["Bo", "4"]],
         ),
         ("delete the penguin named Bo.", "names", ["Bo"]),
+        ("Sort: b, a, red lamp. Answer with the list only.", "items", ["b", "a", "red lamp"]),
+        ("Be quick: reach 24 from 3, 4, 5, 6, each of them once.", "numbers", [24, 3, 4, 5, 6]),
+        ("Find x in 30 + 5x = 90.", "numbers", [30, 90]),
+        ("Compute (3 + 4) * 5 - 6x + 2.", "expressions", ["(3 + 4) * 5"]),
         ("", "numbers", []),
     ],
 )
 def test_literals_are_found(text, name, value):
     assert extract(text).variables[name] == value
+
+
+def test_a_sentence_is_no_list_and_a_term_no_number():
+    asked = extract("Be quick: reach 24 from 3, 4, 5, 6, each of them once.")
+    assert "items" not in asked.variables and "each of them once" in asked.query
+    assert "expressions" not in extract("Find x in 30 + 5x = 90.").variables
+    assert "sum an expression" in extract("Say the sum 3 + 4.").query
 
 
 def test_the_general_form_hides_the_values():

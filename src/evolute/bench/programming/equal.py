@@ -37,7 +37,8 @@ async def at_equal_budget(suite: Suite, selector: Selector = "s_star") -> dict[s
     with suite.recorded() as suite:
         ours = await suite.outcome(selector=selector)
         figures = figures_of(f"{title}/{selector}", ours)
-        costs: dict[tuple[int, int], float] = {}  # of samples and rounds; replays pay nothing
+        config, paid = suite.config, ours.tokens(*WRITING)
+        costs = {(config.samples, config.rounds): paid}  # replays pay nothing
         for name, (rival, is_mended) in RIVALS.items():
             rounds = suite.config.rounds if is_mended else 0
             theirs, samples = await _with_as_much(suite, rival, rounds, ours.tokens(), costs)

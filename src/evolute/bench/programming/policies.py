@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,9 +27,10 @@ from evolute.lang.account import Account, Budget, Spent
 from evolute.reasoning.evaluate import grade
 from evolute.reasoning.method import Roles, Solution
 from evolute.reasoning.s_star import SStar, SStarConfig
-from evolute.types import Problem, Task
+from evolute.types import Problem, SandboxError, Task
 
 AT_ONCE = 8  # problems
+TRIES = 3  # of a sandbox that could not be set up: a machine may stand still within a long bench
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,14 @@ class Remembered:
         key = (script.source, script.stdin, script.arguments, files, script.packages, limits)
         if key not in self._known:
             self.runs += 1
-            self._known[key] = await self._sandbox.run(script, limits)
+            self._known[key] = await self._run(script, limits)
         return self._known[key]
+
+    async def _run(self, script: Script, limits: SandboxLimits) -> RunReport:
+        for _ in range(TRIES - 1):
+            with suppress(SandboxError):
+                return await self._sandbox.run(script, limits)
+        return await self._sandbox.run(script, limits)
 
 
 def figures_of(title: str, outcome: Outcome) -> dict[str, float]:

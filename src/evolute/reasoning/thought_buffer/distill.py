@@ -22,7 +22,7 @@ from evolute.reasoning.asking import ask_json
 from evolute.reasoning.thought_buffer.template import CATEGORIES
 from evolute.types import SamplingParams
 
-OPERAND = r"-?\(*\s*-?\d+(?:\.\d+)?(?:\s*\))*"
+OPERAND = r"-?(?:\(\s*)*-?\d+(?:\.\d+)?(?!\w)(?:\s*\))*"  # 5x is none
 LITERALS = (  # name, mask, pattern; what an earlier one took is not seen by later ones
     (
         "positions",
@@ -48,7 +48,8 @@ SPOKEN = {
 }
 MASK = re.compile(rf"\b({'|'.join(SPOKEN)})\b")
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
-ITEMS = re.compile(r"(?<=: )([^:\n]+(?:, [^:\n,]+)+)\s*$", re.MULTILINE)
+ITEM = r"(?:[^\s:,?!]+ ){0,2}[^\s:,?!]*[^\s:,?!.]"  # up to three words: more is a sentence
+ITEMS = re.compile(rf"(?<=: )({ITEM}(?:, {ITEM})+)(?=\.?\s*$|\. )", re.MULTILINE)
 OPPOSITES = (
     *("ascending", "descending", "later", "earlier", "before", "after", "greatest", "least"),
     *("largest", "smallest", "total", "above", "below", "first", "last", "day", "week", "month"),
