@@ -4,9 +4,10 @@
 
 TRL needs an environment of its own: pip install torch==2.13.0 transformers==5.23.0 trl==1.16.0
 peft==0.21.2. Each side is a process that stays; they take turns, A B C, C B A, ..., and a turn is
-one update of `--examples` of skewed lengths (`evolute.bench.sft`; float32, no checkpointing). The
-first is thrown away; loading is not counted. TRL pads: it has micro-batches of four, unsorted
-and (`trl-sorted`) sorted by length. `--method full` trains all weights. One JSON object comes out,
+one update of `--examples` of skewed lengths (`evolute.bench.sft`; float32). The
+first is thrown away; loading is not counted. TRL pads: `trl` has micro-batches of four and keeps
+activations, `trl-sorted` has them sorted by length, `trl-default` has its defaults: eight rows,
+activations computed again. `--method full` trains all weights. One JSON object comes out,
 with the ratios of tokens a second (of the processor too: with `--threads 1` that figure holds
 beside other work), and the loss of the first step, which all sides must share.
 """
@@ -24,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 OURS = {"evolute-float32": "float32", "evolute-fast": "bfloat16"}
-THEIRS = {"trl": False, "trl-sorted": True}
+THEIRS = ("trl", "trl-sorted", "trl-default")
 TIMEOUT_S = 900.0
-MICRO_BATCH = 4
+MICRO_BATCH, THEIR_BATCH = 4, 8  # ours to give them, and their default
 Row = list[list[int]]  # prompt ids, answer ids
 Tell = Callable[[dict[str, float]], None]
 
@@ -43,7 +44,7 @@ def main() -> None:
 
     rows: list[list[Row]] = json.loads(Path(os.environ["SFT_ROWS"]).read_text())
     if options.worker in THEIRS:
-        _trl(rows, options, tell, is_sorted=THEIRS[options.worker])
+        _trl(rows, options, tell)
     else:
         _evolute(rows, options, tell, OURS[options.worker])
 
@@ -71,9 +72,7 @@ def _evolute(steps: list[list[Row]], options: argparse.Namespace, tell: Tell, fo
         tell(_figures(step, watch(), report.metrics["loss"]))
 
 
-def _trl(
-    steps: list[list[Row]], options: argparse.Namespace, tell: Tell, *, is_sorted: bool
-) -> None:
+def _trl(steps: list[list[Row]], options: argparse.Namespace, tell: Tell) -> None:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -81,7 +80,10 @@ def _trl(
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(options.threads)
-    steps = [sorted(step, key=_size) if is_sorted else step for step in steps]
+    if options.worker == "trl-sorted":
+        steps = [sorted(step, key=_size) for step in steps]
+    is_default = options.worker == "trl-default"
+    rows = THEIR_BATCH if is_default else MICRO_BATCH
     awaited = _awaited(steps)
 
     class Timed(TrainerCallback):  # type: ignore[misc]
@@ -106,10 +108,10 @@ def _trl(
             model=os.environ["PEER_MODEL"],
             args=SFTConfig(
                 output_dir=folder, use_cpu=True, bf16=False, max_steps=len(steps), max_length=None,
-                per_device_train_batch_size=MICRO_BATCH, learning_rate=5e-4,
-                gradient_accumulation_steps=len(steps[0]) // MICRO_BATCH, report_to=[],
+                per_device_train_batch_size=rows, learning_rate=5e-4,
+                gradient_accumulation_steps=len(steps[0]) // rows, report_to=[],
                 save_strategy="no", model_init_kwargs={"dtype": "float32"}, logging_steps=1,
-                dataloader_pin_memory=False, gradient_checkpointing=False, disable_tqdm=True,
+                dataloader_pin_memory=False, gradient_checkpointing=is_default, disable_tqdm=True,
                 completion_only_loss=True,
             ),
             train_dataset=Dataset.from_list([_row(row) for step in steps for row in step]),
@@ -222,8 +224,8 @@ def _options() -> argparse.Namespace:
     fast = [] if options.method == "full" else ["evolute-fast"]  # halves need an adapter
     usual = ["evolute-float32", *fast, *(THEIRS if options.trl_python else [])]
     options.sides = options.sides.split(",") if options.sides else usual
-    wrong = [n for n in options.sides if n not in OURS | THEIRS]
-    if wrong or (set(options.sides) & THEIRS.keys() and not options.trl_python):
+    wrong = [n for n in options.sides if n not in (*OURS, *THEIRS)]
+    if wrong or (set(options.sides) & set(THEIRS) and not options.trl_python):
         parser.error(f"unknown sides {wrong}, or no --trl-python for TRL's")
     return options
 
