@@ -25,7 +25,7 @@ from evolute.engine.execution.torch_executor import TorchExecutor
 from evolute.engine.execution.triton_executor import TritonExecutor
 from evolute.models import BlockQuantized, LoadedModel, LoraConfig, LoraWeights, ModelWeights, pack
 from evolute.models.tiny import CONFIG, tiny_tokenizer, tiny_weights
-from evolute.types import BackendError, SamplingParams
+from evolute.types import BackendError, ConfigError, SamplingParams
 
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 SHAPE = dataclasses.replace(CONFIG, num_layers=1)
@@ -207,6 +207,19 @@ def test_pages_are_copied_out_and_back(device):
     plain.read_page(PAGES[0][1], again)
     found = [x.view(np.float32) for x in (page, again)]
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def broken(x, weight, eps):
+    raise RuntimeError("no C compiler")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "told"), [(broken, "no C compiler"), (lambda x, weight, eps: 2 * x, "wrong numbers")]
+)
+def test_kernels_that_do_not_run_are_found_at_the_start(device, monkeypatch, kernel, told):
+    monkeypatch.setattr("evolute.engine.execution.triton_executor.rms_norm", kernel)
+    with pytest.raises(ConfigError, match=rf"{told}.*[Ss]et executor to 'torch'"):
+        executors(model_of(), device)
 
 
 # -- padded decodes and graphs -------------------------------------------------

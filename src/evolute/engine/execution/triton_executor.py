@@ -8,6 +8,7 @@ lie in its pages and be read there; the last page is nobody's: padded rows of gr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from evolute.engine.execution.step_inputs import Shape, StepInputs
 from evolute.engine.execution.triton_adapters import ARENA_BLOCK, AdapterTable, Arena
 from evolute.engine.execution.triton_network import Network
 from evolute.kernels.reference import Pages
+from evolute.kernels.triton.rowwise import rms_norm
 from evolute.models import LoadedModel, ModelWeights, PackedLora
-from evolute.types import BackendError
+from evolute.types import BackendError, ConfigError
 
 COPIES = 2  # keys and values
 
@@ -32,12 +34,14 @@ class TritonExecutor:
     def __init__(
         self, model: LoadedModel, settings: Resolved, record: Record | None = None
     ) -> None:
-        """`record` in place of CUDA's: how a decode step is kept for the next of its kind."""
+        """`record` in place of CUDA's: how a decode step is kept for the next of its kind. Raises
+        ConfigError where the kernels do not run."""
         config, chosen = model.config, settings.config
         self._device = torch.device(chosen.device)
         is_cuda = self._device.type == "cuda"
         dtype = torch.float32 if chosen.precision == "float32" or not is_cuda else torch.bfloat16
         self.network = Network(config, dtype, chosen.precision == "quantized", self._device)
+        _try_kernels(self._device)
         self.network.set_weights(model.weights)
         self._make_pages(settings, config.num_layers, (config.num_kv_heads, config.head_width))
         self._arena = None if chosen.adapter_paging else Arena(self._device)
@@ -80,7 +84,7 @@ class TritonExecutor:
 
     def write_adapter(self, adapter: PackedLora, pages: Sequence[int]) -> None:
         """On a stream of its own, so that a step beside it goes on."""
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._copies) if self._copies else nullcontext():
             sides, block = len(self._memory), self._adapters.pool.block
             flat = np.zeros((len(pages), sides, block), np.float32)
             flat.reshape(-1)[: len(adapter.flat)] = adapter.flat
@@ -161,3 +165,21 @@ class TritonExecutor:
         if moves != self._moves and self.graphs is not None:
             self.graphs.clear()
         self._moves = moves
+
+
+def _try_kernels(device: torch.device) -> None:
+    """Triton compiles at the first launch, for which it needs a driver and a C compiler: better
+    now than under the first request."""
+    ones = torch.ones((1, 16), device=device)
+    try:
+        found = rms_norm(ones, ones[0], 0.0)
+    except Exception as error:
+        raise ConfigError(
+            f"engine.executor is 'triton', but its kernels do not run here: {error}. Set executor "
+            "to 'torch'."
+        ) from error
+    if not torch.equal(found, ones):
+        raise ConfigError(
+            "engine.executor is 'triton', but its kernels compute wrong numbers here; set executor "
+            "to 'torch'."
+        )

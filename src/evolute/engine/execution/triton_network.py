@@ -140,7 +140,7 @@ class Network:
         if self._keep_codes and isinstance(weight, BlockQuantized):
             parts = (torch.from_numpy(x) for x in (weight.codes, weight.scale, weight.offset))
             return BlockWeight.pack(*parts, 4 if weight.bits <= 4 else 8)
-        return weights.dense(name).to(self.dtype).contiguous()
+        return weights.dense(name).detach().to(self.dtype).contiguous()
 
 
 def _product(x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
