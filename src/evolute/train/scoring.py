@@ -39,7 +39,7 @@ def score_samples(
             sizes = [sum(member.sample.loss_mask) for member in members]
             _, scores = policy.scores(batch, temperature)
             for by_number, read in zip(found, reads):
-                for member, part in zip(members, read(scores).detach().split(sizes)):
+                for member, part in zip(members, torch.split(read(scores).detach(), sizes)):
                     by_number[member.number] = part.clone()
     return found
 

@@ -195,7 +195,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.num_updates)
         marks = mark_tokens(logprobs, old, advantages, self.config.algorithm.loss, generator)
         sizes = [len(now[c.number]) for c in trained]
-        return {c.number: part for c, part in zip(trained, marks.split(sizes))}
+        return {c.number: part for c, part in zip(trained, torch.split(marks, sizes))}
 
     def _apply(self, sums: dict[str, float]) -> None:
         config, done = self.config, self.num_updates + 1

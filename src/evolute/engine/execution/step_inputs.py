@@ -32,8 +32,8 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, batch: StepBatch) -> Shape:
-        return cls(len(batch.token_ids), *batch.page_table.shape[:1], len(batch.logit_rows),
-                   batch.page_table.shape[1])  # fmt: skip
+        sequences, pages = batch.page_table.shape
+        return cls(len(batch.token_ids), sequences, len(batch.logit_rows), pages)
 
 
 class StepInputs:
@@ -82,8 +82,8 @@ class StepInputs:
     @property
     def rows(self) -> PagedRows:
         table = self._read["page_table"].view(self.shape.sequences, self.shape.pages)
-        own = (self._read[name] for name in ("row_start", "owner", "positions"))
-        return PagedRows(*own, table, self.max_rows, self.max_context)
+        start, owner, positions = (self._read[x] for x in ("row_start", "owner", "positions"))
+        return PagedRows(start, owner, positions, table, self.max_rows, self.max_context)
 
 
 def pad_decodes(batch: StepBatch, rows: int, pages: int, spare: int) -> StepBatch:

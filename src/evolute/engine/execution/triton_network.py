@@ -138,8 +138,9 @@ class Network:
         """On the host."""
         weight = weights[name]
         if self._keep_codes and isinstance(weight, BlockQuantized):
-            parts = (torch.from_numpy(x) for x in (weight.codes, weight.scale, weight.offset))
-            return BlockWeight.pack(*parts, 4 if weight.bits <= 4 else 8)
+            found = (weight.codes, weight.scale, weight.offset)
+            codes, scale, offset = (torch.from_numpy(x) for x in found)
+            return BlockWeight.pack(codes, scale, offset, 4 if weight.bits <= 4 else 8)
         return weights.dense(name).detach().to(self.dtype).contiguous()
 
 
@@ -163,8 +164,8 @@ def _tensors(weight: Matrix) -> tuple[Tensor, ...]:
 def _to(weight: Matrix, device: torch.device) -> Matrix:
     """A copy: the file's own arrays are nobody's to change."""
     if isinstance(weight, BlockWeight):
-        parts = (x.to(device, copy=True) for x in _tensors(weight))
-        return BlockWeight(*parts, weight.bits)
+        codes, scale, offset = (x.to(device, copy=True) for x in _tensors(weight))
+        return BlockWeight(codes, scale, offset, weight.bits)
     return weight.to(device, copy=True)
 
 
