@@ -48,12 +48,14 @@ def model_of(**changes) -> LoadedModel:
 
 
 def executors(model, device, record=None, **changes):
-    """The plain one and ours, with the same settings."""
+    """The plain one, in float32, and ours, with the same other settings."""
     given = {"page_size": 4, "memory_mb": 1, "cuda_graphs": "off"} | changes
     config = EngineConfig(executor="triton", device=device, **given)
     settings = resolve(config, model.config, cores=1, has_native=False, triton_fault="")
+    numbers = dataclasses.replace(settings.config, precision="float32")
+    plain = dataclasses.replace(settings, config=numbers)
     return (
-        TorchExecutor(model.config, model.weights, settings),
+        TorchExecutor(model.config, model.weights, plain),
         TritonExecutor(model, settings, record),
     )
 
@@ -148,7 +150,7 @@ def test_an_adapter_with_memory_of_its_own_may_change_its_size(device):
         for executor in pair:
             executor.drop_adapter(0)
             executor.set_adapter(index, lora_of(index))
-    step = [dataclasses.replace(STEPS[0][1], adapter=a, logits_from=0) for a in (1, 2)]
+    step = [segment(row, 0, 2, logits_from=0) for row in (1, 2)]
     assert_steps_agree(pair, [step], adapters=(1, 2))
 
 
@@ -290,9 +292,8 @@ def test_bfloat16(device, bits):
     model = model_of()
     if bits:
         model = dataclasses.replace(model, weights=coded(model.weights, bits))
-    plain, _ = executors(model, device, precision="float32")
-    _, ours = executors(model, device, precision="quantized" if bits else "bfloat16")
-    assert_steps_agree((plain, ours), within=0.15)
+    pair = executors(model, device, precision="quantized" if bits else "bfloat16")
+    assert_steps_agree(pair, within=0.15)
 
 
 # -- a whole engine -------------------------------------------------------------

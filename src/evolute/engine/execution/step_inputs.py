@@ -32,8 +32,8 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, batch: StepBatch) -> Shape:
-        return cls(len(batch.token_ids), *batch.page_table.shape[:1], len(batch.logit_rows),
-                   batch.page_table.shape[1])  # fmt: skip
+        sequences, pages = batch.page_table.shape
+        return cls(len(batch.token_ids), sequences, len(batch.logit_rows), pages)
 
 
 class StepInputs:
@@ -58,7 +58,8 @@ class StepInputs:
         cuts = {name: slice(at, at + sizes[name]) for name, at in zip(sizes, starts)}
         self._write = {name: self._host.numpy()[cut] for name, cut in cuts.items()}
         self._read = {name: self._device[cut] for name, cut in cuts.items()}
-        self.singles = 0
+        self.singles = self.max_rows = self.max_context = 0
+        self.has_adapters = False
 
     def fill(self, batch: StepBatch, adapter: Int32, max_context: int = 0) -> None:
         """`adapter` are slots of the device's table. A larger `max_context` is kept for all."""
@@ -82,8 +83,8 @@ class StepInputs:
     @property
     def rows(self) -> PagedRows:
         table = self._read["page_table"].view(self.shape.sequences, self.shape.pages)
-        own = (self._read[name] for name in ("row_start", "owner", "positions"))
-        return PagedRows(*own, table, self.max_rows, self.max_context)
+        start, owner, positions = (self._read[n] for n in ("row_start", "owner", "positions"))
+        return PagedRows(start, owner, positions, table, self.max_rows, self.max_context)
 
 
 def pad_decodes(batch: StepBatch, rows: int, pages: int, spare: int) -> StepBatch:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -138,8 +139,11 @@ class Network:
         """On the host."""
         weight = weights[name]
         if self._keep_codes and isinstance(weight, BlockQuantized):
-            parts = (torch.from_numpy(x) for x in (weight.codes, weight.scale, weight.offset))
-            return BlockWeight.pack(*parts, 4 if weight.bits <= 4 else 8)
+            codes, scale, offset = (
+                torch.from_numpy(np.require(x, requirements="W"))  # a file's pages are read only
+                for x in (weight.codes, weight.scale, weight.offset)
+            )
+            return BlockWeight.pack(codes, scale, offset, 4 if weight.bits <= 4 else 8)
         return weights.dense(name).detach().to(self.dtype).contiguous()
 
 
@@ -163,8 +167,8 @@ def _tensors(weight: Matrix) -> tuple[Tensor, ...]:
 def _to(weight: Matrix, device: torch.device) -> Matrix:
     """A copy: the file's own arrays are nobody's to change."""
     if isinstance(weight, BlockWeight):
-        parts = (x.to(device, copy=True) for x in _tensors(weight))
-        return BlockWeight(*parts, weight.bits)
+        codes, scale, offset = (x.to(device, copy=True) for x in _tensors(weight))
+        return BlockWeight(codes, scale, offset, weight.bits)
     return weight.to(device, copy=True)
 
 
