@@ -58,7 +58,8 @@ class StepInputs:
         cuts = {name: slice(at, at + sizes[name]) for name, at in zip(sizes, starts)}
         self._write = {name: self._host.numpy()[cut] for name, cut in cuts.items()}
         self._read = {name: self._device[cut] for name, cut in cuts.items()}
-        self.singles = 0
+        self.singles = self.max_rows = self.max_context = 0
+        self.has_adapters = False
 
     def fill(self, batch: StepBatch, adapter: Int32, max_context: int = 0) -> None:
         """`adapter` are slots of the device's table. A larger `max_context` is kept for all."""
@@ -82,7 +83,7 @@ class StepInputs:
     @property
     def rows(self) -> PagedRows:
         table = self._read["page_table"].view(self.shape.sequences, self.shape.pages)
-        start, owner, positions = (self._read[x] for x in ("row_start", "owner", "positions"))
+        start, owner, positions = (self._read[n] for n in ("row_start", "owner", "positions"))
         return PagedRows(start, owner, positions, table, self.max_rows, self.max_context)
 
 

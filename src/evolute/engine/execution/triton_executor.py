@@ -140,10 +140,8 @@ class TritonExecutor:
         dtype = getattr(torch, chosen.kv_dtype)
         self._memory = torch.zeros(size, dtype=dtype, device=self._device)
         self._bytes = self._memory.view(torch.uint8)
-        self._pages = [
-            Pages(*(self._memory[side].view(-1, *shape) for side in (at, at + 1)))
-            for at in range(0, COPIES * num_layers, COPIES)
-        ]
+        sides = [side.view(-1, *shape) for side in self._memory]
+        self._pages = [Pages(k, v) for k, v in zip(sides[::COPIES], sides[1::COPIES])]
         self.page_bytes = settings.page_bytes
 
     def _run(self, inputs: StepInputs) -> Tensor:

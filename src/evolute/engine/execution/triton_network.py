@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -138,8 +139,10 @@ class Network:
         """On the host."""
         weight = weights[name]
         if self._keep_codes and isinstance(weight, BlockQuantized):
-            found = (weight.codes, weight.scale, weight.offset)
-            codes, scale, offset = (torch.from_numpy(x) for x in found)
+            codes, scale, offset = (
+                torch.from_numpy(np.require(x, requirements="W"))  # a file's pages are read only
+                for x in (weight.codes, weight.scale, weight.offset)
+            )
             return BlockWeight.pack(codes, scale, offset, 4 if weight.bits <= 4 else 8)
         return weights.dense(name).detach().to(self.dtype).contiguous()
 
