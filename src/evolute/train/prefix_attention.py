@@ -62,8 +62,10 @@ class _Rows:
         self._places = torch.cat(ranges)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = zip(*(self._padded(x) for x in (q, k, v)))
-        outs = [attention(*qkv, self._window).transpose(1, 2).flatten(0, 1) for qkv in parts]
+        outs = [
+            attention(q_G, k_G, v_G, self._window).transpose(1, 2).flatten(0, 1)
+            for q_G, k_G, v_G in zip(self._padded(q), self._padded(k), self._padded(v))
+        ]
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         out: Tensor = _Unpad.apply(flat, self._places)  # type: ignore[no-untyped-call]
         return out

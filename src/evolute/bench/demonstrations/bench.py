@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evolute.bench.demonstrations.figures import figures_of, notes_of
-from evolute.bench.demonstrations.lab import Answers, Lab, Sizes, teach
+from evolute.bench.demonstrations.lab import Lab, Sizes, teach
+from evolute.bench.demonstrations.probes import Answers
 from evolute.bench.result import BenchResult, summarize
 from evolute.engine import EngineConfig
 from evolute.models import LoadedModel

@@ -45,7 +45,7 @@ class Sizes:
     width: int = 128
     num_layers: int = 4
     skills: int = 25_600
-    lookups: int = 6_400
+    lookups: int = 19_200
     lessons: int = 6_400
     skill_batch: int = 16
     skill_lr: float = 2e-3
