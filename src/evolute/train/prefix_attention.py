@@ -63,8 +63,8 @@ class _Rows:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         outs = [
-            attention(*qkv, sliding_window=self._window).transpose(1, 2).flatten(0, 1)
-            for qkv in zip(self._padded(q), self._padded(k), self._padded(v))
+            attention(q_G, k_G, v_G, self._window).transpose(1, 2).flatten(0, 1)
+            for q_G, k_G, v_G in zip(self._padded(q), self._padded(k), self._padded(v))
         ]
         flat = outs[0] if len(outs) == 1 else torch.cat(outs)
         out: Tensor = _Unpad.apply(flat, self._places)  # type: ignore[no-untyped-call]

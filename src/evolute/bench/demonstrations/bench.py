@@ -43,7 +43,7 @@ FEW = (
     "keywords-100",
     "lora",
 )
-QUICK = Sizes(skills=800, traces=50, epochs=1, heldout=20)
+QUICK = Sizes(skills=800, lessons=160, traces=50, epochs=1, heldout=20)
 
 
 def run(

@@ -44,9 +44,8 @@ class Sizes:
 
     width: int = 128
     num_layers: int = 4
-    skills: int = 25_600
-    lookups: int = 6_400
-    lessons: int = 6_400
+    skills: int = 48_000
+    lessons: int = 9_600
     skill_batch: int = 16
     skill_lr: float = 2e-3
     traces: int = 200
@@ -121,18 +120,15 @@ class Lab:
 
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
-    """The taught student that all variants start from: skills, then finding definitions, then whole
-    thoughts on chains of up to three steps with some of the skills among them."""
+    """The taught student that all variants start from: operations, finding definitions and short
+    chains; then whole thoughts on chains of up to three steps among them, since what is not seen
+    for a while is forgotten."""
     rng = random.Random("skills")
-    skills = [skill(rng, sizes.modulus) for _ in range(sizes.skills)]
-    found = [
-        lookups(draw_chain(rng, (1, 5), (0, 2), sizes.modulus), rng) for _ in range(sizes.lookups)
-    ]
-    lessons = [_lesson(rng, sizes.modulus) for _ in range(sizes.lessons)]
+    skills = [_talk(rng, sizes.modulus, 0.0) for _ in range(sizes.skills)]
+    lessons = [_talk(rng, sizes.modulus, 0.5) for _ in range(sizes.lessons)]
     wide = replace(sizes, batch_size=sizes.skill_batch)
     model = student(0, sizes.width, sizes.num_layers)
-    model = _train(model, folder, skills, wide, 1, sizes.skill_lr, 0)
-    model = _train(model, folder / "lookups", found, wide, 1, sizes.skill_lr, 0)
+    model = _train(model, folder / "skills", skills, wide, 1, sizes.skill_lr, 0)
     model = _train(model, folder / "lessons", lessons, wide, 1, sizes.skill_lr / 2, 0)
     file = folder / "lessons" / "skills.json"
     if not file.exists():
@@ -143,10 +139,13 @@ def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
 # -- internals ---------------------------------------------------------------
 
 
-def _lesson(rng: random.Random, modulus: int) -> Trace:
-    if rng.random() < 0.2:
-        return skill(rng, modulus)
-    return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng)
+def _talk(rng: random.Random, modulus: int, thoughts: float) -> Trace:
+    """A whole thought with that probability, else a skill: as often looking up as any other."""
+    if rng.random() < thoughts:
+        return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng)
+    if rng.random() < 0.5:
+        return lookups(draw_chain(rng, (1, 5), (0, 2), modulus), rng)
+    return skill(rng, modulus)
 
 
 def _train(
