@@ -107,7 +107,7 @@ def _compare(python: str, seeds: int) -> dict[str, Any]:
         path = Path(folder)
         for seed in range(seeds):
             np.savez(path / f"{seed}.npz", **_tensors(seed))
-        command = [python, __file__, "--worker", folder, "--seeds", str(seeds)]
+        command = [python, "-P", __file__, "--worker", folder, "--seeds", str(seeds)]
         subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=sys.stderr)
         for case in CASES:
             for seed in range(seeds):

@@ -124,7 +124,7 @@ class Trainer:
         parts: list[list[Credited]] = [[] for _ in range(self.config.mini_batches)]
         for one in credited:
             parts[part_of[one.group]].append(one)
-        scale = len(parts)  # weights were baked for the whole batch
+        scale = float(len(parts))  # weights were baked for the whole batch
         return [[c.scaled(scale) for c in part] for part in parts]
 
     def _optimize(self, credited: list[Credited], sums: dict[str, float]) -> None:

@@ -32,10 +32,7 @@ def tensors(seed=0, spread=0.4):
 
 
 def padded(flat):
-    rows = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.float64)
-    for row, part in zip(rows, flat.split(LENGTHS)):
-        row[: len(part)] = part
-    return rows
+    return torch.nn.utils.rnn.pad_sequence(flat.split(LENGTHS), batch_first=True)
 
 
 MASK = padded(torch.ones(sum(LENGTHS), dtype=torch.float64))
