@@ -32,15 +32,18 @@ class GroupRule:
 
 
 def grpo(rewards: Rewards) -> Rewards:
-    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + STD_EPS)
+    found: Rewards = (rewards - rewards.mean()) / (rewards.std(ddof=1) + STD_EPS)
+    return found
 
 
 def dr_grpo(rewards: Rewards) -> Rewards:
-    return rewards - rewards.mean()
+    found: Rewards = rewards - rewards.mean()
+    return found
 
 
 def rloo(rewards: Rewards) -> Rewards:
-    return (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
+    found: Rewards = (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
+    return found
 
 
 def maxrl(rewards: Rewards) -> Rewards:
@@ -50,7 +53,8 @@ def maxrl(rewards: Rewards) -> Rewards:
             f"maxrl divides by a group's mean reward, which is {mean:g}; it is defined for rewards "
             "of 0 and above. Shift the rewards, or use another advantage rule."
         )
-    return (rewards - mean) / (mean + MEAN_EPS)
+    found: Rewards = (rewards - mean) / (mean + MEAN_EPS)
+    return found
 
 
 RULES: Registry[GroupRule] = Registry("advantage rule")
