@@ -63,7 +63,7 @@ class TritonExecutor:
                 spare=settings.num_pages,
             )
         self._logits = torch.empty((0, config.vocab_size), pin_memory=is_cuda)
-        self._copies = torch.cuda.Stream(self._device) if is_cuda else None
+        self._copies = torch.cuda.Stream(self._device) if is_cuda else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Float32:
