@@ -37,7 +37,6 @@ FACTORS = {
     "adapter_paging": (True, False),
     "adapter_prefetch": (True, False),
     "speculation": ("ngram", "none"),
-    "jump_forward": (True, False),
     "policy": ("dlpm", "vtc", "lpm", "fcfs", "priority"),
     "page_size": (16, 4, 1),
     "sampler": ("native", "plain"),
@@ -68,7 +67,6 @@ class Work:
     new_tokens: int
     std: float
     memory_mb: int
-    regex: str | None = None  # of every third request; must not come to an end by itself
 
     @functools.cached_property
     def loras(self) -> dict[str, LoraWeights]:
@@ -83,10 +81,9 @@ class Work:
 
     def requests(self, adapters: str) -> list[GenerateRequest]:
         names = itertools.cycle([None, "ann", "bob"] if adapters == "mixed" else [None])
-        free = SamplingParams(temperature=0, max_new_tokens=self.new_tokens, ignore_eos=True)
-        bound = dataclasses.replace(free, regex=self.regex)
+        asked = SamplingParams(temperature=0, max_new_tokens=self.new_tokens, ignore_eos=True)
         return [
-            GenerateRequest(ids, free if i % 3 else bound, name, tenant=f"t{i % 2}")
+            GenerateRequest(ids, asked, name, tenant=f"t{i % 2}")
             for i, (ids, name) in enumerate(zip(self.prompts, names))
         ]
 
@@ -101,8 +98,7 @@ def tiny_prompts() -> tuple[tuple[int, ...], ...]:
     return tuple((*shared, *tail) for tail in tails) + ((7, 8, 9),)
 
 
-FORCES = "(begin[a-z]end [0-9]; )+"
-TINY = Work(load_model("tiny"), tiny_prompts(), new_tokens=24, std=0.05, memory_mb=4, regex=FORCES)
+TINY = Work(load_model("tiny"), tiny_prompts(), new_tokens=24, std=0.05, memory_mb=4)
 
 
 @functools.cache
@@ -161,7 +157,6 @@ PLAIN = {
     "adapter_paging": False,
     "adapter_prefetch": False,
     "speculation": "none",
-    "jump_forward": False,
     "policy": "fcfs",
     "page_size": 16,
     "pages": "ample",
@@ -239,7 +234,6 @@ def try_row(work: Work, row: Row) -> tuple[Counts, int]:
         assert worst(whole.prompt_logprobs[1:], output.logprobs) <= READ
     assert (counts.cached_tokens > 0) == row["prefix_cache"]
     assert (counts.accepted_tokens > 0) == (row["speculation"] == "ngram")
-    assert (counts.jumped_tokens > 0) == (row["jump_forward"] and work.regex is not None)
     return counts, sum(check_answers(work, row, found, expected) for found in answers)
 
 
@@ -265,7 +259,7 @@ def test_every_two_settings_meet() -> None:
 def test_a_wrong_token_is_no_tie() -> None:
     """The rule for ties takes the answer itself, and finds one token that is not the best."""
     row = {**ROWS[0], **PLAIN, "level": "native float32", "adapters": "none"}
-    request = TINY.requests("none")[1]  # of free text
+    request = TINY.requests("none")[0]
     with engine_of(TINY, row) as engine:
         (answer,) = serve(engine, [request])
         assert max(below_best(engine, request, answer)) <= NEAR

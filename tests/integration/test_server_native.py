@@ -331,8 +331,8 @@ def test_biases_and_minimum_lengths_bind(client: httpx.Client) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
-    ({}, 400, "either text or input_ids"),
-    ({"text": "a", "input_ids": [1]}, 400, "either text or input_ids"),
+    ({}, 400, "either text, input_ids or input_pieces"),
+    ({"text": "a", "input_ids": [1]}, 400, "either text, input_ids or input_pieces"),
     ({"text": ""}, 400, "empty prompt"),
     ({"text": []}, 400, "empty list"),
     ({"input_ids": [[]]}, 400, "empty prompt"),

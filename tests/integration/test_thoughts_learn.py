@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evolute.bench.thoughts.teacher import Teacher
-from evolute.cli.main import app
+from evolute.cli.thoughts import app
 from evolute.testing import HashingEmbedder
 from evolute.types import ConfigError, RequestError
 
@@ -76,14 +76,14 @@ def evolute(*words):
 
 def learn(buffer, url, *more, task="game-of-24", count=3):
     return evolute(
-        *("thoughts", "learn", task, "--buffer", buffer, "--count", count, "--json"),
+        *("learn", task, "--buffer", buffer, "--count", count, "--json"),
         *("--role", f"solver={url}#teacher", "--unsafe-no-sandbox"),
         *("--set", f"embed_url={url}", "--set", "embed_model=hashes", *more),
     )
 
 
 def templates(buffer):
-    return evolute("thoughts", "list", "--buffer", buffer, "--json")["templates"]
+    return evolute("list", "--buffer", buffer, "--json")["templates"]
 
 
 def test_one_lesson_serves_all_that_follow(serve, tmp_path):

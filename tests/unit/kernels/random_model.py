@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evolute.kernels import reference
-from evolute.kernels.reference import AdapterPool, HeadNorm, PagedRows, Pages
+from evolute.kernels.reference import HeadNorm, PagedRows, Pages
 from evolute.models import LoraConfig, LoraWeights, PackedLora, pack
 from evolute.models.lora import MODULES as LORA_MODULES
 
@@ -118,11 +118,13 @@ class Model:
     def _linear(self, layer: int, module: str, x: Tensor, rows: PagedRows, adapter: Tensor):
         weight, bias = self.linear[layer, module]
         y = x @ weight.T + bias
-        n, m = weight.shape
-        nothing = (torch.zeros(0, m), torch.zeros(n, 0))
-        held = [self.adapters.get(i, ({}, 1.0)) for i in range(max([0, *self.adapters]) + 1)]
-        pool = AdapterPool.of([(*w.get((layer, module), nothing), scale) for w, scale in held])
-        return reference.add_lora(y, x, pool, rows, adapter)
+        of_row = adapter[rows.owner.long()]
+        for index, (weights, scale) in self.adapters.items():
+            if (layer, module) in weights:
+                a, b = weights[layer, module]
+                mine = of_row == index
+                y[mine] += scale * (x[mine] @ a.T) @ b.T
+        return y
 
 
 @dataclass

@@ -170,7 +170,9 @@ class Stream:
 
     def unset(self, name: str) -> Exception:
         if self.error is not None:
-            return ProgramError(*self.error.args)
+            error = ProgramError(*self.error.args)
+            error.__cause__ = self.error.__cause__
+            return error
         return KeyError(name)
 
     async def sync(self) -> None:
