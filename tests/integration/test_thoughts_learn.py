@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
 from evolute.bench.thoughts.teacher import Teacher
-from evolute.cli.thoughts import app
+from evolute.cli.main import app
 from evolute.testing import HashingEmbedder
 from evolute.types import ConfigError, RequestError
 
@@ -69,21 +71,23 @@ def serve():
 
 
 def evolute(*words):
-    result = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    words = list(map(str, words))
+    with patch.object(sys, "argv", ["evolute", *words]):  # of a test's process it says little
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def learn(buffer, url, *more, task="game-of-24", count=3):
     return evolute(
-        *("learn", task, "--buffer", buffer, "--count", count, "--json"),
+        *("thoughts", "learn", task, "--buffer", buffer, "--count", count, "--json"),
         *("--role", f"solver={url}#teacher", "--unsafe-no-sandbox"),
         *("--set", f"embed_url={url}", "--set", "embed_model=hashes", *more),
     )
 
 
 def templates(buffer):
-    return evolute("list", "--buffer", buffer, "--json")["templates"]
+    return evolute("thoughts", "list", "--buffer", buffer, "--json")["templates"]
 
 
 def test_one_lesson_serves_all_that_follow(serve, tmp_path):
