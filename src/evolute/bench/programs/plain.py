@@ -14,18 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from evolute.lang.library import (
-    agents,
-    branch_solve_merge,
-    few_shot,
-    json_decode,
-    multi_turn,
-    rag,
-    react,
-    selection,
-    skeleton,
-    tree_of_thought,
-)
+import evolute.lang.library.agents as agents
+import evolute.lang.library.branch_solve_merge as branch_solve_merge
+import evolute.lang.library.few_shot as few_shot
+import evolute.lang.library.json_decode as json_decode
+import evolute.lang.library.multi_turn as multi_turn
+import evolute.lang.library.rag as rag
+import evolute.lang.library.react as react
+import evolute.lang.library.selection as selection
+import evolute.lang.library.skeleton as skeleton
+import evolute.lang.library.tree_of_thought as tree_of_thought
 
 T = TypeVar("T")
 U = TypeVar("U")
