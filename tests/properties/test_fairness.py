@@ -299,7 +299,7 @@ def shared_prompts(draw):
         prompt = (*shared, *draw(st.lists(st.integers(0, 3), min_size=1, max_size=20)))
         arrival = Arrival(draw(st.integers(0, 8)), prompt, draw(st.integers(1, 12)), tenant)
         arrivals.append(arrival)
-    pages = draw(st.integers(6, 24))
+    pages = draw(st.integers(7, 24))  # the longest, 40 + 12 tokens, fits in 7 of 8
     return arrivals, SimulationSettings(pages, 8, draw(st.integers(8, 64)), draw(st.integers(2, 6)))
 
 
