@@ -3,7 +3,7 @@
     python benches/programs_peer.py --sglang-python PYTHON [--model M] [--rounds 3] [--shapes a,b]
 
 PYTHON is an interpreter that can `import sglang` (`pip install sglang --no-deps`, and what its
-import asks for; no GPU). The files of `evolute/lang/library` are run there with one import changed.
+import asks for; no GPU). The files of `evolute/lang/shapes` are run there with one import changed.
 Each round empties the server's cache, then ours by `RuntimeEndpoint` and theirs take turns. What
 sglang writes around turns comes from its own list of chat templates, so chats are other texts.
 """
@@ -49,7 +49,7 @@ def compare(given: Any) -> None:
 
     from evolute.bench.load.local import own_server
     from evolute.lang import RuntimeEndpoint
-    from evolute.lang.library import SHAPES
+    from evolute.lang.shapes import SHAPES
 
     names = given.shapes.split(",") if given.shapes else list(SHAPES)
     ratios = []
@@ -108,9 +108,9 @@ def answer_commands(url: str) -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # sglang prints
     sys.modules["evolute"] = types.ModuleType("evolute")
     sys.modules["evolute.lang"] = sglang
-    library = types.ModuleType("evolute.lang.library")
+    library = types.ModuleType("evolute.lang.shapes")
     library.__path__ = [str(LIBRARY)]  # its files are found there, its __init__ is not run
-    sys.modules["evolute.lang.library"] = library
+    sys.modules["evolute.lang.shapes"] = library
     sys.modules["evolute"].lang = sglang  # type: ignore[attr-defined]
     for line in sys.stdin:
         out.write(json.dumps(run_under_sglang(json.loads(line))) + "\n")
@@ -121,7 +121,7 @@ def run_under_sglang(command: dict[str, Any]) -> dict[str, Any]:
     import importlib
 
     name = command["shape"]
-    module = importlib.import_module(f"evolute.lang.library.{FILES.get(name, name)}")
+    module = importlib.import_module(f"evolute.lang.shapes.{FILES.get(name, name)}")
     program = getattr(module, name)
     began = time.perf_counter()
     try:

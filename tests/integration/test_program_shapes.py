@@ -9,7 +9,7 @@ from evolute.bench.programs.bench import run
 from evolute.bench.programs.plain import PROGRAMS
 from evolute.bench.programs.sides import IN_PROCESS, Sides
 from evolute.engine import EngineConfig
-from evolute.lang.library import SHAPES
+from evolute.lang.shapes import SHAPES
 from evolute.models import load_model
 from evolute.types import ConfigError
 

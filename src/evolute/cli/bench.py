@@ -33,7 +33,7 @@ Name = Annotated[
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
         "student feels; s_star: policies that choose among programs; grammar: answers with and "
-        "without jump-forward; programs: those of evolute.lang.library, in every way to run them"
+        "without jump-forward; programs: those of evolute.lang.shapes, in every way to run them"
     ),
 ]
 Model = Annotated[

@@ -1,6 +1,6 @@
 """What do prefix cache, hints, jump-forward and scheduling bring to the programs people write?
 
-Every shape of `lang/library`, in every way of `bench/programs/sides.py`, one after the other in
+Every shape of `lang/shapes`, in every way of `bench/programs/sides.py`, one after the other in
 each round. Per shape: `cached_of_best` (prompt tokens found, of those that the best cache finds:
 exact), `seconds` and `SIDE_ratio`, the seconds of that way by ours in the same round. `all/` is the
 geometric mean over the shapes, of `cached_of_best` the least. The ways over HTTP are compared with
@@ -24,7 +24,7 @@ from evolute.bench.programs.many import run_many
 from evolute.bench.programs.sides import OVER_HTTP, Ran, Sides
 from evolute.bench.result import BenchResult, one_digest, summarize
 from evolute.engine import EngineConfig
-from evolute.lang.library import SHAPES
+from evolute.lang.shapes import SHAPES
 from evolute.models import LoadedModel, load_model
 from evolute.types import ConfigError
 from evolute.types.settings import nearest

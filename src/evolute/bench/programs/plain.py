@@ -1,4 +1,4 @@
-"""The programs of `lang/library` as somebody writes them with the `openai` client.
+"""The programs of `lang/shapes` as somebody writes them with the `openai` client.
 
     run_plainly(name, api, arguments) -> what each program answered, in order
     Api(url, forks_at_once=...)          completions, chats, choices
@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import evolute.lang.library.agents as agents
-import evolute.lang.library.branch_solve_merge as branch_solve_merge
-import evolute.lang.library.few_shot as few_shot
-import evolute.lang.library.json_decode as json_decode
-import evolute.lang.library.multi_turn as multi_turn
-import evolute.lang.library.rag as rag
-import evolute.lang.library.react as react
-import evolute.lang.library.selection as selection
-import evolute.lang.library.skeleton as skeleton
-import evolute.lang.library.tree_of_thought as tree_of_thought
+import evolute.lang.shapes.agents as agents
+import evolute.lang.shapes.branch_solve_merge as branch_solve_merge
+import evolute.lang.shapes.few_shot as few_shot
+import evolute.lang.shapes.json_decode as json_decode
+import evolute.lang.shapes.multi_turn as multi_turn
+import evolute.lang.shapes.rag as rag
+import evolute.lang.shapes.react as react
+import evolute.lang.shapes.selection as selection
+import evolute.lang.shapes.skeleton as skeleton
+import evolute.lang.shapes.tree_of_thought as tree_of_thought
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -38,7 +38,7 @@ from evolute.engine import Engine, EngineConfig
 from evolute.lang import RuntimeEndpoint, global_config
 from evolute.lang.interpreter.program import AnyBackend
 from evolute.lang.interpreter.state import ProgramState
-from evolute.lang.library import SHAPES
+from evolute.lang.shapes import SHAPES
 from evolute.models import LoadedModel
 from evolute.types import BackendError
 

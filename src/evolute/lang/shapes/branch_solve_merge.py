@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import Person, account_of
+from evolute.lang.shapes.inputs import Person, account_of
 
 RESPECTS = ("clarity", "originality", "evidence", "grammar")
 SYSTEM = "You judge short essays fairly, one respect at a time, and say briefly what you think."

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import CITIES, GOODS, TRADES, passages
+from evolute.lang.shapes.inputs import CITIES, GOODS, TRADES, passages
 
 POINT = "[A-Z][a-z]{2,9}( [a-z]{2,9}){1,3}"
 POINTS = 4

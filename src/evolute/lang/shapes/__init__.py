@@ -1,7 +1,7 @@
 """The shapes that programs have (SGLang, arXiv 2312.07104, 6.1), each as a program that runs.
 
 SHAPES[name] -> Shape(program, inputs, count)
-evolute run .../library/react.py          any of them by itself
+evolute run .../shapes/react.py          any of them by itself
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import evolute.lang.library.agents as agents
-import evolute.lang.library.branch_solve_merge as branch_solve_merge
-import evolute.lang.library.few_shot as few_shot
-import evolute.lang.library.json_decode as json_decode
-import evolute.lang.library.multi_turn as multi_turn
-import evolute.lang.library.rag as rag
-import evolute.lang.library.react as react
-import evolute.lang.library.selection as selection
-import evolute.lang.library.skeleton as skeleton
-import evolute.lang.library.tree_of_thought as tree_of_thought
+import evolute.lang.shapes.agents as agents
+import evolute.lang.shapes.branch_solve_merge as branch_solve_merge
+import evolute.lang.shapes.few_shot as few_shot
+import evolute.lang.shapes.json_decode as json_decode
+import evolute.lang.shapes.multi_turn as multi_turn
+import evolute.lang.shapes.rag as rag
+import evolute.lang.shapes.react as react
+import evolute.lang.shapes.selection as selection
+import evolute.lang.shapes.skeleton as skeleton
+import evolute.lang.shapes.tree_of_thought as tree_of_thought
 
 if TYPE_CHECKING:
     from evolute.lang.interpreter.program import Program

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import CITIES, NAMES, Person, account_of
+from evolute.lang.shapes.inputs import CITIES, NAMES, Person, account_of
 
 STEPS = 4
 ACTION = "(Search|Lookup)" + r"\[[A-Za-z]{2,12}\]"

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import sum_of
+from evolute.lang.shapes.inputs import sum_of
 
 SHOTS = "".join(
     f"Question: {text}\nAnswer: {result}\n\n"

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import CITIES, TRADES, Person, account_of
+from evolute.lang.shapes.inputs import CITIES, TRADES, Person, account_of
 
 WORD = "[A-Z][a-z]{1,11}"
 FORM = (

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import CITIES, NAMES, PLACES, passages
+from evolute.lang.shapes.inputs import CITIES, NAMES, PLACES, passages
 
 PER_CONTEXT, PASSAGES = 4, 4
 HEAD = (

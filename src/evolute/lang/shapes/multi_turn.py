@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import MOODS, PLACES, Person, account_of
+from evolute.lang.shapes.inputs import MOODS, PLACES, Person, account_of
 
 TURNS, SHORT, LONG = 4, 8, 64
 

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import MOODS, PLACES, Person, account_of, passages
+from evolute.lang.shapes.inputs import MOODS, PLACES, Person, account_of, passages
 
 TOWN = "The town and its surroundings. " + " ".join(passages(random.Random("town"), 4)) + "\n\n"
 KINDS = {

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import evolute.lang as sgl
-from evolute.lang.library.inputs import GOODS, NAMES, passages
+from evolute.lang.shapes.inputs import GOODS, NAMES, passages
 
 PLANS, SOLUTIONS = 3, 2
 HEAD = (
