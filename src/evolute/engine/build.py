@@ -49,7 +49,7 @@ def build_core(model: LoadedModel, config: EngineConfig, *, cores: int) -> Engin
 def _triton_fault(config: EngineConfig) -> str:
     """Why the Triton kernels cannot run here, and what to change; empty: they can. Looks no
     further than the settings need, as torch takes long to import."""
-    if config.executor in ("native", "torch"):
+    if config.executor != "triton":
         return f"engine.executor is {config.executor!r}"
     is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if config.device == "cpu" and not is_interpreted:

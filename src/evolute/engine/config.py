@@ -40,13 +40,16 @@ ExecutorName = Literal["native", "torch", "triton"]
 class EngineConfig:
     """Settings of one engine. `auto` and 0 are decided by `resolve`."""
 
-    # torch: the plain reference; triton: kernels for a GPU, what auto takes with device cuda
+    # torch: the plain reference, what auto takes with device cuda; triton: kernels for a GPU,
+    # only when named, until they have run on one
     executor: Literal["auto", "native", "torch", "triton"] = "auto"
     # auto: float32; quantized: the file's own codes (native, triton); int8: a scale per output,
     # for many at once (native); bfloat16: torch, triton
     precision: Literal["auto", "float32", "bfloat16", "quantized", "int8"] = "auto"
-    device: Literal["cpu", "cuda"] = "cpu"  # cuda: triton, or torch with one GPU for each rank
-    cuda_graphs: Literal["auto", "on", "off"] = "auto"  # decodes replayed; auto: triton on cuda
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: torch, one GPU for each rank, or triton
+    cuda_graphs: Literal["auto", "on", "off"] = (
+        "auto"  # decodes replayed; auto: with triton on cuda
+    )
     tensor_parallel: int = 1  # processes that share the network; torch
     sampler: Literal["auto", "native", "plain"] = "auto"  # plain: numpy, row by row
     # auto: follows precision; bfloat16: torch, triton
@@ -185,7 +188,7 @@ def resolve(
     """Decide everything that was left open. `triton_fault` says why the Triton kernels cannot run
     here, and what to change; empty: they can. Raises ConfigError when it cannot work."""
     triton_fault = triton_fault or _triton_limits(config, model)
-    executor = _executor(config, model, has_native=has_native, has_triton=not triton_fault)
+    executor = _executor(config, model, has_native=has_native)
     if executor == "triton" and triton_fault:
         raise ConfigError(f"engine.executor is 'triton', but {triton_fault}.")
     precision = "float32" if config.precision == "auto" else config.precision
@@ -217,9 +220,7 @@ def resolve(
     return Resolved(chosen, *_pages(chosen, model))
 
 
-def _executor(
-    config: EngineConfig, model: ModelConfig, *, has_native: bool, has_triton: bool
-) -> ExecutorName:
+def _executor(config: EngineConfig, model: ModelConfig, *, has_native: bool) -> ExecutorName:
     check_size(model, config.tensor_parallel)
     needs_torch = config.tensor_parallel > 1 or config.device == "cuda"
     if config.executor == "native" and needs_torch:
@@ -236,8 +237,6 @@ def _executor(
         )
     if config.executor != "auto":
         return config.executor
-    if config.device == "cuda" and has_triton and config.precision != "int8":
-        return "triton"
     is_torch = needs_torch or config.precision == "bfloat16" or not has_native
     return "torch" if is_torch else "native"
 

@@ -23,9 +23,9 @@ def resolved(fault="", model=CONFIG, **settings):
 @pytest.mark.parametrize(
     ("settings", "executor"),
     [
-        ({"device": "cuda"}, "triton"),
-        ({"device": "cuda", "precision": "bfloat16"}, "triton"),
-        ({"device": "cuda", "precision": "quantized"}, "triton"),
+        ({"device": "cuda"}, "torch"),
+        ({"device": "cuda", "precision": "bfloat16"}, "torch"),
+        ({"device": "cuda", "executor": "triton", "precision": "quantized"}, "triton"),
         ({"device": "cuda", "tensor_parallel": 2}, "torch"),
         ({"device": "cuda", "executor": "torch"}, "torch"),
         ({}, "native"),
@@ -35,12 +35,6 @@ def resolved(fault="", model=CONFIG, **settings):
 )
 def test_what_auto_takes(settings, executor):
     assert resolved(**settings).executor == executor
-
-
-def test_auto_takes_torch_where_triton_cannot_run():
-    assert resolved(NO_GPU, device="cuda").executor == "torch"
-    wide = dataclasses.replace(CONFIG, head_width=512)
-    assert resolved(device="cuda", model=wide).executor == "torch"
 
 
 @pytest.mark.parametrize(
@@ -72,8 +66,8 @@ def test_graphs_are_refused_on_other_executors(executor):
 @pytest.mark.parametrize(
     ("settings", "graphs"),
     [
-        ({"device": "cuda"}, "on"),
-        ({"device": "cuda", "cuda_graphs": "off"}, "off"),
+        ({"device": "cuda", "executor": "triton"}, "on"),
+        ({"device": "cuda", "executor": "triton", "cuda_graphs": "off"}, "off"),
         ({"executor": "triton"}, "off"),
         ({}, "off"),
     ],
@@ -84,7 +78,7 @@ def test_graphs_are_on_where_they_can_be(settings, graphs):
 
 
 def test_pages_follow_precision():
-    assert resolved(device="cuda", precision="bfloat16").kv_dtype == "bfloat16"
+    assert resolved(device="cuda", executor="triton", precision="bfloat16").kv_dtype == "bfloat16"
     assert resolved(device="cuda").kv_dtype == "float32"
     assert resolved(precision="bfloat16").kv_dtype == "float16"
     assert resolved(kv_dtype="bfloat16", executor="torch").kv_dtype == "bfloat16"
