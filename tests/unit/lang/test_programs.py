@@ -421,3 +421,14 @@ def test_a_program_that_fails_before_its_gen_has_begun_ends():
     assert str(state.error()) == "at once" and backend.requests == []
     with pytest.raises(ProgramError, match="hasty: it was cancelled"):
         state["x"]
+
+
+def test_what_comes_after_a_failed_gen_is_unset_for_its_reason():
+    @sgl.function
+    def two(s):
+        s += sgl.gen("first", max_tokens=4)
+        s["second"]
+
+    with pytest.raises(ProgramError, match="gen 'first'") as caught:
+        two.run(backend=ScriptedTextBackend(["x"]), account=Account(Budget(calls=0)))
+    assert isinstance(caught.value.__cause__, BudgetSpent)
