@@ -1,11 +1,14 @@
 """The system loop with plants: a good change is kept, a cheat thrown out, a crash passed over."""
 
 import asyncio
+import dataclasses
 import random
 import sys
 
 import pytest
 
+from evolute.bench import make_workload, save_workload
+from evolute.engine import EngineConfig
 from evolute.envs.tuning import (
     Dimension,
     Judge,
@@ -103,3 +106,12 @@ def test_a_large_gain_is_measured_again_before_noise_hides_it(workload):
     loud, quiet = Noise(0.2, gain=2.0), Noise(0.01, gain=2.0)
     assert asyncio.run(kept(loud)) > 0.85
     assert asyncio.run(kept(quiet)) == 1 and quiet.count == 200 * 2 * 3
+
+
+@pytest.mark.parametrize("weights", [(), ("ann=2", "bob=0.5")])
+def test_a_trial_runs_with_every_setting_of_the_running_system(workload, weights):
+    save_workload(make_workload("shared", 256, scale=0.02), workload)
+    config = EngineConfig(tenant_weights=weights, memory_mb=8, num_threads=1)
+    runner = SubprocessRunner("tiny", workload, dataclasses.asdict(config))
+    found = asyncio.run(runner.measure({"page_size": 4}))
+    assert found.error is None and found.tokens_per_s > 0 and len(found.digest) == 64

@@ -70,6 +70,8 @@ def test_the_main_job_runs_to_its_report(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1])["finished"]
+    trials = (tmp_path / "runs" / "r" / "ledger.jsonl").read_text().splitlines()
+    assert len(trials) == 2 and not any("baseline itself failed" in one for one in trials)
     page = (tmp_path / "runs" / "r" / "report.html").read_text()
     for part in ("Accuracy", "Training", "Publications", "Tuning", "Settings", "0 errors"):
         assert part in page

@@ -52,7 +52,7 @@ class SubprocessRunner:
     timeout_s: float = 120.0
 
     async def measure(self, change: Change) -> Measurement:
-        settings = [f"--set={name}={value}" for name, value in {**self.base, **change}.items()]
+        settings = [f"--set={name}={_word(v)}" for name, v in {**self.base, **change}.items()]
         arguments = [
             *_bound(),
             *self.command,
@@ -86,6 +86,11 @@ def _bound() -> list[str]:
     if sys.platform != "linux":
         return []
     return [sys.executable, "-I", "-S", "-c", BOUND, str(os.getpid())]
+
+
+def _word(value: object) -> str:
+    """As `--set` reads it back."""
+    return json.dumps(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _parse(text: str) -> Measurement:
