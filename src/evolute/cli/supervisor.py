@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -40,6 +39,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0  # before the next start, doubled with ea
 HEAD_S, BODY_S = 5.0, 2.0  # for a client to say what it wants, and to take its answer
 MAX_HEAD_BYTES = 1 << 16
 OPEN_FILES = 8192
+ACCEPT_AGAIN_S = 1.0
 
 
 def supervise(
@@ -101,7 +101,8 @@ class _Supervisor:
         self.start_s = 1.0  # what the last start took
         self.is_stopping = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
-        self.gate: asyncio.Server | None = None
+        self.gate: socket.socket | None = None  # the parent's own end of the port
+        self.answers: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -116,7 +117,7 @@ class _Supervisor:
                     return code if code >= 0 else 128 - code
                 logger.error("the serving process ended (%d); it is started again", code)
                 self.restarts += 1
-                await self._open_gate()
+                self._open_gate()
                 await self._pause()
                 if self.is_stopping.is_set():
                     return 0
@@ -125,7 +126,7 @@ class _Supervisor:
 
     async def _life(self) -> tuple[int, bool]:
         """One child from its start to its end: its exit code, and whether it ever served."""
-        await self._open_gate()
+        self._open_gate()
         ours, theirs = socket.socketpair()
         fds = (self.listener.fileno(), theirs.fileno())
         worker = f"{fds[0]},{fds[1]},{self.restarts},{self.directory}"
@@ -178,14 +179,38 @@ class _Supervisor:
 
     # -- while nobody serves ------------------------------------------------------
 
-    async def _open_gate(self) -> None:
+    def _open_gate(self) -> None:
         if self.gate is None:
-            answer = functools.partial(_answer, self)
-            own = self.listener.dup()  # closed with the gate
-            self.gate = await asyncio.start_server(answer, sock=own, limit=MAX_HEAD_BYTES)
+            self.gate = self.listener.dup()
+            self.gate.setblocking(False)
+            asyncio.get_running_loop().add_reader(self.gate, self._accept)
+
+    def _accept(self) -> None:
+        """Whoever is accepted has its answer begun before the gate can close: asyncio's own server
+        forgets those that it accepted and had not begun, and their clients wait for ever."""
+        assert self.gate is not None
+        loop = asyncio.get_running_loop()
+        try:
+            connection, _ = self.gate.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no file descriptor is left
+            logger.error("a connection cannot be accepted (%s)", error)
+            loop.remove_reader(self.gate)
+            loop.call_later(ACCEPT_AGAIN_S, self._accept_again, self.gate)
+            return
+        connection.setblocking(False)
+        answer = loop.create_task(_answer(self, connection))
+        self.answers.add(answer)
+        answer.add_done_callback(self.answers.discard)
+
+    def _accept_again(self, gate: socket.socket) -> None:
+        if gate is self.gate:
+            asyncio.get_running_loop().add_reader(gate, self._accept)
 
     def _close_gate(self) -> None:
         if self.gate is not None:
+            asyncio.get_running_loop().remove_reader(self.gate)
             self.gate.close()
             self.gate = None
 
@@ -200,10 +225,9 @@ class _Supervisor:
         return "restarting", f"the serving process died and is started again ({times})."
 
 
-async def _answer(
-    supervisor: _Supervisor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def _answer(supervisor: _Supervisor, connection: socket.socket) -> None:
     """503, then whatever the client still sends is read: a reset would cost it the answer."""
+    reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_HEAD_BYTES)
     try:
         head = b""
         with contextlib.suppress(asyncio.LimitOverrunError):

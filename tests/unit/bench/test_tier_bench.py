@@ -22,7 +22,8 @@ def test_the_tier_saves_what_the_pool_forgot(tier):
     assert figures["tier/faults"] == 0
     whole = result.config["sessions"] * (QUICK.first + QUICK.more + 2 * QUICK.output)
     assert figures["none/computed_tokens"] > 1.5 * whole - figures["tier/computed_tokens"]
-    assert figures["ratio/computed_tokens"] > 1.3
+    # a disk may be too slow to have kept a page when it is wanted
+    assert figures["ratio/computed_tokens"] > (1.3 if tier == "host" else 1.0)
 
 
 def test_the_working_set_is_four_times_the_pool():

@@ -1,6 +1,7 @@
 """A child that dies is started again, and who asks meanwhile is told so. The child here serves two
 words and no model; it waits for a file before it says that it is ready."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -186,3 +187,19 @@ def test_a_child_that_served_counts_as_well_again(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
     code = "worker.restarts % 2 or worker.is_ready(); sys.exit(3 * (worker.restarts < 8))"
     assert lives(tmp_path, code) == (0, 9, 1)
+
+
+def test_who_is_accepted_as_the_gate_closes_has_an_answer():
+    async def run():
+        parent = supervisor._Supervisor(listener, [], print, "")
+        parent._open_gate()
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            parent._accept()
+            parent._close_gate()
+            await asyncio.wait_for(asyncio.gather(*parent.answers), 20)
+            client.settimeout(20)
+            return client.recv(4096)
+
+    with listen("127.0.0.1", 0) as listener:
+        assert asyncio.run(run()).startswith(b"HTTP/1.1 503")
