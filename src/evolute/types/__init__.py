@@ -25,6 +25,7 @@ from evolute.types.errors import (
     UnknownAdapter,
     WireError,
 )
+from evolute.types.player import Player
 from evolute.types.request import (
     Delta,
     FinishReason,
@@ -58,6 +59,7 @@ __all__ = [
     "OutOfCapacity",
     "Outcome",
     "Output",
+    "Player",
     "Problem",
     "ProgramError",
     "PromptTooLong",
