@@ -20,7 +20,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path(__file__).parents[1] / "src" / "evolute" / "lang" / "library"
+SHAPES = Path(__file__).parents[1] / "src" / "evolute" / "lang" / "shapes"
 FILES = {"multi_turn_short": "multi_turn", "multi_turn_long": "multi_turn"}
 SEED = 1
 
@@ -108,9 +108,9 @@ def answer_commands(url: str) -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # sglang prints
     sys.modules["evolute"] = types.ModuleType("evolute")
     sys.modules["evolute.lang"] = sglang
-    library = types.ModuleType("evolute.lang.shapes")
-    library.__path__ = [str(LIBRARY)]  # its files are found there, its __init__ is not run
-    sys.modules["evolute.lang.shapes"] = library
+    shapes = types.ModuleType("evolute.lang.shapes")
+    shapes.__path__ = [str(SHAPES)]  # its files are found there, its __init__ is not run
+    sys.modules["evolute.lang.shapes"] = shapes
     sys.modules["evolute"].lang = sglang  # type: ignore[attr-defined]
     for line in sys.stdin:
         out.write(json.dumps(run_under_sglang(json.loads(line))) + "\n")

@@ -23,6 +23,7 @@ from typing import Any
 
 OURS = {
     "evolute-float32": ("float32", "float32"),
+    "evolute-rollouts-8-bit": ("quantized", "float32"),
     "evolute-fast": ("quantized", "bfloat16"),  # rollouts in 8 bits, products in bfloat16
 }
 TIMEOUT_S = 1800
@@ -119,7 +120,8 @@ def _trl(threads: int) -> dict[str, float]:
 def _compare(options: argparse.Namespace) -> dict[str, Any]:
     from evolute.bench.peers import comparison, model_directory, ratio_of, take_turns
 
-    sides = [*OURS, *(["trl"] if options.trl_python else [])]
+    ours = [side for side in OURS if side in (options.sides or OURS)]
+    sides = [*ours, *(["trl"] if options.trl_python else [])]
     with tempfile.TemporaryDirectory() as folder:
         given = {
             "OMP_NUM_THREADS": str(options.threads),
@@ -130,7 +132,7 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
         taken = take_turns(sides, options.rounds, lambda side: _turn(side, options, given))
     seconds = {side: [one["seconds"] for one in figures] for side, figures in taken.items()}
     ratios = {}
-    for side in OURS if options.trl_python else ():
+    for side in ours if options.trl_python else ():
         ratios[f"trl / {side}"] = ratio_of(seconds["trl"], seconds[side])
     return comparison("training_peers", taken, ratios)
 
@@ -149,6 +151,7 @@ def _turn(side: str, options: argparse.Namespace, given: dict[str, str]) -> dict
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trl-python", help="the interpreter of an environment with TRL")
+    parser.add_argument("--sides", nargs="+", choices=OURS, help="only these of ours")
     parser.add_argument("--rounds", type=int, default=3, choices=range(1, 11), metavar="1-10")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--worker", help=argparse.SUPPRESS)

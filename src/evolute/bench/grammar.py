@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evolute.bench.result import BenchResult, digest_of, one_digest, summarize
+from evolute.bench.told import tell
 from evolute.engine import Engine, EngineConfig
 from evolute.models import LoadedModel, load_model
 from evolute.types import SamplingParams
@@ -99,6 +100,10 @@ def run(
                         engine, kind, count, batched=how == "batch", jump_first=number % 2 == 1
                     )
                     figures |= {f"{kind}/{how}/{name}": value for name, value in found.items()}
+                    told = (
+                        f"{found['fewer']:.2f} times fewer steps, {found['ratio']:.2f} times faster"
+                    )
+                    tell(f"round {number + 1} of {repeats}, {kind}, {how}: {told}")
                     same &= is_same
                     digests.append((f"{kind}/{how}", digest))
             rounds.append(figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,6 +104,7 @@ def bench(
 ) -> None:
     """Tokens a second, latencies, tokens computed, seconds of an update; digest of all outputs."""
     given, words = dict(locals()), set_ or []
+    _for_people()
     load = o.Load({key: given[key] for key in o.USUAL})
     _check(name, workload, repeats, minutes, paced=paced)
     _refuse_elsewhere(name, keep, variants)
@@ -126,6 +128,18 @@ def bench(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _for_people() -> None:
+    """Long benches say how far they are, and one that is told to end stops what it has started."""
+    import signal
+    import threading
+
+    from evolute.bench.told import show_on_stderr
+
+    show_on_stderr()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _check(

@@ -1,6 +1,6 @@
 """Our own server in a process of its own, for the length of a bench.
 
-with OwnServer("smollm2-135m", ["page_size=16"]) as server:
+with own_server("smollm2-135m", ["page_size=16"]) as server:
     server.url, server.start_s, server.peak_rss_mb()
 """
 

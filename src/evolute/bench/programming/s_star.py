@@ -24,6 +24,7 @@ from evolute.bench.programming.policies import Outcome, Remembered, Suite, figur
 from evolute.bench.programming.pupil import Sizes, cases, pupil
 from evolute.bench.programming.stand_in import StandIn, skills
 from evolute.bench.result import BenchResult
+from evolute.bench.told import tell
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import make_task
 from evolute.envs.sandbox.build import make_sandbox
@@ -156,6 +157,7 @@ async def compared(
     with Suite(suite, task, problems, roles, config, sandbox).recorded() as found:
         for policy in policies:
             outcomes[policy] = await found.outcome(selector=policy)
+            tell(f"{suite}, {policy}: {outcomes[policy].accuracy:.0%} right")
     figures: dict[str, float] = {}
     for name, outcome in outcomes.items():
         figures |= figures_of(f"{suite}/{name}", outcome)

@@ -23,6 +23,7 @@ from typing import Any
 from evolute.bench.programs.many import run_many
 from evolute.bench.programs.sides import OVER_HTTP, Ran, Sides
 from evolute.bench.result import BenchResult, one_digest, summarize
+from evolute.bench.told import tell
 from evolute.engine import EngineConfig
 from evolute.lang.shapes import SHAPES
 from evolute.models import LoadedModel, load_model
@@ -95,7 +96,7 @@ def _shape(
         count = QUICK_COUNT if quick else shape.count
         arguments = shape.inputs(count, seed=number)
         order = sides.names[::-1] if number % 2 else sides.names
-        rans = {side: sides.run(side, name, arguments) for side in order}
+        rans = {side: _told(sides, side, name, arguments) for side in order}
         found.append({f"{name}/{key}": value for key, value in _figures(rans).items()})
         for side, ran in rans.items():
             digests.setdefault(side, []).append(_digest(ran))
@@ -107,6 +108,12 @@ def _shape(
         if theirs != ours
     ]
     return found, " ".join(ours), notes
+
+
+def _told(sides: Sides, side: str, name: str, arguments: Sequence[dict[str, Any]]) -> Ran:
+    ran = sides.run(side, name, arguments)
+    tell(f"{name}, {len(arguments)} programs, {side}: {ran.seconds:.1f} s")
+    return ran
 
 
 def _figures(rans: dict[str, Ran]) -> Figures:

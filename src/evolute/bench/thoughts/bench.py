@@ -25,6 +25,7 @@ from evolute.bench.thoughts.calibration import calibrate
 from evolute.bench.thoughts.paraphrases import paraphrases
 from evolute.bench.thoughts.passes import one_pass
 from evolute.bench.thoughts.teacher import Teacher
+from evolute.bench.told import tell
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import make_task
 from evolute.envs.sandbox.contract import Sandbox, SandboxLimits
@@ -137,6 +138,7 @@ async def taught(
                     found = await one_pass(method, task, problems[k * count : (k + 1) * count])
                     word = "taught" if growing else "not_growing"
                     figures |= found.figures(f"{word}/{family}/{title}")
+                    tell(f"{word}, {family}, {title} pass: done")
                 if growing:
                     figures[f"taught/{family}/templates"] = float(len(method.buffer.all()))
     return figures
@@ -181,6 +183,7 @@ async def compared(
         for title, method in _methods(roles, sandbox).items():
             found = await one_pass(method, task, problems, concurrency=8)
             figures |= found.figures(f"{title}/{family}")
+            tell(f"{title}, {family}: {figures[f'{title}/{family}/accuracy']:.0%} right")
         for title, seeds in BUFFERS.items():
             path = place / f"{title}.db" if seeds != "taught" else place / "taught-True.db"
             own: Any = "none" if seeds == "taught" else seeds
@@ -188,6 +191,7 @@ async def compared(
             with closing(ThoughtBuffer(roles, sandbox, config, embedder=embedder)) as method:
                 found = await one_pass(method, task, problems)
                 figures |= found.figures(f"{title}/{family}")
+                tell(f"{title}, {family}: {figures[f'{title}/{family}/accuracy']:.0%} right")
     return figures | _means(figures, tasks)
 
 
