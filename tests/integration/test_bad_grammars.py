@@ -122,10 +122,8 @@ def test_what_grows_without_bound_is_refused_or_answered(
 ) -> None:
     began = time.monotonic()
     answer = ask(client, BLOW_UPS[name])
-    if answer.status_code == 400:
+    if answer.status_code == 400:  # at once, or found to be too large while it was written
         assert_refused(answer)
-    elif answer.status_code == 500:  # found to be too large only while it was written
-        assert answer.json()["error"]["message"].startswith("the grammar failed: ")
     else:
         assert answer.json()["choices"][0]["finish_reason"] in ("stop", "length", "error")
     assert time.monotonic() - began < PATIENCE_S

@@ -46,6 +46,7 @@ class Draft:
     matched_stop: str | int | None = None
     error: str | None = None
     retry_after_s: float | None = None  # of one that is ended for its deadline
+    is_refused: bool = False  # what failed is the request's own doing
     output: Output | None = None
 
     @property
@@ -154,6 +155,7 @@ class Draft:
             index=self.index,
             request_id=self.request.id,
             error=error or self.error,
+            is_refused=self.is_refused and not error,
             retry_after_s=self.retry_after_s,
             num_preemptions=sequence.num_preemptions,
         )
@@ -219,6 +221,7 @@ class Draft:
     def _reason(self, token: int, ends: bool) -> FinishReason | None:
         if self.matcher and self.matcher.error:  # it then offers only the end: no stop
             self.error = f"the grammar failed: {self.matcher.error}"
+            self.is_refused = True
             return FinishReason.ERROR
         if ends:
             self.matched_stop = token

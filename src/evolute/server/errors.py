@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from evolute.types import (
+    BadGrammar,
     DeadlineMissed,
     EvoluteError,
     FinishReason,
@@ -102,6 +103,8 @@ def raise_if_failed(output: Output) -> None:
     not a text."""
     if output.finish_reason is FinishReason.DEADLINE:
         raise DeadlineMissed(output.error or "too late.", output.retry_after_s or 1.0)
+    if output.is_refused:
+        raise BadGrammar(output.error or "the grammar failed.")
     if output.finish_reason is FinishReason.ERROR:
         raise EvoluteError(output.error or "the engine failed on this request; see its log.")
 

@@ -85,6 +85,8 @@ class Output:
     index: int = 0  # which of the n
     request_id: str = ""
     error: str | None = None
+    # after finish reason `error`: the request's own doing, such as a grammar that grows too large
+    is_refused: bool = False
     retry_after_s: float | None = None  # after finish reason `deadline`
     num_preemptions: int = 0
 

@@ -25,6 +25,7 @@ from evolute.lang.tools import in_text, toolset_of
 from evolute.types import (
     Backend,
     BackendError,
+    BadGrammar,
     ConfigError,
     DeadlineMissed,
     Delta,
@@ -254,6 +255,8 @@ class _Patience:
 def _reply(outputs: Sequence[Output]) -> Reply:
     """Raises what an output failed with: an answer that never was is no text."""
     for output in outputs:
+        if output.is_refused:
+            raise BadGrammar(output.error or "the grammar failed.")
         if output.finish_reason is FinishReason.ERROR:
             raise BackendError(output.error or "the engine failed while it was answering.")
         if output.finish_reason is FinishReason.DEADLINE:
