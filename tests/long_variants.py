@@ -10,6 +10,9 @@ LONG = {
         "test_an_update_in_any_step_is_told_and_leaves_no_stale_page": ("torch", "step2", "step9"),
         "test_the_same_version_with_other_weights_reuses_nothing": ("torch",),
     },
+    "equivalence/test_jump_forward.py": {
+        "test_what_a_grammar_forces_changes_no_answer": ("torch-{'token_budget': 7",),
+    },
     "equivalence/test_speculation.py": {
         "test_the_text_so_far_as_guess_changes_no_answer": ("torch",),
         "test_half_right_guesses_change_no_answer_and_charge_what_was_made": ("torch",),
@@ -40,6 +43,11 @@ LONG = {
     "integration/test_load.py": {
         "test_two_servers_take_turns_and_are_compared_pair_by_pair": ("",),
     },
+    "integration/test_program_shapes.py": {
+        "test_ours_finds_the_optimum_and_every_way_says_the_same": (
+            *("agents", "tree_of_thought", "skeleton", "branch_solve_merge", "multi_turn_long"),
+        ),
+    },
     "integration/test_sft.py": {
         "test_killed_at_any_step_it_goes_on_to_the_same_bits": ("full",),
     },
@@ -61,14 +69,24 @@ LONG = {
         "test_shares_follow_the_weights": ("Vtc",),
         "test_dlpm_keeps_tenants_within_its_own_bound_and_its_deficits_in_range": ("mean",),
     },
+    "unit/bench/test_fairness_bench.py": {
+        "test_the_whole_bench_tells_its_figures": ("",),
+    },
     "unit/bench/test_simulated_fairness.py": {
         "test_knowing_lengths_removes_the_oscillation": ("",),
+        "test_the_arena_s_spread_of_service_is_the_published_one": ("",),
+    },
+    "unit/bench/test_simulated_slora.py": {
+        "test_better_kernels_reach_what_their_constants_promise": ("",),
     },
     "unit/envs/test_tasks.py": {
         "test_splits_are_disjoint_and_repeatable": ("checkmate-in-one",),
     },
     "unit/kernels/test_triton_compiles.py": {
         "test_what_a_call_launches_compiles_and_fits": ("",),
+    },
+    "unit/reasoning/test_s_star_bench.py": {
+        "test_figures_fit_together_and_come_out_alike": ("",),
     },
     "unit/train/test_checkpoint_faults.py": {
         "test_a_kill_at_any_call_leaves_a_whole_checkpoint": ("new-within", "redone"),
