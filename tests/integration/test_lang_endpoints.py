@@ -342,3 +342,25 @@ def test_a_runtime_starts_and_ends_its_server():
     assert runtime._process.poll() is not None
     with pytest.raises(BackendError, match="ended with status"):
         sgl.Runtime("no-such-model")
+
+
+def test_a_gen_is_one_request(served, monkeypatch):
+    engine, url = served
+    asked, send = [], Transport.send
+
+    async def count(self, method, path, body=None):
+        asked.append(path)
+        return await send(self, method, path, body)
+
+    monkeypatch.setattr(Transport, "send", count)
+
+    @sgl.function
+    def two(s):
+        s += "One: " + sgl.gen("a", max_tokens=12, stop="e")
+        s += " Two: " + sgl.gen("b", max_tokens=12, stop=["a", "i", "o"])
+        s += " Three: " + sgl.gen("c", max_tokens=4)
+
+    remote = two.run(backend=sgl.RuntimeEndpoint(url), temperature=0)
+    local = two.run(backend=engine, temperature=0)
+    assert remote.text() == local.text() and remote.error() is None
+    assert asked == ["/generate"] * 3

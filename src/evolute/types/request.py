@@ -82,6 +82,9 @@ class Output:
     prompt_top_logprobs: tuple[tuple[TopLogprob, ...], ...] = ()  # per prompt token
     prompt_id_logprobs: tuple[tuple[float, ...], ...] = ()  # of `logprob_token_ids`, likewise
     matched_stop: str | int | None = None  # stop string or token id that ended it
+    # the leading tokens that are a beginning of `text`, and how many characters they are: what ends
+    # an answer is no part of its text; None: not told
+    text_prefix: tuple[int, int] | None = None
     index: int = 0  # which of the n
     request_id: str = ""
     error: str | None = None

@@ -43,6 +43,7 @@ def body(request: TextRequest) -> dict[str, Any]:
         "add_special_tokens": not prompt.messages,
         "sampling_params": sampling_body(sampling),
         "return_logprob": True,
+        "return_text_prefix": True,
         "rid": request.id,
         "user": request.tenant,
     }
@@ -92,6 +93,7 @@ def output(item: Mapping[str, Any], index: int) -> Output:
             top_logprobs=_top(meta.get("output_top_logprobs")),
             prompt_logprobs=tuple(entry[0] for entry in prompt),
             matched_stop=finish.get("matched"),
+            text_prefix=_pair(meta.get("text_prefix")),
             index=index,
             request_id=str(meta.get("id", "")),
         )
@@ -149,6 +151,10 @@ class Deltas:
 
 def _top(rows: Any) -> tuple[tuple[TopLogprob, ...], ...]:
     return tuple(tuple(TopLogprob(e[1], float(e[0])) for e in row or ()) for row in rows or ())
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    return None if value is None else (int(value[0]), int(value[1]))
 
 
 def _version(label: Any) -> int:

@@ -51,7 +51,8 @@ class Transport:
         self._headers = dict(headers or {})
         # with a limit, waiting for a connection is bounded by the timeouts of those ahead
         self._timeout = httpx.Timeout(timeout_s, connect=10.0, pool=None)
-        self._max_retries, self._verify = max_retries, verify
+        # what is not encrypted needs no certificates, whose loading takes 25 ms
+        self._max_retries, self._verify = max_retries, verify if url[:5] == "https" else False
         self._limits = httpx.Limits(
             max_connections=max_connections, max_keepalive_connections=max_connections or 64
         )

@@ -4,8 +4,8 @@
     await written(output, backend)        all that it made, its calls too
     await meta_of(reply, index, ...)      SGLang's meta_info of one output
 
-The tokens that end an answer (end of sequence, a stop string's) are no part of its text, so they
-are cut off. Where a stop string begins within a token, that token's text is kept as text.
+The tokens that end an answer are cut off (`lang/cutting.py`). Where a stop string begins within a
+token, that token's text is kept as text.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from evolute.lang.backend import Made, Piece, Reply, Text, TextBackend
+from evolute.lang.cutting import candidates
 from evolute.types import FinishReason, Output
-
-MAX_CUT = 64  # tokens that a stop may have; beyond, the text is tokenised anew
 
 
 async def pieces_of(output: Output, backend: TextBackend) -> tuple[Piece, ...]:
     text, ids = output.text, output.token_ids
     if not ids or not text or not backend.capabilities.tokens:
         return (Text(text),)
-    if output.finish_reason is FinishReason.LENGTH:
-        return (Made(text, ids),)
-    last = len(ids) - isinstance(output.matched_stop, int)
-    for count in range(last, max(0, last - MAX_CUT), -1):
-        shown = await backend.decode(ids[:count])
-        if shown and text.startswith(shown):
-            return (Made(shown, ids[:count]), Text(text[len(shown) :]))
-    return (Text(text),)
+    count, length = output.text_prefix or await _prefix(output, backend)
+    if not count:
+        return (Text(text),)
+    made = Made(text[:length], ids[:count])
+    return (made,) if length == len(text) else (made, Text(text[length:]))
 
 
 async def written(output: Output, backend: TextBackend) -> tuple[Piece, ...]:
@@ -88,6 +84,17 @@ def token_entries(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+async def _prefix(output: Output, backend: TextBackend) -> tuple[int, int]:
+    """As `cutting.text_prefix`, where the backend has not told it."""
+    if output.finish_reason is FinishReason.LENGTH:
+        return len(output.token_ids), len(output.text)
+    for count in candidates(output):
+        shown = await backend.decode(output.token_ids[:count])
+        if shown and output.text.startswith(shown):
+            return count, len(shown)
+    return 0, 0
 
 
 def _finish(output: Output, count: int) -> dict[str, Any]:

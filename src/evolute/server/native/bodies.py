@@ -107,6 +107,7 @@ class GenerateBody(Strict):
     token_ids_logprob: Many[int] | Many[Many[int] | None] | None = None
     return_text_in_logprobs: bool | None = None
     return_prompt_token_ids: bool | None = None
+    return_text_prefix: bool | None = None  # ours: how many leading tokens the text is made of
     stream: bool | None = None
     rid: str | Many[str] | None = None
     lora_path: str | Many[str | None] | None = None

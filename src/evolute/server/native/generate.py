@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from evolute.lang.cutting import text_prefix
 from evolute.server.encoding import encoded
 from evolute.server.generation import Call, ChoiceDelta
 from evolute.server.native.answers import Progress, answer, partial
@@ -119,9 +120,15 @@ class _Answers:
         value["meta_info"]["e2e_latency"] = done_s - self.began_s
         if self.is_list:
             value["index"] = value["meta_info"]["index"] = choice
+        if self.body.return_text_prefix:
+            value["meta_info"]["text_prefix"] = text_prefix(output, self._decode)
         if self.body.return_prompt_token_ids:
             value["prompt_token_ids"] = list(item.request.prompt)
         return value
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        """Byte by byte, as `lang` does: a part of an answer is a part of its text."""
+        return b"".join(map(self._tokenizer.token_bytes, token_ids)).decode(errors="replace")
 
     @property
     def _shown(self) -> dict[str, bool]:
