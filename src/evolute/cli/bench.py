@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,11 @@ Keep = Annotated[
     Path | None, typer.Option(help="demonstrations: a folder where a run that was killed goes on")
 ]
 Variants = Annotated[
-    str | None, typer.Option(help="demonstrations: comma-separated; default eight of them")
+    str | None,
+    typer.Option(
+        help="comma-separated; demonstrations: changes to traces, by default eight of them; "
+        "programs: ways to run them, by default all"
+    ),
 ]
 Paced = Annotated[bool, typer.Option(help="send each request at its moment, measure latencies")]
 
@@ -123,7 +128,10 @@ def bench(
     elif name == "demonstrations":
         result = _demonstrations(model, words, repeats, keep, variants, quick=quick)
     else:
-        result = _in_process(name, model, workload, words, repeats, quick=quick, paced=paced)
+        ways = variants.split(",") if variants else ()
+        result = _in_process(
+            name, model, workload, words, repeats, quick=quick, paced=paced, ways=ways
+        )
     _show(result, is_json=json)
 
 
@@ -164,8 +172,9 @@ def _refuse_elsewhere(name: str, keep: Path | None, variants: str | None) -> Non
     from evolute.types import ConfigError
 
     for option, value in (("--keep", keep), ("--variants", variants)):
-        if value is not None and name != "demonstrations":
-            raise ConfigError(f"{option} is for bench demonstrations; drop it.")
+        takes = {"--keep": ("demonstrations",), "--variants": ("demonstrations", "programs")}
+        if value is not None and name not in takes[option]:
+            raise ConfigError(f"{option} is for bench {' and '.join(takes[option])}; drop it.")
 
 
 def _config(words: list[str]) -> EngineConfig:
@@ -183,6 +192,7 @@ def _in_process(
     *,
     quick: bool,
     paced: bool,
+    ways: Sequence[str] = (),
 ) -> BenchResult:
     from evolute.bench import run_bench
     from evolute.types import ConfigError
@@ -195,7 +205,7 @@ def _in_process(
         from evolute.bench.programs.bench import run
 
         shapes = workload.split(",") if workload else ()
-        return run(quick, model=model, config=config, repeats=repeats, shapes=shapes)
+        return run(quick, model=model, config=config, repeats=repeats, shapes=shapes, ways=ways)
     if name == "replay" or workload or paced:
         return _replay(model, workload or "batch", config, repeats, quick=quick, paced=paced)
     return run_bench(name, quick=quick, model=model, config=config, repeats=repeats)

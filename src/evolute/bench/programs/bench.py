@@ -42,9 +42,11 @@ def run(
     config: EngineConfig | None = None,
     repeats: int = 3,
     shapes: Sequence[str] = (),
+    ways: Sequence[str] = (),
 ) -> BenchResult:
-    """All shapes or those named (`many` among them), `repeats` rounds each; `quick`: one round of
-    few programs. A model that is given loaded is not served, so nothing goes over HTTP."""
+    """All shapes or those named (`many` among them), `repeats` rounds each, in all ways or in ours
+    and those named; `quick`: one round of few programs. A model that is given loaded is not served,
+    so nothing goes over HTTP."""
     chosen, repeats = _chosen(shapes), 1 if quick else repeats
     config = config or EngineConfig()
     rounds: list[Figures] = [{} for _ in range(repeats)]
@@ -52,7 +54,8 @@ def run(
     named = [name for name in chosen if name != "many"]
     if named:
         loaded = load_model(model) if isinstance(model, str) else model
-        with Sides(loaded, config, server=model if isinstance(model, str) else None) as sides:
+        served = model if isinstance(model, str) else None
+        with Sides(loaded, config, server=served, names=ways) as sides:
             for name in named:
                 found, digest, different = _shape(sides, name, repeats, quick=quick)
                 for figures, more in zip(rounds, found):

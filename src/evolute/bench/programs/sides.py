@@ -1,6 +1,6 @@
 """In which ways is a shape of programs run, so that the ways can be compared?
 
-    with Sides(model, config, names, over_http=True) as sides:
+    with Sides(model, config, server="smollm2-135m") as sides:
         sides.run(side, shape, arguments) -> Ran(seconds, answers, share)
 
 In process, on engines that are kept, their caches emptied before each run:
@@ -40,7 +40,8 @@ from evolute.lang.interpreter.program import AnyBackend
 from evolute.lang.interpreter.state import ProgramState
 from evolute.lang.shapes import SHAPES
 from evolute.models import LoadedModel
-from evolute.types import BackendError
+from evolute.types import BackendError, ConfigError
+from evolute.types.settings import nearest
 
 IN_PROCESS = ("ours", "fcfs", "no_hints", "no_jump", "no_cache", "one_call")
 OVER_HTTP = ("http", "openai", "openai_forked")
@@ -68,8 +69,20 @@ class Sides:
     """Engines and a server, for the length of a bench. `model` by name where a server is wanted."""
 
     def __init__(
-        self, model: LoadedModel, config: EngineConfig, *, server: str | None = None
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        *,
+        server: str | None = None,
+        names: Sequence[str] = (),
     ) -> None:
+        """`names`: only these ways, besides ours. Raises ConfigError for one that cannot be."""
+        known = (*IN_PROCESS, *(OVER_HTTP if server is not None else ()))
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"no way {name!r} to run programs. {nearest(name, known)}")
+        needed = {"ours", *names} | ({"http"} if set(names) & set(OVER_HTTP) else set())
+        self.names = tuple(name for name in known if not names or name in needed)
         self._model, self._config, self._server_model = model, config, server
         self._stack = contextlib.ExitStack()
         self._engines: dict[bool, Engine] = {}
@@ -82,7 +95,7 @@ class Sides:
             config = dataclasses.replace(self._config, prefix_cache=cached)
             engine = Engine(self._model, config)
             self._engines[cached] = self._stack.enter_context(engine)
-        if self._server_model is not None:
+        if self._server_model is not None and set(self.names) & set(OVER_HTTP):
             self._start(self._server_model)
         return self
 
@@ -93,10 +106,6 @@ class Sides:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (*IN_PROCESS, *(OVER_HTTP if self._server is not None else ()))
 
     def run(self, side: str, shape: str, arguments: Sequence[Mapping[str, Any]]) -> Ran:
         """Raises ProgramError for a program that failed."""
