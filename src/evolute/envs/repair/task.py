@@ -97,7 +97,7 @@ class RepairTask:
             text for path, text in repository.files().items() if not path.endswith("__init__.py")
         )
         gold = patch_of(repository.files(), repository.files(is_mended=True))
-        message = {"role": "user", "content": issue}
+        message: Message = {"role": "user", "content": issue}
         return Problem(f"{issue}\n{listing}", (message,), gold, {"repair": key})
 
 

@@ -2,7 +2,7 @@
 
     async with sandbox.open(limits, files) as session:
         await session.run(command) -> CommandReport      a program, or a line for a shell
-        await session.read(path), write({path: bytes}), remove(path), list(path), collect()
+        await session.read(path), write({path: bytes}), remove(path), entries(path), collect()
 
 One sandbox stays open: its disks keep what programs wrote, while no process outlives the call that
 started it. Paths lie below the session's folder; a link that leads out of it is refused, and
@@ -57,7 +57,7 @@ class Command:
 class CommandReport:
     """Invariant: `exit_code` is set exactly when `ending` is EXITED. `folder` is where a shell
     ended ("": it did not say). Of a long stream the first and last parts are kept: `num_bytes` is
-    what it wrote in all."""
+    what it wrote in all; 32 MiB of one end the program."""
 
     ending: Ending
     stdout: str
@@ -106,9 +106,12 @@ class Session:
     async def run(self, command: Command) -> CommandReport:
         """A program that misbehaves is data; SandboxError means that the sandbox broke."""
         limits = replace(self.limits, seconds=command.seconds or self.limits.seconds)
+        arguments = [argument.encode("utf-8", "replace") for argument in command.arguments]
+        if any(b"\0" in argument for argument in arguments):
+            return CommandReport(Ending.EXITED, "", "an argument contains a NUL byte", 0.0, 126)
         request = {
             "do": "run",
-            "arguments": [a.encode("utf-8", "replace") for a in command.arguments],
+            "arguments": arguments,
             "stdin": command.stdin,
             "folder": command.folder,
             "environment": dict(command.environment),
@@ -117,8 +120,6 @@ class Session:
             "most": command.max_output_bytes or limits.max_output_bytes,
             "limits": rlimits(limits, self._launch.own_processes),
         }
-        if any(b"\0" in argument for argument in request["arguments"]):
-            return CommandReport(Ending.EXITED, "", "an argument contains a NUL byte", 0.0, 126)
         began = time.monotonic()
         fields = await self._ask(request, limits.seconds)
         return _report(fields, time.monotonic() - began, limits)
@@ -145,7 +146,7 @@ class Session:
         fields = await self._ask(request, FILE_S)
         return "" if fields[0] == b"ok" else b" ".join(fields[1:]).decode("utf-8", "replace")
 
-    async def list(
+    async def entries(
         self, path: str = FOLDER, *, depth: int = 2, hidden: bool = False, most: int = 500
     ) -> list[str] | None:
         """Paths below a folder, `/` behind folders, "..." last when there are more than `most`.
@@ -210,7 +211,7 @@ class Session:
                 raise SandboxError(f"the session cannot be used: {self._why}.")
             number, now = next(self._numbers), time.monotonic()
             data = marshal.dumps({**request, "number": number})
-            answer = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
             self._answers[number] = answer
             self._free_at = max(self._free_at, now) + seconds + END_S
             stdin = self._process.stdin
@@ -286,7 +287,8 @@ async def spawn(launch: Launch, limits: SandboxLimits, files: Mapping[str, bytes
 
 
 def _fields(body: bytes) -> list[bytes]:
-    fields, place = [], 0
+    fields: list[bytes] = []
+    place = 0
     while place < len(body):
         size = int.from_bytes(body[place : place + 8], "big")
         fields.append(body[place + 8 : place + 8 + size])
@@ -315,18 +317,18 @@ def _report(fields: list[bytes], seconds: float, limits: SandboxLimits) -> Comma
     (total, out), (total_err, err) = _stream(streams[:3]), _stream(streams[3:])
     place = folder.decode("utf-8", "replace").rstrip("\n")
     place = place if place.startswith("/") and "\n" not in place else ""
-    rest = {"folder": place, "num_bytes": total + total_err}
-    if word == b"timeout":
-        return CommandReport(Ending.TIMEOUT, out, err, seconds, **rest)
+    done = CommandReport(
+        Ending.TIMEOUT, out, err, seconds, folder=place, num_bytes=total + total_err
+    )
+    code = int(number)
+    if word in (b"timeout", b"output"):
+        return replace(done, ending=Ending(word.decode()))
     if word == b"exit":
-        is_short = int(number) == 1 and (err or out).rstrip().endswith("MemoryError")
-        if is_short:
-            return CommandReport(Ending.MEMORY, out, err, seconds, **rest)
-        return CommandReport(Ending.EXITED, out, err, seconds, exit_code=int(number), **rest)
-    signal_number = int(number)
-    ran_out = signal_number == 24 or float(cpu) >= math.ceil(limits.cpu_seconds)
-    ending = Ending.TIMEOUT if ran_out else Ending.SIGNAL
-    return CommandReport(ending, out, err, seconds, signal=signal_number, **rest)
+        if code == 1 and (err or out).rstrip().endswith("MemoryError"):
+            return replace(done, ending=Ending.MEMORY)
+        return replace(done, ending=Ending.EXITED, exit_code=code)
+    ran_out = code == signal.SIGXCPU or float(cpu) >= math.ceil(limits.cpu_seconds)
+    return replace(done, ending=Ending.TIMEOUT if ran_out else Ending.SIGNAL, signal=code)
 
 
 def _stream(fields: Sequence[bytes]) -> tuple[int, str]:

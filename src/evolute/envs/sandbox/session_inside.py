@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the module typing takes longer to load than all the rest
 
 LENGTH = 16
 FILE_S = 20.0  # for one file operation
+FLOOD = 32 * 2**20  # bytes of a stream that end a program
 DRAIN_S = 0.2  # to read what an ended program left in its pipes
 FOLDER_REPORT = 3  # descriptor on which a shell tells where it ended
 MAX_ENTRIES = 20_000
@@ -95,7 +96,11 @@ def hide() -> None:
 
 
 def open_folder(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:
-    return in_child(session, lambda: [os.makedirs(request["folder"], exist_ok=True) or "ok"])
+    def operation() -> list[str | bytes]:
+        os.makedirs(request["folder"], exist_ok=True)
+        return ["ok"]
+
+    return in_child(session, operation)
 
 
 def run(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:
@@ -114,14 +119,15 @@ def run(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:
     read_rest(streams, DRAIN_S)
     for descriptor in streams:
         os.close(descriptor)
-    word, number = how(code)
-    head = ["done", word, str(number), f"{cpu:.3f}", streams[told[0]].head]
+    word, number = how(code, streams)
+    head: list[str | bytes] = ["done", word, str(number), f"{cpu:.3f}", streams[told[0]].head]
     return head + streams[out[0]].fields() + streams[err[0]].fields()
 
 
-def how(code: int | None) -> tuple[str, int]:
+def how(code: int | None, streams: dict[int, Kept]) -> tuple[str, int]:
     if code is None:
-        return "timeout", 0
+        is_flood = any(kept.total > FLOOD for kept in streams.values())
+        return "output" if is_flood else "timeout", 0
     return ("signal", os.WTERMSIG(code)) if os.WIFSIGNALED(code) else ("exit", code >> 8)
 
 
@@ -190,7 +196,7 @@ def follow(
     child: int, streams: dict[int, Kept], stdin: tuple[int, bytes], seconds: float
 ) -> tuple[int | None, float]:
     """Feed and read until the program itself ends (its children may hold the pipes), or time is
-    up."""
+    up, or it floods us."""
     until, feeding, data = time.monotonic() + seconds, *stdin
     os.set_blocking(feeding, False)
     handle = os.pidfd_open(child)
@@ -205,6 +211,8 @@ def follow(
             for one in ready:
                 if one != handle and not read_some(one, streams[one]):
                     watched.remove(one)
+                elif one != handle and streams[one].total > FLOOD:
+                    return None, 0.0
             if handle in ready:
                 _, code, usage = os.wait4(child, 0)
                 return code, usage.ru_utime + usage.ru_stime
@@ -352,7 +360,11 @@ def write_file(session: dict[str, Any], request: dict[str, Any]) -> list[str | b
 
 
 def remove_file(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:
-    return in_child(session, lambda: [os.unlink(within(session, request["path"])) or "ok"])
+    def operation() -> list[str | bytes]:
+        os.unlink(within(session, request["path"]))
+        return ["ok"]
+
+    return in_child(session, operation)
 
 
 def list_folder(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:

@@ -58,6 +58,8 @@ def said(report: CommandReport, most: int = MAX_CHARS) -> str:
         parts.append(
             f"[stopped: it was not done after {report.seconds:.0f} s. Run something shorter.]"
         )
+    elif report.ending is Ending.OUTPUT:
+        parts.append(f"[stopped: it wrote more than {report.num_bytes >> 20} MB. Print less.]")
     elif report.ending is Ending.MEMORY:
         parts.append("[ended: it ran out of memory.]")
     elif report.ending is Ending.SIGNAL:

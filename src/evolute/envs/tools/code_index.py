@@ -152,29 +152,36 @@ def _named(known: Sequence[Entity], name: str) -> list[Entity]:
         known, name = [e for e in known if e.path == path or e.path.endswith("/" + path)], dotted
     if not name:
         return []
-    last = name.rpartition(".")[2]
-    ways = (
-        lambda e: e.name == name or e.name.endswith("." + name),
-        lambda e: e.name.lower() == name.lower() or e.name.lower().endswith("." + name.lower()),
-        lambda e: last != name and e.name.rpartition(".")[2] == last,
-        lambda e: last != name and e.name.rpartition(".")[2].lower() == last.lower(),
+    last, low = name.rpartition(".")[2], name.lower()
+    exact = [e for e in known if _ends_with(e.name, name)]
+    any_case = [e for e in known if _ends_with(e.name.lower(), low)]
+    by_last = [e for e in known if e.name.rpartition(".")[2] == last]
+    by_last_any = [e for e in known if e.name.lower().rpartition(".")[2] == last.lower()]
+    return (
+        exact
+        or any_case
+        or by_last
+        or by_last_any
+        or [entity for entity in known if low in entity.id.lower()][:NUM_LIKE]
     )
-    for way in ways:
-        if found := [entity for entity in known if way(entity)]:
-            return found
-    return [entity for entity in known if name.lower() in entity.id.lower()][:NUM_LIKE]
+
+
+def _ends_with(dotted: str, name: str) -> bool:
+    return dotted == name or dotted.endswith("." + name)
 
 
 def _places(text: str, wanted: str) -> list[int]:
     """Lines where the text begins; it may span several."""
-    lowered, found, place = text.lower(), [], -1
+    lowered, place = text.lower(), -1
+    found: list[int] = []
     while (place := lowered.find(wanted, place + 1)) >= 0:
         line = lowered.count("\n", 0, place) + 1
         if not found or found[-1] != line:
             found.append(line)
-        place = max(place, (lowered.find("\n", place) if "\n" not in wanted else place))
-        if place < 0:
-            break
+        if "\n" not in wanted:  # on to the next line: one that has it twice counts once
+            place = lowered.find("\n", place)
+            if place < 0:
+                break
     return found
 
 

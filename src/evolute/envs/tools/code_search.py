@@ -26,7 +26,7 @@ from evolute.envs.tools.arguments import (
 from evolute.envs.tools.code_index import CodeIndex, Entity
 from evolute.envs.tools.code_outline import Row
 from evolute.envs.tools.contract import ToolContext, ToolResult
-from evolute.envs.tools.shown import MAX_CHARS, cut
+from evolute.envs.tools.shown import MAX_CHARS, cut, numbered
 from evolute.types import ToolError
 
 OUTLINE = Path(__file__).with_name("code_outline.py")
@@ -142,7 +142,7 @@ def _at_lines(index: CodeIndex, paths: Sequence[str], lines: Sequence[int]) -> s
         if wanted and first <= wanted[-1][1] + 1:
             first = wanted.pop()[0]
         wanted.append((first, last))
-    shown = [display.numbered(rows[first - 1 : last], first) for first, last in wanted]
+    shown = [numbered(rows[first - 1 : last], first) for first, last in wanted]
     return f"{path}:\n" + "\n[...]\n".join(shown)
 
 

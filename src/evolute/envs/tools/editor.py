@@ -89,7 +89,7 @@ class Editor:
     # -- internals ---------------------------------------------------------------
 
     async def _view(self, path: str, lines: list[int] | None) -> str:
-        entries = await self._session.list(path)
+        entries = await self._session.entries(path)
         if entries is not None:
             if lines:
                 raise ToolError(f"{path} is a folder; view_range is for files. Leave it out.")

@@ -8,9 +8,10 @@ await validate_tool_task(task)      the demonstrated calls earn 1, doing nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from evolute.envs.repair import repair_task
 from evolute.envs.sandbox.build import make_sandbox
 from evolute.envs.sandbox.contract import Sandbox
 from evolute.envs.tools.contract import ToolContext, ToolTask, ToolWorld
@@ -19,9 +20,23 @@ from evolute.types import ConfigError, Message
 from evolute.types.settings import nearest
 
 MakeSandbox = Callable[[], Sandbox]
-Family = Callable[[str, MakeSandbox], ToolTask]
-TOOL_TASKS: dict[str, Family] = {
-    "repair": lambda name, sandbox: repair_task(name, with_sessions(sandbox(), "repair")),
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where a family is made. Its module is loaded when it is asked for: families use tools, so
+    the tools' own room must not load them."""
+
+    module: str
+    function: str
+    needs_sandbox: bool = False
+
+
+TOOL_TASKS = {
+    "memory-qa": Family("evolute.envs.memory.task", "memory_task"),
+    "repair": Family("evolute.envs.repair.task", "repair_task", needs_sandbox=True),
+    "search-qa": Family("evolute.envs.search.task", "search_task"),
+    "sql": Family("evolute.envs.sql.task", "sql_task"),
 }
 
 
@@ -37,7 +52,11 @@ def make_tool_task(name: str, sandbox: MakeSandbox = make_sandbox) -> ToolTask:
         raise ConfigError(
             f"no task with tools is called {family!r}. {nearest(family, list(TOOL_TASKS))}"
         )
-    return TOOL_TASKS[family](name, sandbox)
+    known = TOOL_TASKS[family]
+    make = getattr(import_module(known.module), known.function)
+    held = (with_sessions(sandbox(), family),) if known.needs_sandbox else ()
+    made: ToolTask = make(name, *held)
+    return made
 
 
 async def validate_tool_task(task: Any, count: int = 4, split: str = "train") -> None:
