@@ -51,7 +51,7 @@ async def one_session(sandbox, world, source, count, outcomes):
         }
         context = ToolContext(PlainAgent(), "hostile", 1.0)
         for _ in range(count):
-            name, arguments, _ = generated_call(source, world)
+            name, arguments = generated_call(source, world)
             began = time.monotonic()
             text, outcome = await call(tools[name], arguments, context)
             assert not bad(text), (name, arguments, text)

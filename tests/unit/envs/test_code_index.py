@@ -13,7 +13,8 @@ from evolute.types import ToolError
 
 LONG = "class Long:\n" + "".join(f"    def m{k}(self):\n        return {k}\n\n" for k in range(90))
 REPOSITORY = {
-    "app/main.py": "from app import tools\n\n\n@tools.mark\ndef run(x):\n    return tools.step(x)\n",
+    "app/main.py": "from app import tools\n\n\n@tools.mark\ndef run(x):\n"
+    "    return tools.step(x)\n",
     "app/tools.py": "def step(x):\n    def inner():\n        return x\n    return inner()\n",
     "app/classes.py": "class Classroom:\n    size = 3\n\n    def Step(self):\n        if True:\n"
     "            def nested(): pass\n        return 1\n\n\nclass Room(Classroom):\n    pass\n",

@@ -43,9 +43,7 @@ def test_similar_lines_are_shown_best_first():
 
 def test_a_difference_of_white_space_is_told_as_that():
     with pytest.raises(ToolError, match=r"first line stands at line 2, but white space"):
-        replaced("def f():\n    return 1\n", "  return 1", "x", "f") if False else replaced(
-            "def f():\n\treturn 1\n", "    return 1", "x", "f"
-        )
+        replaced("def f():\n\treturn 1\n", "    return 1", "x", "f")
 
 
 def test_nothing_alike_is_told_too():

@@ -148,7 +148,8 @@ def begin_program(
             resource.setrlimit(number, (min(soft, hard), hard))
         try:
             os.chdir(request["folder"])
-        except OSError:
+        except OSError:  # gone, or never there
+            os.makedirs(session["folder"], exist_ok=True)
             os.chdir(session["folder"])
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
         os.execvpe(arguments[0], arguments, environment)
@@ -308,8 +309,9 @@ def in_child(
 
 
 def within(session: dict[str, Any], path: str) -> str:
-    """The place that a path means, all links followed. Raises OSError outside the folder."""
-    folder = os.path.realpath(session["folder"])
+    """The place that a path means, all links followed. Raises OSError outside the folder, and when
+    the folder itself has become a link."""
+    folder = session["folder"]
     real = os.path.realpath(os.path.join(folder, path))
     if real != folder and not real.startswith(folder + "/"):
         raise OSError(errno.EXDEV, "outside the folder", real)
