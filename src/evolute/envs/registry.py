@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from evolute.envs.adapters import openenv_task, skyrl_gym_task, verifiers_task
 from evolute.envs.arithmetic import arithmetic_tasks
 from evolute.envs.chains import chain_task
 from evolute.envs.code.human_eval import human_eval
@@ -39,6 +40,11 @@ FAMILIES: dict[str, Callable[[str], Task]] = {  # made from a name with options
     "word-problems": word_problem_task,
     "wordle": wordle_task,
 }
+OTHERS: dict[str, Callable[[str], Task]] = {  # worlds of other packages
+    "openenv:": openenv_task,
+    "skyrl-gym:": skyrl_gym_task,
+    "verifiers:": verifiers_task,
+}
 MakeSandbox = Callable[[], Sandbox]
 PROGRAMS: dict[str, Callable[[str, MakeSandbox], CodeTask]] = {  # answers run in a sandbox
     "list-programs": list_programs,
@@ -60,6 +66,9 @@ def make_task(name: str, sandbox: MakeSandbox = make_sandbox) -> Task:
     family = name.partition("?")[0]
     if name.startswith(PREFIX):
         return gym_task(name)
+    for prefix, make in OTHERS.items():
+        if name.startswith(prefix):
+            return make(name)
     if family in FAMILIES:
         return FAMILIES[family](name)
     if family in PROGRAMS:
@@ -70,7 +79,7 @@ def make_task(name: str, sandbox: MakeSandbox = make_sandbox) -> Task:
     if name not in own:
         if family in own:
             raise ConfigError(f"task {family!r} takes no options; drop {name[len(family) :]!r}.")
-        known = [*own, *FAMILIES, *PROGRAMS, PREFIX + "FAMILY"]
+        known = [*own, *FAMILIES, *PROGRAMS, PREFIX + "FAMILY", *OTHERS]
         raise ConfigError(f"no task {name!r}. {nearest(name, known)}")
     return own[name]
 
