@@ -6,6 +6,7 @@ import json
 import pytest
 from sandboxes import needs_bwrap
 
+from evolute.envs import make_task
 from evolute.envs.sandbox import Unprotected
 from evolute.envs.tools import make_tool_task, play_calls, tool_task_names, validate_tool_task
 from evolute.envs.tools.contract import Tool, ToolTask, ToolWorld
@@ -48,6 +49,35 @@ def test_a_world_can_be_made_from_its_problem_elsewhere(name):
     assert isinstance(world, ToolWorld)
     grade = asyncio.run(play_calls(world, other.gold_calls(problem)))
     assert grade.reward == 1.0 and grade.is_right
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sql?level=2", "sql?level=2&queries=1&schema=hidden"),
+        ("search-qa?docs=20", "search-qa?docs=20&browser=no&results=1"),
+        pytest.param("repair", "repair?told=line&tools=editor", marks=needs_bwrap),
+    ],
+)
+def test_how_it_is_played_changes_no_problem(one, other):
+    first, second = (make_tool_task(name).problems("train", 8) for name in (one, other))
+    assert [p.extras for p in first] == [p.extras for p in second]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("text-to-sql", "text-to-sql?turns=1&think=yes"),
+        ("word-problems", "word-problems?turns=5"),
+        ("grid?size=5", "grid?size=5&turns=1&view=1"),
+        ("hangman", "hangman?lives=1"),
+        ("wordle", "wordle?turns=2"),
+        ("search-talk", "search-talk?turns=1&results=1"),
+    ],
+)
+def test_turns_change_no_problem(one, other):
+    first, second = (make_task(name).problems("heldout", 8) for name in (one, other))
+    assert [p.id for p in first] == [p.id for p in second]
 
 
 def test_worlds_may_be_closed_at_any_time():

@@ -43,8 +43,9 @@ class GridTask:
         return 8 + 4 * self.size * 2
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
-        """`count` different grids of a split, the same for the same seed."""
-        drawn = draw_problems(self.name, self._draw, split, count, seed)
+        """`count` different grids of a split, the same for the same seed, any `view` and `turns`."""
+        name = f"{FAMILY}?size={self.size}&walls={self.walls}&pits={self.pits}"
+        drawn = draw_problems(name, self._draw, split, count, seed)
         return [
             Problem(problem.id, self._ask(problem.id), problem.gold, {"grid": problem.id})
             for problem in drawn

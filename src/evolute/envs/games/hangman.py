@@ -35,7 +35,7 @@ class HangmanTask:
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """`count` different problems of a split; no word is in both."""
-        source = random.Random(f"{self.name}/{split}/{seed}")
+        source = random.Random(f"hangman/{self.letters}/{self.shown}/{split}/{seed}")
         words = words_of(self.letters, split)
         found: dict[str, Problem] = {}
         vain = 0

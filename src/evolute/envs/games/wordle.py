@@ -35,7 +35,7 @@ class WordleTask:
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """`count` different problems of a split. No word of one split is in the other's, not even
         as an option."""
-        source = random.Random(f"{self.name}/{split}/{seed}")
+        source = random.Random(f"wordle/{self.letters}/{self.options}/{split}/{seed}")
         words = words_of(self.letters, split)
         found: dict[str, Problem] = {}
         vain = 0

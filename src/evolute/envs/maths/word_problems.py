@@ -45,8 +45,9 @@ class WordProblemTask:
         return 32 + 32 * self.steps[1]
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
-        """`count` different problems of a split, the same for the same seed."""
-        return draw_problems(self.name, partial(draw, self.steps, self.size), split, count, seed)
+        """`count` different problems of a split, the same for the same seed and any `turns`."""
+        name = f"{FAMILY}?steps={self.steps[0]}-{self.steps[1]}&size={self.size}"
+        return draw_problems(name, partial(draw, self.steps, self.size), split, count, seed)
 
     def make(self, problem: Problem) -> Env:
         return WordProblem(answer_of(problem.gold) or "", self.turns)

@@ -51,7 +51,7 @@ class RepairTask:
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """`count` different problems of a split, the same for the same seed. No function of one
         split is in the other. Raises ConfigError when there are fewer."""
-        source = random.Random(f"{self.name}/{split}/{seed}")
+        source = random.Random(f"{self.shape}/{split}/{seed}")
         found: dict[str, Problem] = {}
         vain = 0
         while len(found) < count:

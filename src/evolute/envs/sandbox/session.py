@@ -187,7 +187,7 @@ class Session:
 
     # -- internals ---------------------------------------------------------------
 
-    async def _begin(self, status: int, uid: int | None) -> None:
+    async def _begin(self, status: int, files: Mapping[str, bytes]) -> None:
         loop = asyncio.get_running_loop()
         self._pipe, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(self._status), os.fdopen(status, "rb")
@@ -203,7 +203,8 @@ class Session:
                 why = await asyncio.wait_for(self._process.stderr.read(4096), 1.0)
             raise SandboxError(f"the sandbox could not be started: {why.decode(errors='replace')}")
         self._reading = asyncio.ensure_future(self._read())
-        _checked(await self._ask({"do": "open", "uid": uid, "folder": FOLDER}, FILE_S), FOLDER)
+        request = {"do": "open", "uid": self._launch.uid, "folder": FOLDER, "files": dict(files)}
+        _checked(await self._ask(request, FILE_S), FOLDER)
 
     async def _ask(self, request: dict[str, Any], seconds: float) -> list[bytes]:
         async with self._lock:
@@ -271,9 +272,7 @@ async def spawn(launch: Launch, limits: SandboxLimits, files: Mapping[str, bytes
         os.close(theirs)
     session = Session(process, launch, limits)
     try:
-        await session._begin(ours, launch.uid)
-        if files:
-            await session.write(files)
+        await session._begin(ours, files)
     except FileRefused as error:
         await session.close()
         raise ConfigError(f"the files of a session do not fit: {error}; raise disk_mb.") from error

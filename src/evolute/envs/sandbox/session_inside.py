@@ -98,7 +98,7 @@ def hide() -> None:
 def open_folder(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:
     def operation() -> list[str | bytes]:
         os.makedirs(request["folder"], exist_ok=True)
-        return ["ok"]
+        return write_all_files(session, request["files"])
 
     return in_child(session, operation)
 
@@ -336,29 +336,29 @@ def read_file(session: dict[str, Any], request: dict[str, Any]) -> list[str | by
 
 
 def write_file(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:
-    """All of it or nothing: a full disk leaves what was there."""
+    return in_child(session, lambda: write_all_files(session, request["files"]))
 
-    def operation() -> list[str | bytes]:
-        for path, data in request["files"].items():
-            real = within(session, path)
-            if os.path.lexists(real) and not os.path.isfile(real):
-                kind = errno.EISDIR if os.path.isdir(real) else errno.ENXIO
-                raise OSError(kind, "no plain file", real)
-            os.makedirs(os.path.dirname(real), exist_ok=True)
-            new = f"{os.path.dirname(real)}/.writing-{os.getpid()}"
-            try:
-                with open(new, "wb") as file:
-                    file.write(data)
-                if os.path.exists(real):
-                    os.chmod(new, stat.S_IMODE(os.stat(real).st_mode))
-                os.replace(new, real)
-            except OSError:
-                if os.path.lexists(new):
-                    os.unlink(new)
-                raise
-        return ["ok"]
 
-    return in_child(session, operation)
+def write_all_files(session: dict[str, Any], files: dict[str, bytes]) -> list[str | bytes]:
+    """Each as a whole or not at all: a full disk leaves what was there."""
+    for path, data in files.items():
+        real = within(session, path)
+        if os.path.lexists(real) and not os.path.isfile(real):
+            kind = errno.EISDIR if os.path.isdir(real) else errno.ENXIO
+            raise OSError(kind, "no plain file", real)
+        os.makedirs(os.path.dirname(real), exist_ok=True)
+        new = f"{os.path.dirname(real)}/.writing-{os.getpid()}"
+        try:
+            with open(new, "wb") as file:
+                file.write(data)
+            if os.path.exists(real):
+                os.chmod(new, stat.S_IMODE(os.stat(real).st_mode))
+            os.replace(new, real)
+        except OSError:
+            if os.path.lexists(new):
+                os.unlink(new)
+            raise
+    return ["ok"]
 
 
 def remove_file(session: dict[str, Any], request: dict[str, Any]) -> list[str | bytes]:

@@ -36,7 +36,7 @@ class SearchTalkTask:
     max_new_tokens: int = 64
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
-        drawn = draw_cases(self.name, self.shape, split, count, seed, self._instruction)
+        drawn = draw_cases(self.shape, split, count, seed, self._instruction)
         return [Problem(p.id, p.messages, f"<answer>{p.gold}</answer>", p.extras) for p in drawn]
 
     def make(self, problem: Problem) -> Env:

@@ -56,7 +56,7 @@ class SearchTask:
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """No name of a corpus of one split is in the other's."""
-        return draw_cases(self.name, self.shape, split, count, seed, self._instruction)
+        return draw_cases(self.shape, split, count, seed, self._instruction)
 
     def world(self, problem: Problem) -> SearchWorld:
         case = case_of(self.name, problem, self.shape)
@@ -120,10 +120,10 @@ def shape_of(family: str, options: Options) -> Shape:
 
 
 def draw_cases(
-    name: str, shape: Shape, split: str, count: int, seed: int, instruct: Instruct
+    shape: Shape, split: str, count: int, seed: int, instruct: Instruct
 ) -> list[Problem]:
-    """Problems of cases, the same for the same seed; as many as are asked for."""
-    source = random.Random(f"{name}/{split}/{seed}")
+    """Problems of cases, the same for the same seed however they are played."""
+    source = random.Random(f"search/{shape.hops}/{shape.docs}/{split}/{seed}")
     found: dict[str, Problem] = {}
     while len(found) < count:
         key = f"{split}/{source.getrandbits(48):012x}"

@@ -61,7 +61,7 @@ class Database:
 
     def __init__(self, script: str, *, read_only: bool = True) -> None:
         self.script, self.read_only = script, read_only
-        self._lock = threading.Lock()
+        self._lock, self._is_closed = threading.Lock(), False
         self._connection = sqlite3.connect(
             ":memory:", check_same_thread=False, isolation_level=None, cached_statements=0
         )
@@ -76,6 +76,8 @@ class Database:
     def query(self, text: str, *, seconds: float = 5.0, max_rows: int = 1000) -> Rows:
         """Raises QueryRefused. Without `read_only` a statement may also write."""
         with self._lock:
+            if self._is_closed:
+                raise QueryRefused("the database is closed")
             until = time.monotonic() + seconds
             self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
             try:
@@ -99,8 +101,11 @@ class Database:
         return found
 
     def close(self) -> None:
-        """Safe to call twice, and while a query runs: that one ends first."""
+        """Safe to call twice, and while a query runs: that one is interrupted."""
+        if not self._is_closed:
+            self._connection.interrupt()
         with self._lock:
+            self._is_closed = True
             self._connection.close()
 
     # -- internals ---------------------------------------------------------------

@@ -150,8 +150,8 @@ def unfenced(query: str) -> str:
 def draw_cases(
     name: str, shape: Shape, split: str, count: int, seed: int, instruct: Instruct
 ) -> list[Problem]:
-    """Problems of cases, the same for the same seed."""
-    source = random.Random(f"{name}/{split}/{seed}")
+    """Problems of cases, the same for the same seed however they are played."""
+    source = random.Random(f"sql/{shape.levels}/{shape.rows}/{split}/{seed}")
     found: dict[str, Problem] = {}
     vain = 0
     while len(found) < count:

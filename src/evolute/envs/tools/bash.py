@@ -12,6 +12,7 @@ from evolute.envs.tools.contract import ToolContext, ToolResult
 from evolute.envs.tools.shown import MAX_CHARS, cut
 from evolute.types import ToolError
 
+SHARE = 0.9  # of the caller's time that a program may take: the rest is for telling its end
 SCHEMA = function_schema(
     "bash",
     f"Run a command line in bash. It starts in {FOLDER}, or where the last one ended (cd stays; "
@@ -39,7 +40,7 @@ class Bash:
         given = read_arguments(SCHEMA, arguments)
         if not given["command"].strip():
             raise ToolError("command is empty; write what bash is to run, e.g. `ls`.")
-        most = min(self._seconds, context.timeout_s)
+        most = min(self._seconds, SHARE * context.timeout_s)
         asked = given.get("timeout", most)
         if asked <= 0:
             raise ToolError(f"timeout is {asked}; it must be at least 1 second, at most {most:g}.")

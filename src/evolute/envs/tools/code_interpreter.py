@@ -7,7 +7,7 @@ from typing import Any
 
 from evolute.envs.sandbox.session import FOLDER, Command, Session
 from evolute.envs.tools.arguments import Schema, function_schema, read_arguments, text
-from evolute.envs.tools.bash import said
+from evolute.envs.tools.bash import SHARE, said
 from evolute.envs.tools.contract import ToolContext, ToolResult
 from evolute.envs.tools.shown import MAX_CHARS
 from evolute.types import ToolError
@@ -40,7 +40,7 @@ if last is not None:
     if value is not None:
         print(repr(value))
 """
-PROGRAM = ("python3", "-s", "-S", "-B", "-c", RUN)
+PROGRAM = ("python3", "-I", "-S", "-B", "-c", RUN)
 
 
 class CodeInterpreter:
@@ -61,7 +61,7 @@ class CodeInterpreter:
             Command(
                 PROGRAM,
                 stdin=code.encode("utf-8", "replace"),
-                seconds=min(self._seconds, context.timeout_s),
+                seconds=min(self._seconds, SHARE * context.timeout_s),
                 merges=True,
             )
         )

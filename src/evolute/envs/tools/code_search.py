@@ -30,7 +30,14 @@ from evolute.envs.tools.shown import MAX_CHARS, cut, numbered
 from evolute.types import ToolError
 
 OUTLINE = Path(__file__).with_name("code_outline.py")
-PROGRAM = ("python3", "-s", "-S", "-B", "-c", OUTLINE.read_text())
+PROGRAM = (
+    "python3",
+    "-I",
+    "-S",
+    "-B",
+    "-c",
+    OUTLINE.read_text(),
+)  # -I: no module of the repository
 MAX_BYTES, MAX_TERMS = 16 * 2**20, 8
 NUM_PREVIEWS, NUM_RANKED, AROUND_LINE = 3, 3, 20
 DEFAULT_PATTERN = "**/*.py"

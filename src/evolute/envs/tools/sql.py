@@ -52,7 +52,7 @@ class SqlTool:
         self._left -= self._is_limited
         try:
             rows = await self._database.ask(
-                query, seconds=min(self._seconds, context.timeout_s), max_rows=self._max_rows
+                query, seconds=min(self._seconds, 0.9 * context.timeout_s), max_rows=self._max_rows
             )
         except QueryRefused as refused:
             raise ToolError(f"the query failed: {refused}.{self._reminder()}") from refused
