@@ -43,7 +43,7 @@ class GridTask:
         return 8 + 4 * self.size * 2
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
-        """`count` different grids of a split, the same for the same seed, any `view` and `turns`."""
+        """`count` different grids of a split, the same for a seed with any `view` and `turns`."""
         name = f"{FAMILY}?size={self.size}&walls={self.walls}&pits={self.pits}"
         drawn = draw_problems(name, self._draw, split, count, seed)
         return [
