@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from evolute.envs import make_task, validate
 from evolute.envs.memory.document import draw_document
 from evolute.envs.search import Page, is_same_answer, plain_answer
-from evolute.envs.search.corpus import draw_corpus, draw_question
+from evolute.envs.search.corpus import FIRST, draw_corpus, draw_question
 from evolute.envs.step import read_step
-from evolute.envs.tools import make_tool_task
 from evolute.envs.tools.browser import Browser
 from evolute.envs.tools.contract import ToolContext
 from evolute.envs.tools.memory import NextWithSummary
@@ -99,15 +98,18 @@ def test_a_question_is_answered_by_the_pages_of_its_path(seed, hops, split):
 
 
 def test_no_name_is_in_both_splits():
-    names = {}
-    for split in ("train", "heldout"):
-        names[split] = set()
-        for seed in range(10):
-            corpus = draw_corpus(random.Random(seed), 40, split)
-            names[split] |= {
-                re.sub(r"Tales of | Works| River|^\w+ (?=\w+$)", "", t) for t in corpus.kinds
-            }
-    assert names["train"] and not names["train"] & names["heldout"]
+    forms = {"Works", "River", "Tales", "of", *FIRST}
+    names = {
+        split: {
+            word
+            for seed in range(10)
+            for title in draw_corpus(random.Random(seed), 40, split).kinds
+            for word in title.split()
+            if word not in forms
+        }
+        for split in ("train", "heldout")
+    }
+    assert names["train"] and names["heldout"] and not names["train"] & names["heldout"]
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,9 @@ def test_a_talk_in_tags_searches_and_answers():
     problem = task.problems("train", 1)[0]
     env = task.make(problem)
     env.init(problem.messages)
-    title = make_tool_task("search-qa?hops=1&docs=20")
-    assert title.name
     first = read_step(env.step("<search>who</search> made up"))
     assert first.postprocessed_action == "<search>who</search>" and not first.done
-    second = read_step(env.step(f"<search>{problem.messages[0]['content']}</search>"))
+    second = read_step(env.step(f"<search>{problem.id.partition(': ')[2]}</search>"))
     gold = problem.gold.removeprefix("<answer>").removesuffix("</answer>")
     assert "<information>" in second.observations[0]["content"]
     assert "last turn" in second.observations[0]["content"]
@@ -162,7 +162,7 @@ def test_a_document_holds_exactly_one_chain_from_its_question(seed, parts, lines
     value = re.search(r"that (\w+) owns", document.question)[1]
     for table in (links, opens, stands, belongs)[:hops]:
         value = table[value]
-    assert value == document.answer and text.count(document.answer) == 1
+    assert value == document.answer and words(text).count(value.lower()) == 1
 
 
 def test_the_memory_tool_clears_the_talk():

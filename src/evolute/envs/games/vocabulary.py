@@ -17,7 +17,7 @@ crop dark data date dawn days dead deal dear debt deep deer desk dish dock door 
 dust duty earn east easy edge else even exit face fact fair fall farm fast fate fear feed feel file
 fill film find fine fire firm fish flag flat flow fold folk food foot fork form four free fuel full
 fund gain game gate gift girl give glad goal goat gold golf good grey grow gulf half hall hand hard
-harm head heat herb hero high hill hold hole home hope horn host hour huge hunt idea inch iron item
+harm head heat herb hero high hill hold hole home hope horn host hour huge hunt inch iron item
 about above actor adopt after again agree alarm album alert alive allow alone angle apple arena
 aside asset badge basic beach begin bench birth black blade blank block board brain brand bread
 brick bride brief bring broad brown brush build cabin cable candy carry catch cause chain chair
