@@ -35,6 +35,7 @@ SESSION_LIMITS = SandboxLimits(
     seconds=30.0, cpu_seconds=30.0, memory_mb=1024, max_processes=32, max_open_files=256, disk_mb=64
 )
 FILE_S = 25.0  # for one file operation, the sandbox's own limit and some more
+THAW_S = 1.0  # after a machine stood still, an answer that is there is read before time is up
 LENGTH = 16
 SHELL = ("/bin/bash", "--noprofile", "--norc", "-c", "trap 'pwd -P >&3' EXIT\neval \"$1\"", "bash")
 
@@ -126,9 +127,8 @@ class Session:
 
     async def read(self, path: str, most: int = MIB) -> bytes:
         """Raises FileRefused, also for a file of more than `most` bytes."""
-        return _checked(await self._ask({"do": "read", "path": path, "most": most}, FILE_S), path)[
-            0
-        ]
+        request = {"do": "read", "path": path, "most": most}
+        return _checked(await self._ask(request, FILE_S), path)[0]
 
     async def write(self, files: Mapping[str, bytes]) -> None:
         """Each file as a whole or not at all; folders are made. Raises FileRefused."""
@@ -218,12 +218,13 @@ class Session:
             stdin = self._process.stdin
             assert stdin is not None
             stdin.write(f"{len(data):0{LENGTH}x}".encode() + data)
-            try:
-                fields = await asyncio.wait_for(answer, self._free_at - now)
-            except TimeoutError:
+            for patience in (self._free_at - now, THAW_S):
+                await asyncio.wait((answer,), timeout=patience)
+            if not answer.done():
                 self._why = f"it gave no answer within {self._free_at - now:g} s"
                 await self.close()
-                raise SandboxError(f"the session cannot be used: {self._why}.") from None
+                raise SandboxError(f"the session cannot be used: {self._why}.")
+            fields = answer.result()
             self._free_at = time.monotonic()
         if fields[0] == b"error":
             raise SandboxError(f"the sandbox broke: {fields[1].decode(errors='replace')}")

@@ -301,9 +301,10 @@ def in_child(
         if select.select([reading], [], [], left)[0]:
             parts.append(os.read(reading, 2**20))
     os.close(reading)
-    end_all(session)
     if parts[-1]:
+        end_all(session)
         return ["refused", "ETIMEDOUT", f"not done within {FILE_S:g} s"]
+    os.waitpid(child, 0)
     data = b"".join(parts[1:])
     return list(marshal.loads(data)) if data else ["refused", "EIO", "the operation was ended"]
 
