@@ -46,9 +46,8 @@ class AgentPlayer:
     ) -> tuple[Ending[Rollout], Rollout]:
         """With the times of its stages."""
         name = f"{group}/{problem.id}/{index}"
-        setup = Setup(
-            self.backend, self.config, Record(), name, seed, self.adapter, self.cache_salt
-        )
+        record = Record(self.config.keep_samples)
+        setup = Setup(self.backend, self.config, record, name, seed, self.adapter, self.cache_salt)
         trajectory = AgentTrajectory(self.task, problem, setup, group, index)
         ending = await self.dispatcher.play(trajectory, group=group, name=name)
         return ending, count(_rollout_of(ending, trajectory))

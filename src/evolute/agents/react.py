@@ -28,6 +28,7 @@ from evolute.agents.parsing import END_FUNCTION, Call, Form, Mistake, Slip, Turn
 from evolute.agents.record import Record
 from evolute.agents.settings import AgentConfig
 from evolute.agents.transitions import MAIN
+from evolute.envs.step import read_metrics
 from evolute.envs.tools import Tool, ToolContext, ToolResult
 from evolute.lang.tools import hides_tags, toolset_of
 from evolute.lang.tools.parsers import CLOSE, ToolFormat
@@ -237,8 +238,8 @@ class Agent:
     def _observe(self, action: Call | Slip, result: ToolResult) -> None:
         """Tell the model; with the turns that are left, when they are to be told."""
         reminder = self._reminder()
-        for name, value in result.metrics.items():
-            self.setup.record.counts[name] += value  # type: ignore[assignment]
+        for name, value in read_metrics(result.metrics).items():
+            self.setup.record.counts[name] += value
         if result.replaced:
             if self._history.messages[-1]["role"] == "assistant":
                 self._history.observed(GO_ON)

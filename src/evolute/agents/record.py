@@ -7,7 +7,7 @@ record.metrics() -> {"turns": ...}       counts, the same for the same trajector
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from evolute.agents.metrics import MISTAKES, TOOL_CALLS
@@ -18,15 +18,20 @@ from evolute.types import GenerateRequest, Output
 
 @dataclass(slots=True)
 class Record:
-    """One list for all agents of the trajectory, in the order of their calls."""
+    """One list for all agents of the trajectory, in the order of their calls. Without
+    `keeps_tokens` there are no transitions, and outputs need no log-probabilities."""
 
+    keeps_tokens: bool = True
+    calls: list[tuple[str, int]] = field(default_factory=list)  # agent, tokens it wrote
     transitions: list[Transition] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def call(self, request: GenerateRequest, output: Output, agent: str) -> None:
         """Raises BackendError for an output that cannot be trained on."""
-        self.transitions.append(transition_of(request, output, agent))
+        if self.keeps_tokens:
+            self.transitions.append(transition_of(request, output, agent))
+        self.calls.append((agent, len(output.token_ids)))
         self.texts.append(f"{_who(agent)}{output.text}")
 
     def told(self, text: str, agent: str) -> None:
@@ -42,23 +47,25 @@ class Record:
         self.counts[f"mistakes/{mistake}"] += 1
         MISTAKES.labels(mistake.value).inc()
 
-    def turns(self, agent: str = MAIN) -> int:
-        return sum(one.agent == agent for one in self.transitions)
+    @property
+    def agents(self) -> list[str]:
+        """In the order of their first calls."""
+        return list(dict.fromkeys(agent for agent, _ in self.calls))
 
     @property
     def text(self) -> str:
         return "".join(self.texts)
 
     def metrics(self) -> dict[str, float]:
-        found = {name: float(number) for name, number in sorted(self.counts.items())}
+        found = dict(sorted(self.counts.items()))
         return {
             "mistakes": 0.0,
             "tool_calls": 0.0,
             **found,
-            "turns": float(self.turns()),
-            "model_calls": float(len(self.transitions)),
-            "agents": float(len({one.agent for one in self.transitions})),
-            "action_tokens": float(sum(len(one.action_ids) for one in self.transitions)),
+            "turns": float(sum(agent == MAIN for agent, _ in self.calls)),
+            "model_calls": float(len(self.calls)),
+            "agents": float(len(self.agents)),
+            "action_tokens": float(sum(tokens for _, tokens in self.calls)),
         }
 
 

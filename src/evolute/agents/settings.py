@@ -27,6 +27,7 @@ class AgentConfig:
     result_chars: int = 8000  # of a tool's result; the middle of a longer one is left out; 0: all
     tool_timeout_s: float = 30.0
     merge_samples: bool = True  # calls that continue one another are one training sample
+    keep_samples: bool = True  # off: no training samples; serves backends without log-probabilities
     clear_history: bool = False  # offer a tool by which the agent clears its own history
     delegate: bool = False  # offer a tool that runs a sub-agent
     max_depth: int = 1  # of sub-agents below the main one
@@ -47,6 +48,10 @@ class AgentConfig:
             raise ConfigError(
                 f"agent.stuck_after is {self.stuck_after}; repetition needs at least 2, and 0 "
                 "switches the check off."
+            )
+        if not self.keep_samples and not self.merge_samples:
+            raise ConfigError(
+                "agent.merge_samples does nothing with agent.keep_samples = false; drop one."
             )
         self.sampling()
 

@@ -8,7 +8,6 @@ A broken world is an exception here and data in the player; what the model does 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from evolute.agents.own_tools import own_tools
 from evolute.agents.react import Agent, AgentEnd, Setup, Stop
@@ -92,7 +91,7 @@ class AgentTrajectory:
         samples = samples_of(transitions, merge=self._setup.config.merge_samples)
         end = self._end or AgentEnd(Stop.FINISH)
         told = {"stop": end.stop.value, "answer": end.answer} if self._end else {}
-        metadata = {**told, "agents": _agents(self.record), **(why or {})}
+        metadata = {**told, "agents": self.record.agents, **(why or {})}
         return Rollout(
             self.problem.id,
             self.group,
@@ -116,7 +115,3 @@ def _checked(grade: Grade) -> Grade:
     if isinstance(grade.reward, bool | int | float) and math.isfinite(grade.reward):
         return grade
     raise RewardError(f"the world's reward is {grade.reward!r}; it must be one finite number.")
-
-
-def _agents(record: Record) -> Sequence[str]:
-    return list(dict.fromkeys(one.agent for one in record.transitions))
