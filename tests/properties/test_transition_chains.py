@@ -79,7 +79,9 @@ def rollouts(histories, merge):
     for index, calls in enumerate(histories):
         samples = samples_of(calls, merge=merge)
         made.append(
-            Rollout(f"p{index // 2}", index // 2, index % 2, index % 3, Outcome.DONE, samples)
+            Rollout(
+                f"p{index // 2}", index // 2, index % 2, float(index % 3), Outcome.DONE, samples
+            )
         )
     return made
 

@@ -200,15 +200,15 @@ def test_equal_calls_with_equal_results_end_it():
 
 
 def test_a_full_context_ends_it():
-    played = Played([call("add", a=1, b=2)], stuck_after=0, max_context=700)
+    played = Played([call("add", a=1, b=2)], stuck_after=0, max_context=1500)
     assert played.stop == "context" and played.rollout.outcome is Outcome.TRUNCATED
     (sample,) = played.rollout.samples
-    assert len(sample.prompt_ids) + len(sample.response_ids) <= 700 + 100
+    assert len(sample.prompt_ids) + len(sample.response_ids) <= 1500 + 100
     assert all(
-        len(request.prompt) + request.sampling.max_new_tokens <= 700
+        len(request.prompt) + request.sampling.max_new_tokens <= 1500
         for request in played.backend.requests
     )
-    assert Played([call("add", a=1, b=2)], stuck_after=0, context=700).stop == "context"
+    assert Played([call("add", a=1, b=2)], stuck_after=0, context=1500).stop == "context"
 
 
 def test_a_first_prompt_that_fits_nowhere_is_an_error_of_the_settings():

@@ -40,7 +40,7 @@ def draw_work(config: WorkConfig, seed: int) -> list[Work]:
     found = []
     for number in range(config.rollouts):
         source = random.Random(f"dispatch/{seed}/{number}")
-        count = round(_log_normal(source, config.turns, config.sigma))
+        count = round(_log_normal(source, config.turns, config.turn_sigma))
         turns = tuple(
             (
                 _log_normal(source, config.turn_tokens, config.token_sigma),
