@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolute.envs.sandbox.bubblewrap import FIRST_UID
+from evolute.envs.sandbox.bubblewrap import FIRST_SESSION_UID, FIRST_UID, MAX_SESSIONS
 
 CANARY = b"nobody writes here"
 TRY = """
@@ -89,7 +89,9 @@ def open_world(stack: ExitStack, folder: Path) -> World:
 def left_behind() -> list[int]:
     """Processes of sandboxes of this process, dead ones aside."""
     found = []
-    own = range(FIRST_UID + 64 * os.getpid(), FIRST_UID + 64 * os.getpid() + 64)
+    first = FIRST_SESSION_UID + MAX_SESSIONS * os.getpid()
+    own = {FIRST_UID + 64 * os.getpid() + k for k in range(64)}
+    own |= {first + k for k in range(MAX_SESSIONS)}
     for place in Path("/proc").iterdir():
         if not place.name.isdigit():
             continue

@@ -14,11 +14,15 @@ from evolute.envs.chains import chain_task
 from evolute.envs.code.human_eval import human_eval
 from evolute.envs.code.list_programs import list_programs
 from evolute.envs.code.task import CodeTask
+from evolute.envs.games import grid_task, hangman_task, wordle_task
 from evolute.envs.gym_options import PREFIX
 from evolute.envs.gym_task import gym_task
+from evolute.envs.maths import contest_task, word_problem_task
 from evolute.envs.puzzles import PUZZLES
 from evolute.envs.sandbox.build import make_sandbox
 from evolute.envs.sandbox.contract import Sandbox
+from evolute.envs.search.talk import search_talk_task
+from evolute.envs.sql.talk import sql_talk_task
 from evolute.envs.step import read_step
 from evolute.envs.words import word_tasks
 from evolute.types import ConfigError, Task
@@ -27,6 +31,13 @@ from evolute.types.settings import nearest
 FAMILIES: dict[str, Callable[[str], Task]] = {  # made from a name with options
     **PUZZLES,
     "chain-with-traps": chain_task,
+    "contest-maths": contest_task,
+    "grid": grid_task,
+    "hangman": hangman_task,
+    "search-talk": search_talk_task,
+    "text-to-sql": sql_talk_task,
+    "word-problems": word_problem_task,
+    "wordle": wordle_task,
 }
 MakeSandbox = Callable[[], Sandbox]
 PROGRAMS: dict[str, Callable[[str, MakeSandbox], CodeTask]] = {  # answers run in a sandbox

@@ -86,7 +86,7 @@ class SandboxError(EpisodeError):
 
 
 class ToolError(EpisodeError):
-    """A tool failed for a reason that is not the model's."""
+    """A call of a tool that failed; where the model can do something, the text tells it what."""
 
 
 class RewardError(EpisodeError):

@@ -11,22 +11,34 @@ from evolute.envs.sandbox.contract import (
     SandboxLimits,
     Script,
 )
+from evolute.envs.sandbox.session import (
+    Command,
+    CommandReport,
+    FileRefused,
+    Session,
+    shell,
+)
 from evolute.envs.sandbox.unsafe import Unprotected
 from evolute.envs.sandbox.values import decode, encode
 
 __all__ = [
     "Bubblewrap",
     "CallReport",
+    "Command",
+    "CommandReport",
     "Ending",
+    "FileRefused",
     "RunReport",
     "Sandbox",
     "SandboxFeatures",
     "SandboxLimits",
     "Script",
+    "Session",
     "Unprotected",
     "call_all",
     "call_each",
     "decode",
     "encode",
     "make_sandbox",
+    "shell",
 ]

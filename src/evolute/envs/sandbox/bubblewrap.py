@@ -1,6 +1,6 @@
 """How is a program that nobody has read held? By bubblewrap, in a sandbox of its own.
 
-    Bubblewrap(concurrency)     a Sandbox
+    Bubblewrap(concurrency)     a Sandbox; its `open` gives a session
     command(...)                the command line, pure
 
 A program sees a read-only system, three small memory disks, an empty network and its own processes.
@@ -17,13 +17,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from evolute.envs.sandbox.contract import RunReport, SandboxFeatures, SandboxLimits, Script
 from evolute.envs.sandbox.filters import filter_fd
+from evolute.envs.sandbox.session import INSIDE, SESSION_LIMITS, Session, spawn
 from evolute.envs.sandbox.slots import Slots
 from evolute.envs.sandbox.watch import MIB, RUNNER, Launch, watch
 from evolute.types import ConfigError, SandboxError
@@ -33,7 +35,9 @@ MISSING = (
     "or `make system-deps`; `--unsafe-no-sandbox` runs them unprotected."
 )
 MAX_CONCURRENCY = 64
+MAX_SESSIONS = 128
 FIRST_UID = 1_000_000_000
+FIRST_SESSION_UID = 1_300_000_000
 BOX, PYTHON = "/box", "/py"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 ENVIRONMENT = {
@@ -46,7 +50,16 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
+SESSION_ENVIRONMENT = ENVIRONMENT | {
+    "PATH": f"{PYTHON}/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONNOUSERSITE": "1",
+    "PAGER": "cat",
+    "TERM": "dumb",
+}
 _users = Slots(MAX_CONCURRENCY)  # of the whole process: limits on processes count by user
+_session_users = Slots(MAX_SESSIONS)  # apart: a world may run programs while its session is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +108,39 @@ class Bubblewrap:
             uid = FIRST_UID + MAX_CONCURRENCY * os.getpid() + user if self._is_root else None
             return await self._run(script, limits, Identity(uid))
 
+    @asynccontextmanager
+    async def open(
+        self, limits: SandboxLimits = SESSION_LIMITS, files: Mapping[str, bytes] | None = None
+    ) -> AsyncIterator[Session]:
+        """A session with these files (paths below its folder), closed at the end of the block.
+
+        At most 128 are open in a process; further ones wait. Raises ConfigError for files that do
+        not fit, SandboxError when it cannot be set up.
+        """
+        async with _session_users.held() as user:
+            uid = FIRST_SESSION_UID + MAX_SESSIONS * os.getpid() + user if self._is_root else None
+            with self._launch(Script(""), limits, Identity(uid), stays=True) as launch:
+                session = await spawn(launch, limits, files or {})
+                try:
+                    yield session
+                finally:
+                    await session.close()
+
     async def _run(self, script: Script, limits: SandboxLimits, identity: Identity) -> RunReport:
+        with self._launch(script, limits, identity) as launch:
+            return await watch(launch, script, limits)
+
+    @contextmanager
+    def _launch(
+        self, script: Script, limits: SandboxLimits, identity: Identity, *, stays: bool = False
+    ) -> Iterator[Launch]:
         info, info_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         filters = filter_fd()
         descriptors = (info_end,) if filters is None else (info_end, filters)
+        words = command(script, limits, identity, info_end, filters, stays=stays)
         try:
-            launch = Launch(
-                [self._program, *command(script, limits, identity, info_end, filters)],
+            yield Launch(
+                [self._program, *words],
                 BOX,
                 identity.uid,
                 identity.own_processes,
@@ -109,7 +148,6 @@ class Bubblewrap:
                 descriptors=descriptors,
                 kill=partial(_kill, info),
             )
-            return await watch(launch, script, limits)
         finally:
             for descriptor in (info, *descriptors):
                 os.close(descriptor)
@@ -133,18 +171,23 @@ def command(
     identity: Identity,
     info_fd: int | None = None,
     filter_fd: int | None = None,
+    *,
+    stays: bool = False,
 ) -> list[str]:
-    """Arguments of bwrap; the number of the status pipe is still to follow."""
+    """Arguments of bwrap; the number of the status pipe is still to follow. `stays`: for a
+    session."""
     words = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     words += ["--unshare-cgroup-try", "--die-with-parent", "--new-session"]
+    words += ["--as-pid-1"] if stays else []
     if identity.uid is None:
         words += ["--unshare-user", "--disable-userns"]
     else:
         words += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     words += ["--hostname", "sandbox", "--clearenv"]
-    for name, value in ENVIRONMENT.items():
+    for name, value in (SESSION_ENVIRONMENT if stays else ENVIRONMENT).items():
         words += ["--setenv", name, value]
-    words += [*_system(), "--ro-bind", sys.base_prefix, PYTHON, "--ro-bind", str(RUNNER), "/run.py"]
+    runner = str(INSIDE if stays else RUNNER)
+    words += [*_system(), "--ro-bind", sys.base_prefix, PYTHON, "--ro-bind", runner, "/run.py"]
     words += ["--dir", "/packages"] if script.packages else []
     for package in script.packages:
         words += ["--dir", f"/packages/{package}"]

@@ -9,6 +9,12 @@ from evolute.envs.tools.contract import (
     ToolTask,
     ToolWorld,
 )
+from evolute.envs.tools.registry import (
+    make_tool_task,
+    play_calls,
+    tool_task_names,
+    validate_tool_task,
+)
 
 __all__ = [
     "AgentContext",
@@ -18,4 +24,8 @@ __all__ = [
     "ToolResult",
     "ToolTask",
     "ToolWorld",
+    "make_tool_task",
+    "play_calls",
+    "tool_task_names",
+    "validate_tool_task",
 ]

@@ -1,0 +1,85 @@
+"""A long document with a few facts in much else, and a question that needs them.
+
+    draw_document(source, parts, lines, hops, split) -> Document
+
+The facts are links of a chain, in any order over the parts: who has a key, in which box it lies, in
+which room the box stands. The other lines tell of other people, keys, boxes and rooms.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from evolute.envs.base import split_of
+
+SYLLABLES = (
+    "ba",
+    "ko",
+    "ri",
+    "ten",
+    "lu",
+    "mas",
+    "do",
+    "vel",
+    "ni",
+    "sa",
+    "por",
+    "ge",
+    "mi",
+    "tor",
+)
+LINKS = (
+    ("{x} owns the {y} key.", "the key that {x} owns"),
+    ("The {x} key opens the {y} box.", "the box that {x} opens"),
+    ("The {x} box stands in the {y} room.", "the room where {x} stands"),
+    ("The {x} room belongs to the {y} house.", "the house that {x} belongs to"),
+)
+FILLER = (
+    "{x} went to the market and came back late.",
+    "Nobody saw {x} on that day.",
+    "It rained when {x} arrived.",
+    "{x} wrote a long letter and burnt it.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`facts` are the lines that are needed, with the part that each stands in."""
+
+    parts: tuple[str, ...]
+    question: str
+    answer: str
+    facts: tuple[tuple[int, str], ...]
+
+
+def draw_document(source: random.Random, parts: int, lines: int, hops: int, split: str) -> Document:
+    """`parts` of `lines` lines each; `hops` 1 to 4 facts are needed."""
+    taken: set[str] = set()
+
+    def name() -> str:
+        while True:
+            word = "".join(source.choices(SYLLABLES, k=source.randint(2, 4))).capitalize()
+            if split_of(f"name {word}") == split and word not in taken:
+                taken.add(word)
+                return word
+
+    chain = [name() for _ in range(hops + 1)]
+    facts = [LINKS[k][0].format(x=chain[k], y=chain[k + 1]) for k in range(hops)]
+    slots = source.sample(range(parts * lines), hops)
+    told = dict(zip(slots, facts))
+    written = [
+        told.get(slot)
+        or (
+            source.choice(FILLER).format(x=name())
+            if source.random() < 0.5
+            else source.choice(LINKS[:hops])[0].format(x=name(), y=name())
+        )
+        for slot in range(parts * lines)
+    ]
+    phrase = chain[0]
+    for k in range(hops):
+        phrase = LINKS[k][1].format(x=phrase)
+    texts = [" ".join(written[k * lines : (k + 1) * lines]) for k in range(parts)]
+    where = tuple(sorted((slot // lines, told[slot]) for slot in slots))
+    return Document(tuple(texts), f"What is the name of {phrase}?", chain[-1], where)
