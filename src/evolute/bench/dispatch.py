@@ -17,13 +17,14 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evolute.agents import AgentConfig, AgentPlayer, DispatchConfig, Dispatcher
 from evolute.bench.result import BenchResult, summarize
 from evolute.engine import EngineConfig
 from evolute.envs.sandbox import make_sandbox
+from evolute.envs.sandbox.bubblewrap import Bubblewrap
 from evolute.envs.sandbox.session import SESSION_LIMITS, Session, shell
 from evolute.envs.tools import Grade, Tool, ToolContext, ToolResult
 from evolute.envs.tools.worlds import with_sessions
@@ -68,11 +69,11 @@ def run(
         raise ConfigError("bench dispatch has a script for a model; drop --set.")
     load = Load(24, 4) if quick else Load(96, 8)
     tokenizer = load_model("tiny").tokenizer
-    stages = {"max_init": load.cap, "max_run": load.cap, "max_eval": load.cap}
+    stages = DispatchConfig(max_init=load.cap, max_run=load.cap, max_eval=load.cap, queue=load.cap)
     schedules = {
         "bounded": DispatchConfig(schedule="bounded", max_run=load.cap),
-        "pipeline": DispatchConfig(**stages, queue=load.cap),
-        "equal_live": DispatchConfig(**stages, queue=load.cap, max_live=load.cap),
+        "pipeline": stages,
+        "equal_live": replace(stages, max_live=load.cap),
     }
     rounds = []
     for _ in range(repeats):
@@ -120,7 +121,7 @@ class SandboxTask:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._sandbox = with_sessions(make_sandbox(), "bench dispatch")
+        self._sandbox: Bubblewrap = with_sessions(make_sandbox(), "bench dispatch")
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         turns = [self._load.turns[n % len(self._load.turns)] for n in range(count)]
@@ -136,9 +137,10 @@ class SandboxTask:
 class SandboxWorld:
     """A sandbox that keeps a log of the steps. Implements `ToolWorld`."""
 
-    def __init__(self, sandbox: Any, problem: Problem, load: Load) -> None:
+    def __init__(self, sandbox: Bubblewrap, problem: Problem, load: Load) -> None:
         self._sandbox, self._problem, self._load = sandbox, problem, load
-        self._stack, self._session = AsyncExitStack(), None
+        self._stack = AsyncExitStack()
+        self._session: Session | None = None
 
     async def start(self) -> None:
         opened = self._sandbox.open(SESSION_LIMITS, {})

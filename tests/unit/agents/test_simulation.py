@@ -17,8 +17,17 @@ from evolute.types.settings import load
 RECIPE = Path(__file__).parents[3] / "recipes" / "simulate" / "dispatch.toml"
 SMALL = WorkConfig(rollouts=96, group=8)
 EXACT = WorkConfig(
-    rollouts=400, group=8, init_s=10, eval_s=20, turns=10, turn_tokens=60, tool_s=0, sigma=0, turn_sigma=0
+    rollouts=400,
+    group=8,
+    init_s=10,
+    eval_s=20,
+    turns=10,
+    turn_tokens=60,
+    tool_s=0,
+    sigma=0,
+    turn_sigma=0,
 )
+HALF = MachineConfig(tokens_per_s=3000.0, cpu_slots=48)
 FREE = MachineConfig(tokens_per_s=1e9, request_tokens_per_s=60, cpu_slots=10_000)
 
 
@@ -79,31 +88,43 @@ def test_draws_are_the_same_for_a_seed_and_heavy_tailed():
     assert 30 < sum(one.init_failures > 0 for one in failing) < 66
 
 
-def test_the_table_of_the_recipe():
-    config = load(SimulationConfig, files=[RECIPE], overrides=[])
-    found = compare(config)
+def check_table(found, rollouts, cap):
     rows = {row.schedule: row for row in found.rows}
-    assert all(row.done == 512 and row.failed == 0 for row in found.rows)
+    assert all(row.done == rollouts and row.failed == 0 for row in found.rows)
     assert found.ratio >= 1.5
     assert 0.95 <= found.ratio_equal_live <= 1.05
-    assert rows["all at once"].peak_live == 512 and rows["bounded batch 96"].peak_live == 96
-    assert rows["pipeline 96, live 192"].peak_live == 192
-    assert rows["pipeline 96, live 192"].makespan_s < rows["bounded batch 96"].makespan_s / 1.3
-    pipeline = rows["pipeline 96, no queue limit"]
-    assert pipeline.gpu_busy / rows["bounded batch 96"].gpu_busy == pytest.approx(
-        found.ratio, rel=0.02
-    )
+    bounded, pipeline = rows[f"bounded batch {cap}"], rows[f"pipeline {cap}, no queue limit"]
+    capped = rows[f"pipeline {cap}, live {2 * cap}"]
+    assert rows["all at once"].peak_live == rollouts and bounded.peak_live == cap
+    assert capped.peak_live == 2 * cap
+    assert pipeline.makespan_s <= capped.makespan_s < bounded.makespan_s / 1.3
+    assert pipeline.gpu_busy / bounded.gpu_busy == pytest.approx(found.ratio, rel=0.02)
     assert rows["all at once"].makespan_s > pipeline.makespan_s  # the CPU thrashes
     for row in found.rows:
         assert row.makespan_s >= row.bound_s * 0.999
         assert len(row.timeline) == 20
         assert sum(row.timeline) / 20 == pytest.approx(row.gpu_busy, abs=0.1)
-    assert "pipeline 96, live 192" in table(found)
+    assert f"pipeline {cap}, live {2 * cap}" in table(found)
+
+
+def test_the_table_of_a_quarter_of_everything():
+    work = replace(WorkConfig(), rollouts=128)
+    machine = replace(MachineConfig(), tokens_per_s=1500.0, cpu_slots=24)
+    config = SimulationConfig(seeds=2, cap=24, live_cap=48, work=work, machine=machine)
+    check_table(compare(config), 128, 24)
+
+
+@pytest.mark.slow
+def test_the_table_of_the_recipe():
+    config = load(SimulationConfig, files=[RECIPE], overrides=[])
+    assert (config.work, config.machine) == (WorkConfig(), MachineConfig())
+    check_table(compare(config), 512, 96)
 
 
 def test_short_starts_and_gradings_leave_little_to_gain():
-    work = replace(WorkConfig(), init_s=3.0, eval_s=5.0)
-    assert 0.95 < compare(SimulationConfig(seeds=1, work=work)).ratio < 1.1
+    work = replace(SMALL, rollouts=256, init_s=3.0, eval_s=5.0)
+    config = SimulationConfig(seeds=1, cap=48, live_cap=96, work=work, machine=HALF)
+    assert 0.95 < compare(config).ratio < 1.1
 
 
 def test_the_gain_rises_with_the_share_of_starting_and_grading():

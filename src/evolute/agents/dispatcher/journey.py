@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
+from evolute.agents.bounded import StageTimeout, to_its_end, within
 from evolute.agents.dispatcher.books import Books
-from evolute.agents.dispatcher.bounded import StageTimeout, to_its_end, within
 from evolute.agents.dispatcher.gate import Gate, Ticket
 from evolute.agents.dispatcher.lifecycle import End, Ending, Lifecycle, Stage, Times
 from evolute.agents.dispatcher.settings import DispatchConfig
@@ -132,7 +132,7 @@ class Journey(Generic[T]):
     async def _limited(self, stage: Stage, coroutine: Coroutine[Any, Any, Any]) -> Any:
         began_s = _now()
         limit_s = float(getattr(self._config, f"{stage}_timeout_s"))
-        what = f"{stage} of {self._ticket.name} (limit: dispatch.{stage}_timeout_s)"
+        what = f"{stage} of {self._ticket.name}, limited by dispatch.{stage}_timeout_s,"
         try:
             return await within(coroutine, limit_s, what, self._config.grace_s)
         except StageTimeout:

@@ -17,10 +17,10 @@ USED = {  # schedule -> the limits that it has
 
 @dataclass(frozen=True, slots=True)
 class DispatchConfig:
-    """How many trajectories are where at once, and for how long. 0 is no limit of a number."""
+    """How many trajectories are where at once, and for how long; 0 is no limit of a number. A
+    pipeline has a limit for each stage, a bounded batch one of whole lifecycles, `all` none."""
 
-    # pipeline: a limit for each stage; bounded: max_run whole lifecycles at once; all: no limit
-    schedule: Literal["pipeline", "bounded", "all"] = "pipeline"
+    schedule: Literal["pipeline", "bounded", "all"] = "pipeline"  # bounded: max_run lifecycles
     max_live: int = 0  # worlds at once, from the begin of their start to their close
     max_init: int = 96  # worlds that start at once
     max_run: int = 96  # agents that act at once

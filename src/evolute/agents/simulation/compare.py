@@ -84,16 +84,16 @@ def num_runs(config: SimulationConfig) -> int:
 def schedules(config: SimulationConfig) -> dict[str, DispatchConfig]:
     """Name -> limits, in the order of the table."""
     cap, live = config.cap, config.live_cap
-    stages = {"max_init": cap, "max_run": cap, "max_eval": cap}
     bounded, pipeline, equal = _names(config)
+    stages = DispatchConfig(max_init=cap, max_run=cap, max_eval=cap, queue=cap)
     found = {
         "all at once": DispatchConfig(schedule="all"),
         bounded: DispatchConfig(schedule="bounded", max_run=cap),
-        pipeline: DispatchConfig(**stages, queue=0),
-        f"pipeline {cap}, queues {cap}": DispatchConfig(**stages, queue=cap),
-        f"pipeline {cap}, live {live}": DispatchConfig(**stages, queue=cap, max_live=live),
+        pipeline: replace(stages, queue=0),
+        f"pipeline {cap}, queues {cap}": stages,
+        f"pipeline {cap}, live {live}": replace(stages, max_live=live),
         f"bounded batch {live}": DispatchConfig(schedule="bounded", max_run=live),
-        equal: DispatchConfig(**stages, queue=cap, max_live=cap),
+        equal: replace(stages, max_live=cap),
     }
     if config.dispatch != DispatchConfig():
         found["as in [dispatch]"] = config.dispatch
@@ -102,8 +102,8 @@ def schedules(config: SimulationConfig) -> dict[str, DispatchConfig]:
 
 def table(comparison: Comparison) -> str:
     """For people; columns as in docs/lab.md."""
-    head = ("schedule", "makespan s", "bound s", "GPU busy", "peak live", "p50 s", "p95 s")
-    head = (*head, "idle started s", "waiting")
+    head: tuple[str, ...] = ("schedule", "makespan s", "bound s", "GPU busy", "peak live")
+    head = (*head, "p50 s", "p95 s", "idle started s", "waiting")
     lines = [head]
     for row in comparison.rows:
         numbers = (row.makespan_s, row.bound_s, row.gpu_busy, row.peak_live, row.p50_s, row.p95_s)

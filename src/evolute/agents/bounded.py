@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class StageTimeout(EpisodeError, TimeoutError):
-    """A stage did not end within its limit."""
+    """Something foreign did not end within its limit."""
 
 
 async def within(coroutine: Coroutine[Any, Any, T], limit_s: float, what: str, grace_s: float) -> T:
@@ -29,7 +29,7 @@ async def within(coroutine: Coroutine[Any, Any, T], limit_s: float, what: str, g
     try:
         await asyncio.wait({task}, timeout=limit_s)
         if not task.done():
-            raise StageTimeout(f"{what} did not end within {limit_s:g} s; raise that limit.")
+            raise StageTimeout(f"{what} did not end within {limit_s:g} s.")
         if task.cancelled():
             raise EpisodeError(f"{what} was cancelled from within.")
         return task.result()
