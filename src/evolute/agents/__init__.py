@@ -2,9 +2,10 @@
 
 from evolute.agents.dispatcher import DispatchConfig, Dispatcher
 from evolute.agents.player import AgentPlayer
-from evolute.agents.react import Agent, AgentEnd, Setup, Stop
+from evolute.agents.react import Agent
 from evolute.agents.record import Record
 from evolute.agents.settings import AgentConfig
+from evolute.agents.setup import AgentEnd, Setup, Stop
 from evolute.agents.trajectory import AgentTrajectory
 from evolute.agents.transitions import Transition, samples_of
 

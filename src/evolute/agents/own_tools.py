@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Protocol, runtime_checkable
 
-from evolute.agents.react import AgentEnd, Stop
 from evolute.agents.settings import AgentConfig
+from evolute.agents.setup import AgentEnd, Stop
 from evolute.envs.tools import AgentContext, Tool, ToolContext, ToolResult
 from evolute.types import Message
 

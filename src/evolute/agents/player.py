@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 
 from evolute.agents.dispatcher import DispatchConfig, Dispatcher, End, Ending
-from evolute.agents.react import Setup
 from evolute.agents.record import Record
 from evolute.agents.settings import AgentConfig
+from evolute.agents.setup import Setup
 from evolute.agents.trajectory import AgentTrajectory
 from evolute.envs.metrics import count
 from evolute.envs.tools import ToolTask

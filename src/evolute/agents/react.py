@@ -14,27 +14,21 @@ arXiv 2210.03629; the loop of SkyRL-Agent, arXiv 2511.16108.)
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from evolute.agents.calling import ToolFailed, call_tool
 from evolute.agents.guidance import shortened, told, turns_left
 from evolute.agents.history import History, form_of
 from evolute.agents.metrics import REWRITES, STOPS
-from evolute.agents.parsing import END_FUNCTION, Call, Form, Mistake, Slip, Turn, read_turn
-from evolute.agents.record import Record
-from evolute.agents.settings import AgentConfig
+from evolute.agents.parsing import Call, Mistake, Slip, Turn, read_turn
+from evolute.agents.setup import AgentEnd, Setup, Stop, only, sampling_of, seed_of
 from evolute.agents.transitions import MAIN
 from evolute.envs.step import read_metrics
 from evolute.envs.tools import Tool, ToolContext, ToolResult
-from evolute.lang.tools import hides_tags, toolset_of
-from evolute.lang.tools.parsers import CLOSE, ToolFormat
+from evolute.lang.tools import toolset_of
 from evolute.types import (
-    Backend,
-    BackendError,
     EpisodeError,
     FinishReason,
     GenerateRequest,
@@ -42,42 +36,10 @@ from evolute.types import (
     Output,
     PromptTooLong,
     RequestError,
-    SamplingParams,
 )
 
 TENANT = "rollouts"
-END_TAGS = {Form.HERMES: (CLOSE,), Form.FUNCTION: (END_FUNCTION,), Form.JSON: ()}
 GO_ON = "Your history was replaced. Go on."
-
-
-class Stop(StrEnum):
-    """Why an agent ended."""
-
-    FINISH = "finish"
-    MAX_TURNS = "max_turns"
-    CONTEXT = "context"
-    STUCK = "stuck"
-
-
-@dataclass(frozen=True, slots=True)
-class AgentEnd:
-    """`answer` is what the finishing tool took; None unless `stop` is FINISH."""
-
-    stop: Stop
-    answer: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What all agents of one trajectory share."""
-
-    backend: Backend
-    config: AgentConfig
-    record: Record
-    trajectory: str  # stable and unique
-    seed: int = 0
-    adapter: str | None = None
-    cache_salt: str = ""
 
 
 class Agent:
@@ -102,7 +64,7 @@ class Agent:
         self._form = form_of(tokenizer, setup.config.form)
         self._history = History(tokenizer, schemas, self._form, messages)
         self._schemas = schemas
-        self._sampling = _sampling(setup, self._form)
+        self._sampling = sampling_of(setup, self._form)
         self._turns = self._children = self._repeats = self._asked = 0
         self._last: tuple[str, str] | None = None  # call and result
 
@@ -160,7 +122,8 @@ class Agent:
             if result.answer is not None:
                 return AgentEnd(Stop.FINISH, result.answer)
             self._observe(turn.action, result)
-            if self._is_stuck(turn.action, output.text, result.text):
+            seen = self.messages[-1]["content"] if result.replaced else result.text
+            if self._is_stuck(turn.action, output.text, seen):
                 return AgentEnd(Stop.STUCK)
         return AgentEnd(Stop.MAX_TURNS)
 
@@ -169,14 +132,14 @@ class Agent:
         config = self.setup.config
         if config.thinking == "drop":
             self._history.drop_thoughts()
-        prompt = self._history.prompt()
+        prompt = self._prompt()
         size = config.max_new_tokens
         if config.max_context:
             size = min(size, config.max_context - len(prompt))
         if size < 1:
             self._no_room(len(prompt))
             return None
-        seed = _seed(self.setup, self.name, self._turns)
+        seed = seed_of(self.setup, self.name, self._turns)
         sampling = replace(self._sampling, max_new_tokens=size, seed=seed)
         request = GenerateRequest(
             prompt,
@@ -190,11 +153,20 @@ class Agent:
         except PromptTooLong:
             self._no_room(len(prompt))
             return None
-        output = _only(outputs)
+        output = only(outputs)
         self.setup.record.call(request, output, self.name)
         self._history.sampled(output.token_ids, output.text)
         self._asked = size
         return output
+
+    def _prompt(self) -> tuple[int, ...]:
+        try:
+            return self._history.prompt()
+        except RequestError as error:  # of the chat template; after a rewrite it is this episode's
+            if not self._turns:
+                raise
+            text = f"the chat template refuses the history as it was rewritten: {error}"
+            raise EpisodeError(text) from error
 
     def _no_room(self, size: int) -> None:
         """The talk has outgrown the context; a first prompt that does not fit is no talk."""
@@ -238,8 +210,9 @@ class Agent:
     def _observe(self, action: Call | Slip, result: ToolResult) -> None:
         """Tell the model; with the turns that are left, when they are to be told."""
         reminder = self._reminder()
+        tool = action.name if isinstance(action, Call) else action.tool
         for name, value in read_metrics(result.metrics).items():
-            self.setup.record.counts[name] += value
+            self.setup.record.measured(f"{tool}/{name}", value)
         if result.replaced:
             if self._history.messages[-1]["role"] == "assistant":
                 self._history.observed(GO_ON)
@@ -250,7 +223,6 @@ class Agent:
         text = shortened(result.text, self.setup.config.result_chars)
         if reminder:
             text = f"{text}\n\n{reminder}"
-        tool = action.name if isinstance(action, Call) else action.tool
         self._history.observed(text, of_tool=tool)
         self.setup.record.told(text, self.name)
 
@@ -284,31 +256,3 @@ def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
     if not tools:
         raise EpisodeError("the world offers no tool, so its episode could never end.")
     return {tool.schema["function"]["name"]: tool for tool in tools}
-
-
-def _sampling(setup: Setup, form: Form) -> SamplingParams:
-    """Without its seed and its size, which each turn has of its own."""
-    tags = END_TAGS[form] if setup.config.stop_at_call else ()
-    is_hidden = form is not Form.FUNCTION and hides_tags(
-        setup.backend.tokenizer, ToolFormat(form.value)
-    )
-    return replace(
-        setup.config.sampling(),
-        stop=tags,
-        include_stop=bool(tags),
-        skip_special_tokens=not is_hidden,
-    )
-
-
-def _seed(setup: Setup, agent: str, turn: int) -> int:
-    key = f"{setup.seed}/{setup.trajectory}/{agent}/{turn}"
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
-
-
-def _only(outputs: Sequence[Output]) -> Output:
-    if len(outputs) != 1:
-        raise BackendError(f"one completion was asked for, {len(outputs)} came back.")
-    (output,) = outputs
-    if output.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
-        raise BackendError(f"generation ended with {output.finish_reason}: {output.error}")
-    return output

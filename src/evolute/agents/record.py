@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from evolute.agents.metrics import MISTAKES, TOOL_CALLS
 from evolute.agents.parsing import Mistake
@@ -26,6 +27,7 @@ class Record:
     transitions: list[Transition] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     counts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    told_metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def call(self, request: GenerateRequest, output: Output, agent: str) -> None:
         """Raises BackendError for an output that cannot be trained on."""
@@ -42,6 +44,10 @@ class Record:
         self.counts[f"tool_calls/{tool}"] += 1
         TOOL_CALLS.labels(tool).inc()
 
+    def measured(self, name: str, value: float) -> None:
+        """What a tool says of one call; the metrics have the mean over its calls."""
+        self.told_metrics[name].append(value)
+
     def mistook(self, mistake: Mistake) -> None:
         self.counts["mistakes"] += 1
         self.counts[f"mistakes/{mistake}"] += 1
@@ -57,7 +63,8 @@ class Record:
         return "".join(self.texts)
 
     def metrics(self) -> dict[str, float]:
-        found = dict(sorted(self.counts.items()))
+        found = {name: fmean(values) for name, values in sorted(self.told_metrics.items())}
+        found |= dict(sorted(self.counts.items()))
         return {
             "mistakes": 0.0,
             "tool_calls": 0.0,

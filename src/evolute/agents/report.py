@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evolute.agents.dispatcher import Ending, Stage
-from evolute.agents.react import Stop
+from evolute.agents.setup import Stop
 from evolute.envs import Interval, mean_interval, wilson
 from evolute.types import Outcome, Rollout
 

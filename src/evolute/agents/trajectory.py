@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 from evolute.agents.own_tools import own_tools
-from evolute.agents.react import Agent, AgentEnd, Setup, Stop
+from evolute.agents.react import Agent
 from evolute.agents.record import Record
+from evolute.agents.setup import AgentEnd, Setup, Stop
 from evolute.agents.transitions import samples_of
 from evolute.envs.step import read_messages, read_metrics
 from evolute.envs.tools import Grade, ToolTask, ToolWorld

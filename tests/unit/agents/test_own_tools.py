@@ -113,3 +113,25 @@ def test_two_tools_of_one_name_are_refused():
     played = Played([finish()], SumTask([tool_of("clear_history", other)]), clear_history=True)
     assert played.rollout.failure == "EpisodeError"
     assert "clear_history" in played.rollout.metadata["error"]
+
+
+def test_the_same_call_in_another_history_is_no_repetition():
+    parts = iter(range(99))
+
+    async def onwards(arguments, context):
+        context.agent.replace_history([{"role": "user", "content": f"part {next(parts)}"}])
+        return ToolResult(replaced=True)
+
+    played = Played([call("onwards")], SumTask([tool_of("onwards", onwards)]), max_turns=9)
+    assert played.stop == "max_turns" and len(played.rollout.samples) == 9
+
+
+def test_what_tools_measure_is_the_mean_over_their_calls():
+    values = iter([1.0, 0.0, 0.5])
+
+    async def measured(arguments, context):
+        return ToolResult("ok", metrics={"failed": next(values)})
+
+    tool = tool_of("measured", measured)
+    played = Played([call("measured")] * 3 + [finish()], SumTask([tool]))
+    assert played.rollout.metrics["measured/failed"] == 0.5
