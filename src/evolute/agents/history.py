@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evolute.agents.guidance import instructed
-from evolute.agents.parsing import END_THINK, THINK, Form, Tools, without_thoughts
+from evolute.agents.parsing import END_THINK, FUNCTION, THINK, Form, Tools, without_thoughts
 from evolute.envs.observation import observation_ids
 from evolute.lang.tools import format_of, in_text, toolset_of
 from evolute.types import EpisodeError, Message, RequestError, Tokenizer
@@ -29,7 +29,8 @@ class History:
     ) -> None:
         self._tokenizer, self._tools, self._form = tokenizer, tools, form
         reads = "tools" in getattr(tokenizer, "template_variables", ())
-        self._has_native_tools = reads and form is not Form.FUNCTION
+        knows_form = form is not Form.FUNCTION or _shows_functions(tokenizer)
+        self._has_native_tools = reads and knows_form
         self._has_tool_role = self._has_native_tools and _takes_tool_messages(tokenizer)
         self.messages: list[Message] = list(messages)
         self._ids: list[int] = []
@@ -77,13 +78,13 @@ class History:
 
     def _rendered(self) -> list[int]:
         tools = list(self._tools.values())
+        if self._has_native_tools:
+            chat: Any = self._tokenizer.chat  # such a tokenizer takes tools
+            ids: list[int] = chat(self.messages, tools=tools)
+            return ids
         if self._form is Form.FUNCTION:
             return self._tokenizer.chat(instructed(self.messages, self._tools))
-        if not self._has_native_tools:
-            return self._tokenizer.chat(in_text(self.messages, toolset_of(tools)))
-        chat: Any = self._tokenizer.chat  # such a tokenizer takes tools
-        ids: list[int] = chat(self.messages, tools=tools)
-        return ids
+        return self._tokenizer.chat(in_text(self.messages, toolset_of(tools)))
 
     def _result(self, text: str, tool: str) -> Message:
         if self._has_tool_role:
@@ -95,10 +96,17 @@ class History:
 
 def form_of(tokenizer: Tokenizer, form: str) -> Form:
     """The form that is asked for; `auto` is that of the model's chat template."""
-    return Form(format_of(tokenizer).value) if form == "auto" else Form(form)
+    if form != "auto":
+        return Form(form)
+    return Form.FUNCTION if _shows_functions(tokenizer) else Form(format_of(tokenizer).value)
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _shows_functions(tokenizer: Tokenizer) -> bool:
+    """The chat template itself writes calls as <function=NAME>."""
+    return FUNCTION in getattr(getattr(tokenizer, "template", None), "source", "")
 
 
 def _takes_tool_messages(tokenizer: Tokenizer) -> bool:
