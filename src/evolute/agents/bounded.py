@@ -34,6 +34,7 @@ async def within(coroutine: Coroutine[Any, Any, T], limit_s: float, what: str, g
             raise EpisodeError(f"{what} was cancelled from within.")
         return task.result()
     finally:
+        task.add_done_callback(_seen)
         if not task.done():
             task.cancel()
             await _patiently(task, grace_s)
@@ -43,6 +44,7 @@ async def to_its_end(coroutine: Coroutine[Any, Any, None], limit_s: float) -> Ba
     """Run it to its end or for `limit_s`; what it raised, or StageTimeout, is returned. A
     cancellation of ours while it runs is put off, and raised when it has ended."""
     task = asyncio.create_task(_guarded(coroutine))
+    task.add_done_callback(_seen)
     await _patiently(task, limit_s)
     if not task.done():
         task.cancel()
@@ -51,6 +53,12 @@ async def to_its_end(coroutine: Coroutine[Any, Any, None], limit_s: float) -> Ba
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """What is raised after nobody waits any more is no news for the log."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _patiently(task: asyncio.Task[Any], limit_s: float) -> None:
