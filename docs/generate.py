@@ -85,6 +85,8 @@ def _help_of(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
 
 def settings() -> str:
     """Every setting of the main job with its default and the comment beside its field."""
+    from evolute.agents.run import AgentsConfig
+    from evolute.agents.simulation import SimulationConfig
     from evolute.cli.main_job import LoopConfig
     from evolute.train.sft import SftConfig
 
@@ -94,10 +96,12 @@ In TOML files (`--config FILE`, a recipe) or one by one (`--set train.task=addit
 names are refused with the nearest known one; `evolute loop --print-config` shows what is in force.
 
 Names and defaults are those of `evolute loop`. A recipe of `evolute train rl` holds the settings of
-`train` without that word, one of `evolute train sft` those of `sft`; `evolute serve`, `evolute eval` and `evolute bench` take those of
+`train` without that word, one of `evolute train sft` those of `sft`, one of `evolute agents run` those of `agents`, and a file of `evolute simulate` with kind = "dispatch" those of `dispatch`; `evolute serve`, `evolute eval` and `evolute bench` take those of
 `engine` without that word. Where a default is another one there, the table says "alone".
 """
-    return "\n".join([head, *_sections(LoopConfig(), ""), *_sections(SftConfig(), "sft.")])
+    parts = [*_sections(LoopConfig(), ""), *_sections(SftConfig(), "sft.")]
+    parts += [*_sections(AgentsConfig(), "agents."), *_sections(SimulationConfig(), "dispatch.")]
+    return "\n".join([head, *parts])
 
 
 def _sections(values: Any, path: str) -> Iterator[str]:

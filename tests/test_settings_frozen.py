@@ -1,5 +1,7 @@
 """Public settings are a promise: adding or renaming one is a visible, reviewed line."""
 
+from evolute.agents.run import AgentsConfig
+from evolute.agents.simulation import SimulationConfig
 from evolute.cli.main_job import LoopConfig
 from evolute.reasoning.baselines import PalConfig, PlainConfig, TreeConfig, VotesConfig
 from evolute.reasoning.s_star import SStarConfig
@@ -222,6 +224,84 @@ THOUGHT_KEYS = (
     "limits.disk_mb",
     "limits.max_output_bytes",
 )
+DISPATCH_KEYS = (
+    "dispatch.schedule",
+    "dispatch.max_live",
+    "dispatch.max_init",
+    "dispatch.max_run",
+    "dispatch.max_eval",
+    "dispatch.queue",
+    "dispatch.order",
+    "dispatch.init_timeout_s",
+    "dispatch.run_timeout_s",
+    "dispatch.eval_timeout_s",
+    "dispatch.close_timeout_s",
+    "dispatch.grace_s",
+    "dispatch.retries",
+    "dispatch.retry_wait_s",
+)
+AGENT_KEYS = (
+    "task",
+    "model",
+    "url",
+    "adapter",
+    "split",
+    "count",
+    "samples",
+    "seed",
+    "agent.max_turns",
+    "agent.max_new_tokens",
+    "agent.max_context",
+    "agent.temperature",
+    "agent.top_p",
+    "agent.form",
+    "agent.stop_at_call",
+    "agent.answer_without_call",
+    "agent.thinking",
+    "agent.hints",
+    "agent.remind_below",
+    "agent.stuck_after",
+    "agent.result_chars",
+    "agent.tool_timeout_s",
+    "agent.merge_samples",
+    "agent.keep_samples",
+    "agent.clear_history",
+    "agent.delegate",
+    "agent.max_depth",
+    "agent.sub_turns",
+    "agent.sub_timeout_s",
+    *DISPATCH_KEYS,
+)
+SIMULATION_KEYS = (
+    "kind",
+    "seeds",
+    "cap",
+    "live_cap",
+    "sweep",
+    "work.rollouts",
+    "work.group",
+    "work.init_s",
+    "work.eval_s",
+    "work.turns",
+    "work.max_turns",
+    "work.turn_tokens",
+    "work.tool_s",
+    "work.sigma",
+    "work.turn_sigma",
+    "work.token_sigma",
+    "work.failure_frac",
+    "machine.tokens_per_s",
+    "machine.request_tokens_per_s",
+    "machine.max_requests",
+    "machine.cpu_slots",
+    "machine.cpu_penalty",
+    *DISPATCH_KEYS,
+)
+
+
+def test_keys_of_agents_are_these():
+    assert tuple(keys(AgentsConfig)) == AGENT_KEYS
+    assert tuple(keys(SimulationConfig)) == SIMULATION_KEYS
 
 
 def test_keys_are_these():

@@ -17,6 +17,7 @@ from evolute.types.settings import nearest
 MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
     "demonstrations": "evolute.bench.demonstrations.bench",
+    "dispatch": "evolute.bench.dispatch",
     "fairness": "evolute.bench.fairness",
     "generator": "evolute.bench.load.generator",
     "grammar": "evolute.bench.grammar",

@@ -6,14 +6,19 @@ from evolute.testing.embedders import HashingEmbedder
 from evolute.testing.sandboxes import ScriptedSandbox
 from evolute.testing.texts import ScriptedTextBackend
 from evolute.testing.tokenizers import ByteTokenizer
+from evolute.testing.toolworlds import PlainTool, SumTask, SumWorld, tool_of
 from evolute.testing.waiting import until
 
 __all__ = [
     "ByteTokenizer",
     "HashingEmbedder",
     "ManualClock",
+    "PlainTool",
     "ScriptedBackend",
     "ScriptedSandbox",
     "ScriptedTextBackend",
+    "SumTask",
+    "SumWorld",
+    "tool_of",
     "until",
 ]

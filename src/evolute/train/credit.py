@@ -196,10 +196,19 @@ def _kept(members: Sequence[Numbered], config: TrainConfig) -> list[int]:
 
 
 def _weights(members: Sequence[Numbered], config: TrainConfig) -> list[float]:
-    lengths = [sum(member.sample.loss_mask) for member in members]
-    longest = config.algorithm.max_length or config.max_new_tokens or max(lengths, default=1)
-    groups = [member.rollout.group for member in members]
-    return token_weights(config.algorithm.reduction, lengths, groups, longest)
+    """Of each token of a sample. What a reduction calls a sequence is a whole rollout here, so that
+    one whose history was rewritten, and came as several samples, has no more weight."""
+    lengths: dict[int, int] = defaultdict(int)
+    groups: dict[int, int] = {}
+    for member in members:
+        lengths[member.place] += sum(member.sample.loss_mask)
+        groups[member.place] = member.rollout.group
+    longest = config.algorithm.max_length or config.max_new_tokens
+    longest = longest or max(lengths.values(), default=1)
+    reduction, sizes = config.algorithm.reduction, list(lengths.values())
+    weights = token_weights(reduction, sizes, list(groups.values()), longest)
+    by_place = dict(zip(lengths, weights))
+    return [by_place[member.place] for member in members]
 
 
 def _largest(advantages: Tensor) -> float:

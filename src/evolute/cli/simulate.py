@@ -1,0 +1,68 @@
+"""`evolute simulate FILE`: the real dispatcher and controllers on a virtual clock.
+
+The file's `kind` says what is simulated: see KINDS. Nothing waits in real time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evolute.cli.options import Json, PrintConfig, Set, emit, settings
+from evolute.types import ConfigError
+from evolute.types.settings import nearest
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(name="simulate")
+def simulate(
+    file: Annotated[Path, typer.Argument(help="TOML with a `kind`, see recipes/simulate/")],
+    set_: Set = None,
+    print_config: PrintConfig = False,
+    json: Json = False,
+) -> None:
+    """Predict makespan, idle share and live worlds for machines that one does not have."""
+    found = KINDS[_kind(file)](file, set_ or [], print_config)
+    if json:
+        emit(found)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _kind(file: Path) -> str:
+    try:
+        kind = tomllib.loads(file.read_text()).get("kind")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if kind not in KINDS:
+        raise ConfigError(f"{file} has kind = {kind!r}. {nearest(str(kind), KINDS)}")
+    return str(kind)
+
+
+def _dispatch(file: Path, changes: list[str], print_config: bool) -> dict[str, Any]:
+    from evolute.agents.simulation import SimulationConfig, compare, table
+    from evolute.agents.simulation.compare import num_runs
+    from evolute.telemetry import progress
+
+    config = settings(SimulationConfig, [file], changes, print_config=print_config)
+    with progress("simulate", num_runs(config)) as bar:
+        comparison = compare(config, bar.advance)
+    print(table(comparison))
+    return {
+        "kind": "dispatch",
+        "rows": [dataclasses.asdict(row) for row in comparison.rows],
+        "ratio": comparison.ratio,
+        "ratio_equal_live": comparison.ratio_equal_live,
+        "sweep": comparison.sweep,
+        "config": dataclasses.asdict(config),
+    }
+
+
+KINDS: dict[str, Callable[[Path, list[str], bool], dict[str, Any]]] = {"dispatch": _dispatch}
