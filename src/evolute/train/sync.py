@@ -31,15 +31,28 @@ class PublishProof:
 
 
 async def publish(
-    engine: Engine, name: str | None, policy: Policy, version: int, canary: tuple[int, ...]
+    engine: Engine,
+    name: str | None,
+    policy: Policy,
+    version: int,
+    canary: tuple[int, ...],
+    *,
+    freeze: bool = False,
 ) -> PublishProof:
     """Load the policy's weights into the engine: the adapter `name`, or without a name the base.
 
-    Raises TrainingError when they did not arrive.
+    With `freeze` requests stand still in place until the digest is proved, and go on with the new
+    weights. Raises TrainingError when they did not arrive.
     """
     weights = policy.snapshot()
-    held = await asyncio.to_thread(_load, engine, name, weights, version)
     expected = weights.fingerprint()
+    if freeze:
+        await asyncio.to_thread(engine.pause)
+    try:
+        held = await asyncio.to_thread(_load, engine, name, weights, version)
+    finally:
+        if freeze:
+            await asyncio.to_thread(engine.resume)
     if held != expected:
         raise TrainingError(
             f"publication {version} of {name!r}: the engine holds {held[:12]}, the "

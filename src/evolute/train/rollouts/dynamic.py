@@ -8,7 +8,7 @@ is chosen follows from the order of the batches and groups, never from which end
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from evolute.train.algorithms import SelectionConfig, choose_groups, is_useful
@@ -34,7 +34,7 @@ async def gathered(wanted: int, roll_out: RollOut, config: SelectionConfig) -> G
     for again in range(num_batches):
         for members in await roll_out(again):
             groups.append([replace(r, group=len(groups)) for r in members])
-        useful = [_has_contrast(members) for members in groups]
+        useful = [has_contrast(members) for members in groups]
         chosen = choose_groups(groups, useful, wanted, config)
         if chosen is not None:
             kept = [replace(r, group=i) for i, members in enumerate(chosen) for r in members]
@@ -47,5 +47,6 @@ async def gathered(wanted: int, roll_out: RollOut, config: SelectionConfig) -> G
     )
 
 
-def _has_contrast(members: list[Rollout]) -> bool:
+def has_contrast(members: Sequence[Rollout]) -> bool:
+    """Rewards of its valid rollouts differ."""
     return is_useful([r.reward for r in members if r.outcome.is_reward_valid])
