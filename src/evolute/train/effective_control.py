@@ -1,6 +1,6 @@
 """Which settings of the schedule act? Rows for `effective.py`, and what it says of stale tokens.
 
-CONTROL_ROWS has each key under `asynchrony` and `failures`, and the run's own that choose a schedule.
+CONTROL_ROWS has each key under `asynchrony` and `failures`, and those that choose a schedule.
 """
 
 from __future__ import annotations

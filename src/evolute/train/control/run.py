@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolute.engine import Engine
-from evolute.envs import make_task
+from evolute.envs import EpisodePlayer, make_task
 from evolute.models import LoadedModel
 from evolute.telemetry import Tracer
 from evolute.train.companions import companions
@@ -31,7 +31,7 @@ from evolute.train.control.cap import Pressure
 from evolute.train.control.episodes import Episodes
 from evolute.train.control.parts import Parts
 from evolute.train.control.pending import Pending
-from evolute.train.control.players import EpisodePlayer, Places
+from evolute.train.control.places import Places
 from evolute.train.control.records import RunRecords, StepReport
 from evolute.train.control.replayed import Replayed
 from evolute.train.control.rows import restore, unused

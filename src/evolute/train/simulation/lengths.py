@@ -1,7 +1,7 @@
 """How long is an episode? Turns, tokens and waits drawn from distributions, the same at each run.
 
-    lengths = Lengths(simulation)
-    lengths.episode(problem, index, seed) -> list[Turn]
+lengths = Lengths(simulation)
+lengths.episode(problem, index, seed) -> list[Turn]
 """
 
 from __future__ import annotations

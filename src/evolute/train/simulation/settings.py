@@ -30,7 +30,9 @@ class Spread:
         if min(self.mean, self.spread, self.most) < 0:
             raise ConfigError("mean, spread and most of a distribution cannot be negative.")
         if self.kind == "uniform" and self.spread > 1:
-            raise ConfigError(f"a uniform spread of {self.spread} gives negative numbers; use <= 1.")
+            raise ConfigError(
+                f"a uniform spread of {self.spread} gives negative numbers; use <= 1."
+            )
         if (self.kind == "trace") != bool(self.file):
             raise ConfigError("a distribution has a `file` exactly when its kind is 'trace'.")
 

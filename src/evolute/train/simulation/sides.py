@@ -1,6 +1,6 @@
 """The two sides of a run without models: what takes time takes virtual time, nothing is computed.
 
-    SimulatedPlayer, SimulatedLearner, SimulatedWeights, SimulatedRecords, NumberedProblems
+SimulatedPlayer, SimulatedLearner, SimulatedWeights, SimulatedRecords, NumberedProblems
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Who plays the episodes of a task on an engine, and how many requests may it have at once?
+"""How many requests of a training run may an engine have at once?
 
-    EpisodePlayer(task, backend, sampling, adapter)      a `types.Player`
     Places(backend, limit)      a `Backend` that sends `limit` requests at a time; others wait here
 
 An episode that waits for its world holds no place in the engine.
@@ -10,42 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
-from evolute.envs import run_episode
-from evolute.types import (
-    Backend,
-    Delta,
-    GenerateRequest,
-    Output,
-    Problem,
-    Rollout,
-    SamplingParams,
-    Task,
-    Tokenizer,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodePlayer:
-    """One episode of the task, token in, token out."""
-
-    task: Task
-    backend: Backend
-    sampling: SamplingParams
-    adapter: str | None = None
-
-    async def play(self, problem: Problem, *, group: int, index: int, seed: int) -> Rollout:
-        return await run_episode(
-            self.task,
-            problem,
-            self.backend,
-            self.sampling,
-            adapter=self.adapter,
-            group=group,
-            index=index,
-            seed=seed,
-        )
+from evolute.types import Backend, Delta, GenerateRequest, Output, Tokenizer
 
 
 class Places:
