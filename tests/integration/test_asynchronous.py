@@ -124,3 +124,52 @@ def test_finished_rollouts_of_a_stopped_run_are_used_by_the_next(tmp_path):
 def metrics_rows(directory):
     lines = (directory / "rows.jsonl").read_text().splitlines()
     return [key for line in lines for key in json.loads(line)["used"]]
+
+
+POINTS = ["journal", "update", "publish", "rows", "checkpoint"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("schedule", ["one_step_off", "asynchronous"])
+def test_a_crash_between_any_two_parts_of_a_step_loses_and_doubles_nothing(
+    tmp_path, monkeypatch, point, schedule
+):
+    config = of(schedule, STALE if schedule == "asynchronous" else None)
+    with monkeypatch.context() as patched:
+        crash(patched, point, at=2)
+        with pytest.raises(OSError, match="crash"):
+            trained(tmp_path / "cut", config)
+    again = trained(tmp_path / "cut", config)
+    used = sorted(row for row, _ in metrics_rows(tmp_path / "cut"))
+    assert used == list(range(BASE.steps * BASE.prompts_per_step))
+    assert len(journal(tmp_path / "cut")) == len(used) * BASE.samples_per_prompt
+    assert [r["step"] for r in metrics(tmp_path / "cut")] == list(range(BASE.steps))
+    if schedule == "one_step_off":
+        whole = trained(tmp_path / "whole", config)
+        assert again.policy.lora.fingerprint() == whole.policy.lora.fingerprint()
+
+
+def crash(patched, point, at):
+    """Raise the `at`-th time that the run comes to this point."""
+    from evolute.train import checkpoint
+    from evolute.train.control import records, run
+
+    seen = []
+
+    def dying(real):
+        def call(*args, **more):
+            seen.append(point)
+            if len(seen) == at:
+                raise OSError("crash")
+            return real(*args, **more)
+
+        return call
+
+    owner, name = {
+        "journal": (records.RunRecords, "journal"),
+        "update": (run.Trainer, "update"),
+        "publish": (run._Weights, "publish"),
+        "rows": (records.RunRecords, "_write_rows"),
+        "checkpoint": (checkpoint, "save"),
+    }[point]
+    patched.setattr(owner, name, dying(getattr(owner, name)))

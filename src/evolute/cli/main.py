@@ -26,6 +26,7 @@ VERBS = {  # verb -> the line that --help shows
     "thoughts": "what a thought buffer remembers",
     "demonstrations": "traces of a teacher: sample, verify, perturb",
     "tune": "the system loop on one part: `tune engine`",
+    "simulate": "training runs on a virtual clock: `simulate FILE.toml`",
     "bench": "measure: serving, replay, training, the load generator",
     "export": "a trained run as a Hugging Face directory",
     "trace": "a timeline of a run",

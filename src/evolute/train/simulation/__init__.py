@@ -8,6 +8,7 @@ from evolute.train.simulation.settings import (
     TrainerModel,
     TrainingSimulation,
 )
+from evolute.train.simulation.table import table
 
 __all__ = [
     "ClusterModel",
@@ -18,4 +19,5 @@ __all__ = [
     "TrainingSimulation",
     "predict",
     "predict_all",
+    "table",
 ]

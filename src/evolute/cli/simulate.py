@@ -1,0 +1,69 @@
+"""`evolute simulate FILE`: the real dispatcher and controllers on a virtual clock.
+
+The file's `kind` says what is simulated: see KINDS. Nothing waits in real time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evolute.cli.options import Json, PrintConfig, Set, emit, settings
+from evolute.types import ConfigError
+from evolute.types.settings import nearest
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(name="simulate")
+def simulate(
+    file: Annotated[Path, typer.Argument(help="TOML with a `kind`, see recipes/simulate/")],
+    set_: Set = None,
+    print_config: PrintConfig = False,
+    json: Json = False,
+) -> None:
+    """Predict makespan, idle share and live worlds for machines that one does not have."""
+    found = KINDS[_kind(file)](file, set_ or [], print_config)
+    if json:
+        emit(found)
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _kind(file: Path) -> str:
+    try:
+        kind = tomllib.loads(file.read_text()).get("kind")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if kind not in KINDS:
+        raise ConfigError(f"{file} has kind = {kind!r}. {nearest(str(kind), KINDS)}")
+    return str(kind)
+
+
+def _training(file: Path, changes: list[str], print_config: bool) -> dict[str, Any]:
+    from evolute.telemetry import progress
+    from evolute.train.simulation import TrainingSimulation, predict, table
+
+    config = settings(TrainingSimulation, [file], changes, print_config=print_config)
+    with progress("simulate", len(config.schedules)) as bar:
+        predictions = {}
+        for number, schedule in enumerate(config.schedules, 1):
+            predictions[schedule] = predict(config, schedule)
+            bar.advance(number, schedule)
+    print(table(predictions))
+    return {
+        "kind": "training",
+        "schedules": {name: dataclasses.asdict(found) for name, found in predictions.items()},
+        "config": dataclasses.asdict(config),
+    }
+
+
+KINDS: dict[str, Callable[[Path, list[str], bool], dict[str, Any]]] = {
+    "training": _training,
+}
