@@ -109,8 +109,8 @@ def config_of(schedule, **chosen):
         samples_per_prompt=SAMPLES,
         schedule=schedule,
         asynchrony=asynchrony,
-        episode_timeout_s=100_000,
-        stall_timeout_s=400_000,
+        episode_timeout_s=100_000.0,
+        stall_timeout_s=400_000.0,
     )
 
 
@@ -145,10 +145,10 @@ def run(config, injected, lost_at=-1, pressure=None):
 SCHEDULES = [
     config_of("synchronous"),
     config_of("one_step_off"),
-    config_of("asynchronous", look_s=30),
-    config_of("asynchronous", look_s=30, stale="drop", max_staleness=1),
-    config_of("asynchronous", look_s=30, stale="requeue", max_staleness=1),
-    config_of("asynchronous", look_s=30, max_staleness=0),
+    config_of("asynchronous", look_s=30.0),
+    config_of("asynchronous", look_s=30.0, stale="drop", max_staleness=1),
+    config_of("asynchronous", look_s=30.0, stale="requeue", max_staleness=1),
+    config_of("asynchronous", look_s=30.0, max_staleness=0),
 ]
 NAMES = ["synchronous", "one step off", "train", "drop", "requeue", "fresh"]
 
@@ -171,12 +171,13 @@ def test_200_faults_are_accounted_for(config):
         assert episodes.num_retries + failed == told
         return
     control, buffer = schedule.control, schedule.buffer
-    assert episodes.num_retries + failed >= told - buffer.num_cancelled
     assert control.submitted == control.accepted + control.filtered + control.running
     assert control.running == 0 and len(buffer) == 0
     assert buffer.num_dispatched == buffer.num_returned + buffer.num_cancelled
     dropped = sum(len(batch.dropped) + len(batch.requeued) for batch in records.batches)
     assert buffer.num_returned == len(rollouts) + dropped * SAMPLES
+    left_out = dropped * SAMPLES + buffer.num_cancelled  # their last failures are not in a batch
+    assert told - left_out <= episodes.num_retries + failed <= told
 
 
 @pytest.mark.parametrize("config", SCHEDULES, ids=NAMES)
@@ -215,7 +216,7 @@ def test_a_failure_that_stays_is_left_out_and_told_by_class():
     sides = Sides(player)
     parts = Parts(
         config, NumberedProblems(PROMPTS), Episodes([player], config, waits), sides, sides,
-        records, Pending(None), waits, None,
+        records, Pending(None), waits, quiet_engine,
     )  # fmt: skip
     run_virtual(waits.guard(Synchronous(parts, {}).run(0)))
     lost = [r for batch in records.batches for r in batch.played if class_of(r)]
@@ -282,7 +283,7 @@ def test_overload_cancels_the_youngest_and_nothing_is_lost():
         preempted += random.Random(preempted).random() < 0.5
         return Pressure(10, 0, preempted)
 
-    config = config_of("asynchronous", look_s=20)
+    config = config_of("asynchronous", look_s=20.0)
     schedule, _, records, _ = run(config, {}, pressure=overloaded)
     assert schedule.buffer.num_cancelled > 0
     used = sorted(row for batch in records.batches for row, _ in batch.used)
@@ -295,4 +296,4 @@ def test_an_engine_that_cannot_say_how_it_is_ends_the_run():
         raise BackendError("the engine is gone")
 
     with pytest.raises(BackendError, match="gone"):
-        run(config_of("asynchronous", look_s=30), {}, pressure=dead)
+        run(config_of("asynchronous", look_s=30.0), {}, pressure=dead)

@@ -23,9 +23,9 @@ HEAVY = TrainingSimulation(
     steps=10,
     prompts_per_step=8,
     samples_per_prompt=4,
-    tokens=Spread("lognormal", 1000, 1.0, 8000),
-    engine=EngineModel(50, 3200, 256),
-    trainer=TrainerModel(3200 * 0.25, 0, 1),
+    tokens=Spread("lognormal", 1000.0, 1.0, 8000.0),
+    engine=EngineModel(50.0, 3200.0, 256),
+    trainer=TrainerModel(800.0, 0.0, 1.0),
     cluster=ClusterModel(0.5, is_colocated=False),
 )
 
@@ -48,9 +48,9 @@ def test_heavy_tails_order_the_schedules():
 def test_short_and_equal_lengths_gain_little_where_the_chips_are_shared():
     short = replace(
         HEAVY,
-        tokens=Spread("uniform", 100, 0.1),
-        engine=EngineModel(50, 800, 256),
-        trainer=TrainerModel(800, 0, 0),
+        tokens=Spread("uniform", 100.0, 0.1),
+        engine=EngineModel(50.0, 800.0, 256),
+        trainer=TrainerModel(800.0, 0.0, 0.0),
         cluster=ClusterModel(0.5, is_colocated=True),
     )
     found = predict_all(short)
@@ -69,7 +69,7 @@ def test_the_same_settings_give_the_same_prediction():
 
 
 def test_tools_that_wait_are_waited_for():
-    waiting = replace(HEAVY, turns=Spread("fixed", 3), tool_s=Spread("fixed", 100))
+    waiting = replace(HEAVY, turns=Spread("fixed", 3.0), tool_s=Spread("fixed", 100.0))
     longer = predict(waiting, "synchronous").makespan_s - predict(HEAVY, "synchronous").makespan_s
     assert longer > 10 * 2 * 100
 
@@ -77,7 +77,7 @@ def test_tools_that_wait_are_waited_for():
 def test_lengths_come_from_a_file(tmp_path):
     (tmp_path / "lengths.txt").write_text("50\n" * 10)
     traced = replace(HEAVY, tokens=Spread("trace", file=str(tmp_path / "lengths.txt")))
-    fixed = replace(HEAVY, tokens=Spread("fixed", 50))
+    fixed = replace(HEAVY, tokens=Spread("fixed", 50.0))
     assert predict(traced, "synchronous") == predict(fixed, "synchronous")
 
 

@@ -16,7 +16,7 @@ def ends(lengths, stream=10.0, total=20.0, room=100, starts=None):
 
     async def one(engine, tokens, start):
         await asyncio.sleep(start)
-        await engine.generate(tokens)
+        await engine.generate(float(tokens))
         return asyncio.get_running_loop().time()
 
     async def main():
@@ -39,7 +39,7 @@ def test_many_share_what_there_is():
 
 
 def test_one_that_comes_later_slows_the_others():
-    found, _, _ = ends([40, 20, 20], stream=20, starts=[0, 0, 1])  # 20/2 a second, then 20/3
+    found, _, _ = ends([40, 20, 20], stream=20.0, starts=[0, 0, 1])  # 20/2 a second, then 20/3
     assert found == pytest.approx([4.0, 2.5, 3.5])
 
 
@@ -50,14 +50,14 @@ def test_a_full_engine_lets_others_wait():
 
 def test_a_pause_costs_its_time_and_tokens_know_their_version():
     async def main():
-        engine = SimulatedEngine(10, 20, 10)
-        task = asyncio.create_task(engine.generate(30))
+        engine = SimulatedEngine(10.0, 20.0, 10)
+        task = asyncio.create_task(engine.generate(30.0))
         await asyncio.sleep(1)
         engine.pause()
         await asyncio.sleep(5)
         engine.resume(1)
         segments = await task
-        late = await engine.generate(10)
+        late = await engine.generate(10.0)
         return segments, late, asyncio.get_running_loop().time(), engine.busy_s()
 
     segments, late, now_s, busy_s = run_virtual(main())
@@ -68,8 +68,8 @@ def test_a_pause_costs_its_time_and_tokens_know_their_version():
 
 def test_who_is_cancelled_makes_room():
     async def main():
-        engine = SimulatedEngine(10, 10, 1)
-        tasks = [asyncio.create_task(engine.generate(n)) for n in (1000, 10, 10)]
+        engine = SimulatedEngine(10.0, 10.0, 1)
+        tasks = [asyncio.create_task(engine.generate(float(n))) for n in (1000, 10, 10)]
         await asyncio.sleep(1)
         tasks[0].cancel(), tasks[2].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ from evolute.types import TrainingError
 
 
 def test_a_stalled_run_fails_with_the_wait_for_graph():
-    waits = Waits(limit_s=60)
+    waits = Waits(limit_s=60.0)
 
     async def stuck(who, what, *whom):
         with waits.on(who, what, lambda: whom):
@@ -31,7 +31,7 @@ def test_a_stalled_run_fails_with_the_wait_for_graph():
 
 
 def test_a_run_that_moves_is_left_alone():
-    waits = Waits(limit_s=10)
+    waits = Waits(limit_s=10.0)
 
     async def work():
         for _ in range(20):
@@ -48,11 +48,11 @@ def test_what_the_work_raises_comes_out():
         raise ValueError("its own")
 
     with pytest.raises(ValueError, match="its own"):
-        run_virtual(Waits(10).guard(work()))
+        run_virtual(Waits(10.0).guard(work()))
 
 
 def test_a_long_list_is_cut():
-    waits = Waits(1)
+    waits = Waits(1.0)
 
     async def work():
         with waits.on("a", "b", lambda: [f"group {i}" for i in range(9)]):

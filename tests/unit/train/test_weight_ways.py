@@ -85,7 +85,7 @@ def test_memory_that_both_map(tmp_path):
     receiver = SharedMemoryReceiver(tmp_path / "w")
     for version, weights in enumerate([model(1), adapter(2), adapter(3)]):  # it grows and shrinks
         sender.send(pack(weights, version))
-        packed = receiver.receive(version, 1)
+        packed = receiver.receive(version, 1.0)
         assert packed.data == pack(weights, version).data
         assert unpack(packed).fingerprint() == weights.fingerprint()
 
@@ -95,7 +95,7 @@ def test_a_reader_waits_for_its_version(tmp_path):
     sender.send(pack(adapter(1), 1))
     later = threading.Timer(0.05, lambda: sender.send(pack(adapter(2), 2)))
     later.start()
-    assert receiver.receive(2, 30).manifest.version == 2
+    assert receiver.receive(2, 30.0).manifest.version == 2
     later.join()
 
 
@@ -151,15 +151,15 @@ def test_every_joiner_gets_the_same_bytes(tmp_path_factory, data):
         packed = pack(now, version)
         for sender in senders:
             sender.send(packed)
-        senders[0].commit(version, 1)
+        senders[0].commit(version, 1.0)
         sent[version] = bytes(packed.data)
         if data.draw(st.booleans()):
-            assert bytes(faithful.receive(version, 0).data) == sent[version]
+            assert bytes(faithful.receive(version, 0.0).data) == sent[version]
     for version, expected in sent.items():  # late ones, also to a version of the past
-        late = DeltaReceiver(folder).receive(version, 0)
+        late = DeltaReceiver(folder).receive(version, 0.0)
         assert bytes(late.data) == expected
         unpack(late)
-    assert bytes(faithful.receive(max(sent), 0).data) == sent[max(sent)]
+    assert bytes(faithful.receive(max(sent), 0.0).data) == sent[max(sent)]
 
 
 def test_a_delta_carries_what_changed(tmp_path):
@@ -178,7 +178,7 @@ def test_a_broken_chain_is_told_and_what_was_held_stays(tmp_path):
     versions = [weights, changed(weights, 3, 1), changed(weights, 3, 2)]
     for version, one in enumerate(versions):
         sender.send(pack(one, version))
-    receiver.receive(0, 0)
+    receiver.receive(0, 0.0)
     shard = tmp_path / "delta-00000001-0000.bin"
     whole = shard.read_bytes()
     for fault in (
@@ -189,12 +189,12 @@ def test_a_broken_chain_is_told_and_what_was_held_stays(tmp_path):
     ):
         shard.write_bytes(fault)
         with pytest.raises(WireError):
-            receiver.receive(2, 0)
+            receiver.receive(2, 0.0)
     shard.unlink()
     with pytest.raises(WireError, match="missing"):
-        receiver.receive(2, 0)
+        receiver.receive(2, 0.0)
     shard.write_bytes(whole)
-    assert bytes(receiver.receive(2, 0).data) == bytes(pack(versions[2], 2).data)
+    assert bytes(receiver.receive(2, 0.0).data) == bytes(pack(versions[2], 2).data)
 
 
 def test_a_version_without_all_its_shards_is_not_announced(tmp_path):
@@ -205,5 +205,5 @@ def test_a_version_without_all_its_shards_is_not_announced(tmp_path):
     with pytest.raises(TrainingError, match="did not come through"):
         DeltaReceiver(tmp_path).receive(0, 0.01)
     senders[1].send(pack(adapter(0), 0))
-    senders[0].commit(0, 1)
-    DeltaReceiver(tmp_path).receive(0, 0)
+    senders[0].commit(0, 1.0)
+    DeltaReceiver(tmp_path).receive(0, 0.0)

@@ -58,7 +58,8 @@ class Gathering:
         async def played(again: int) -> list[list[Rollout]]:
             return [list(group.rollouts) for group in groups]
 
-        found = await gathered(wanted, played, self._config.algorithm.selection)
+        chosen = self._config.algorithm.selection
+        found = await gathered(wanted, played, chosen, self._config.failures)
         return Batch(
             step,
             [group.problem for group in groups],
@@ -102,7 +103,8 @@ class Gathering:
         )
 
     def _is_wanted(self, group: Group) -> bool:
-        return self._config.algorithm.selection.dynamic == "off" or has_contrast(group.rollouts)
+        is_off = self._config.algorithm.selection.dynamic == "off"
+        return is_off or has_contrast(group.rollouts, self._config.failures)
 
     def _check_patience(self, taken: _Taken) -> None:
         wanted, useful = self._config.prompts_per_step, len(taken.useful)

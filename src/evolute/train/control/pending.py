@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Pending:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lines: list[bytes] = []  # not on disk yet
-        self._lock = asyncio.Lock()
+        self._lock = asyncio.Lock()  # one sync at a time
+        self._file = threading.Lock()  # writers on threads, and who writes the file anew
         if path is not None and path.exists():
             self._cut()
 
@@ -60,7 +62,7 @@ class Pending:
         async with self._lock:
             lines, self._lines = self._lines, []
             if lines:  # else another took it along
-                await asyncio.shield(asyncio.to_thread(_append, self.path, b"".join(lines)))
+                await asyncio.shield(asyncio.to_thread(self._append, b"".join(lines)))
 
     def read(self) -> list[Entry]:
         """Every entry in the order in which they were added; one that came twice counts once."""
@@ -73,19 +75,27 @@ class Pending:
             found.setdefault((*entry.key, rollout.index), entry)
         return list(found.values())
 
-    def forget(self, keys: Collection[Key]) -> None:
-        """Leave the rollouts of these rows out of the file, if that makes it much smaller."""
+    def forget(self, keys: Collection[Key]) -> bool:
+        """Leave the rollouts of these rows out of the file, if that makes it much smaller; false
+        when it stays as it is."""
         if self.path is None or not self.path.exists():
-            return
-        records = read_records(self.path)
-        kept = [r for r in records if (r["row"], r["attempt"]) not in keys]
-        if len(records) <= 2 * len(kept):
-            return
-        temporary = self.path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
-        lines = (json.dumps(record).encode() + b"\n" for record in kept)
-        _append(temporary, b"".join(lines))
-        os.replace(temporary, self.path)
+            return False
+        with self._file:
+            records = read_records(self.path)
+            kept = [r for r in records if (r["row"], r["attempt"]) not in keys]
+            if len(records) <= 2 * len(kept):
+                return False
+            temporary = self.path.with_suffix(".tmp")
+            temporary.unlink(missing_ok=True)
+            lines = (json.dumps(record).encode() + b"\n" for record in kept)
+            _append(temporary, b"".join(lines))
+            os.replace(temporary, self.path)
+            return True
+
+    def _append(self, data: bytes) -> None:
+        assert self.path is not None
+        with self._file:
+            _append(self.path, data)
 
     def _cut(self) -> None:
         """Cut what a kill has torn: a half line at the end, or damage with all that follows it."""

@@ -20,6 +20,7 @@ class Places:
     def __init__(self, backend: Backend, limit: int) -> None:
         self._backend = backend
         self._gate = asyncio.Semaphore(limit)
+        self.num_asked = 0  # requests that wait here or are in the engine
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -30,10 +31,18 @@ class Places:
         return self._backend.model_name
 
     async def agenerate(self, request: GenerateRequest) -> list[Output]:
-        async with self._gate:
-            return await self._backend.agenerate(request)
+        self.num_asked += 1
+        try:
+            async with self._gate:
+                return await self._backend.agenerate(request)
+        finally:
+            self.num_asked -= 1
 
     async def stream(self, request: GenerateRequest) -> AsyncIterator[Delta]:
-        async with self._gate:
-            async for delta in self._backend.stream(request):
-                yield delta
+        self.num_asked += 1
+        try:
+            async with self._gate:
+                async for delta in self._backend.stream(request):
+                    yield delta
+        finally:
+            self.num_asked -= 1

@@ -58,7 +58,7 @@ class RunRecords:
         self._pending, self._tracer = pending, tracer
         self._journal = Journal(run_dir / "rollouts.jsonl")
         self._bias = Bias()
-        self._uncounted: set[Key] = set()  # rows that were used since the last checkpoint
+        self._spent: set[Key] = set()  # rows that may still be in the file of what waits
         self.on_step: Callable[[StepReport], None] | None = None
         self.done = self._saved = -1
 
@@ -76,6 +76,8 @@ class RunRecords:
         self._bias = Bias()
         for rollouts in by_step.values():
             self._bias.add(rollouts)
+        lists = (r[name] for r in self.rows() for name in ("used", "dropped", "requeued"))
+        self._spent = {(row, attempt) for keys in lists for row, attempt in keys}
         return self.done
 
     def rows(self) -> list[dict[str, Any]]:
@@ -115,7 +117,8 @@ class RunRecords:
         with self._tracer.span("train/checkpoint", step=step):
             checkpoint.save(directory, step, self._trainer, self._digest, keep)
         self._saved = step
-        self._pending.forget(self._uncounted)
+        if self._pending.forget(self._spent):
+            self._spent.clear()
 
     def _write_rows(self, batch: Batch) -> None:
         path = self.run_dir / "rows.jsonl"
@@ -124,7 +127,7 @@ class RunRecords:
             rows.write({**record, "requeued": batch.requeued})
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        self._uncounted |= {*batch.used, *batch.dropped, *batch.requeued}
+        self._spent |= {*batch.used, *batch.dropped, *batch.requeued}
 
     def _write_samples(self, batch: Batch) -> None:
         with RecordWriter(self.run_dir / "samples.jsonl") as samples:

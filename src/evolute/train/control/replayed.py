@@ -50,7 +50,8 @@ class Replayed:
         async def play(again: int) -> list[list[Rollout]]:
             return list(groups.values())
 
-        found = await gathered(config.prompts_per_step, play, config.algorithm.selection)
+        chosen = config.algorithm.selection
+        found = await gathered(config.prompts_per_step, play, chosen, config.failures)
         problems = [
             Problem(groups[group][0].problem_id, (), "") for group in range(max(groups) + 1)
         ]

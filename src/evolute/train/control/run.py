@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from evolute.engine import Engine
@@ -113,22 +114,22 @@ class Controller:
     ) -> Parts:
         waits = Waits(self.config.stall_timeout_s)
         freeze = self.config.schedule == "asynchronous"
+        places = Places(self.engine, max(1, self.engine.config.max_running - FOR_USERS))
         return Parts(
             config=self.config,
             source=self.source,
-            episodes=Episodes(self._players or [self._player()], self.config, waits),
+            episodes=Episodes(self._players or [self._player(places)], self.config, waits),
             learner=_Learner(self.trainer, self._thread, self.config),
             weights=_Weights(self, freeze),
             records=records,
             pending=pending,
             waits=waits,
-            pressure=self._pressure,
+            pressure=partial(self._pressure, places),
             should_stop=should_stop,
             tracer=self._tracer,
         )
 
-    def _player(self) -> Player:
-        places = Places(self.engine, max(1, self.engine.config.max_running - FOR_USERS))
+    def _player(self, places: Places) -> Player:
         return EpisodePlayer(self.task, places, self.sampling, self.adapter)
 
     def _schedule(self, parts: Parts, records: RunRecords) -> Schedule:
@@ -140,9 +141,11 @@ class Controller:
         kind = OneStepOff if self.config.schedule == "one_step_off" else Synchronous
         return kind(parts, unused(entries, rows))
 
-    async def _pressure(self) -> Pressure:
+    async def _pressure(self, places: Places) -> Pressure:
+        """The engine's own, and what waits for a place in it."""
         stats = await asyncio.to_thread(self.engine.stats)
-        return Pressure(stats.running, stats.waiting, stats.counts.preemptions)
+        waiting = max(stats.waiting, places.num_asked - stats.running)
+        return Pressure(stats.running, waiting, stats.counts.preemptions)
 
 
 @dataclass(frozen=True, slots=True)

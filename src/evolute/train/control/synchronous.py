@@ -86,7 +86,8 @@ async def roll_out(parts: Parts, step: int, version: int, played: dict[Key, Play
 
     who = f"rollouts of step {step}"
     with parts.tracer.span("train/rollout", step=step), parts.waits.on(who, "their episodes"):
-        found = await gathered(config.prompts_per_step, play, config.algorithm.selection)
+        chosen = config.algorithm.selection
+        found = await gathered(config.prompts_per_step, play, chosen, config.failures)
     metrics: dict[str, float] = {}
     if config.algorithm.selection.dynamic != "off":
         metrics = {"num_batches": found.num_batches, "num_useless_groups": found.num_useless}
