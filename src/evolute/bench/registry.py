@@ -16,6 +16,7 @@ from evolute.types.settings import nearest
 
 MODULES = {  # loaded when it is run: training imports the trainer
     "adapters": "evolute.bench.adapters",
+    "asynchrony": "evolute.bench.asynchrony",
     "demonstrations": "evolute.bench.demonstrations.bench",
     "dispatch": "evolute.bench.dispatch",
     "fairness": "evolute.bench.fairness",

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
-    *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star", "grammar", "programs"),
+    *(
+        "asynchrony",
+        "soak",
+        "thoughts",
+        "tier",
+        "sft",
+        "demonstrations",
+        "s_star",
+        "grammar",
+        "programs",
+    ),
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -35,7 +45,8 @@ Name = Annotated[
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
         "student feels; s_star: policies that choose among programs; grammar: answers with and "
-        "without jump-forward; programs: those of evolute.lang.shapes, in every way to run them"
+        "without jump-forward; asynchrony: training while rollouts go on, beside one after the "
+        "other; programs: those of evolute.lang.shapes, in every way to run them"
     ),
 ]
 Model = Annotated[

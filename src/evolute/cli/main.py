@@ -28,6 +28,7 @@ VERBS = {  # verb -> the line that --help shows
     "demonstrations": "traces of a teacher: sample, verify, perturb",
     "simulate": "the dispatcher on a virtual clock: `simulate FILE.toml`",
     "tune": "the system loop on one part: `tune engine`",
+    "simulate": "training runs on a virtual clock: `simulate FILE.toml`",
     "bench": "measure: serving, replay, training, the load generator",
     "export": "a trained run as a Hugging Face directory",
     "trace": "a timeline of a run",

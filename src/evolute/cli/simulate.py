@@ -65,4 +65,25 @@ def _dispatch(file: Path, changes: list[str], print_config: bool) -> dict[str, A
     }
 
 
-KINDS: dict[str, Callable[[Path, list[str], bool], dict[str, Any]]] = {"dispatch": _dispatch}
+def _training(file: Path, changes: list[str], print_config: bool) -> dict[str, Any]:
+    from evolute.telemetry import progress
+    from evolute.train.simulation import TrainingSimulation, predict, table
+
+    config = settings(TrainingSimulation, [file], changes, print_config=print_config)
+    with progress("simulate", len(config.schedules)) as bar:
+        predictions = {}
+        for number, schedule in enumerate(config.schedules, 1):
+            predictions[schedule] = predict(config, schedule)
+            bar.advance(number, schedule)
+    print(table(predictions))
+    return {
+        "kind": "training",
+        "schedules": {name: dataclasses.asdict(found) for name, found in predictions.items()},
+        "config": dataclasses.asdict(config),
+    }
+
+
+KINDS: dict[str, Callable[[Path, list[str], bool], dict[str, Any]]] = {
+    "dispatch": _dispatch,
+    "training": _training,
+}

@@ -1,6 +1,6 @@
 """Training on the engine's own rollouts: credit, update, checkpoint, publication."""
 
-from evolute.train.controller import Controller, StepReport
+from evolute.train.control import Controller, StepReport
 from evolute.train.effective import effective_settings
 from evolute.train.policy import Policy
 from evolute.train.settings import AlgorithmConfig, OptimizerConfig, TrainConfig

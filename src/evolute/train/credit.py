@@ -1,6 +1,6 @@
 """Which token earns how much? Rollouts of a step -> samples with advantages and weights.
 
-    numbered(rollouts)                       the samples that count, in the order of their numbers
+    numbered(rollouts, failures)             the samples that count, in the order of their numbers
     credit(rollouts, config, scored, limit)  -> list[Credited]
 
 Rewards are shaped first (overlong penalty, KL), then credited within groups or along tokens, then
@@ -28,9 +28,12 @@ from evolute.train.algorithms import (
     token_weights,
     whiten,
 )
+from evolute.train.failures import is_compared, is_trained
 from evolute.train.rollouts.packing import Credited
-from evolute.train.settings import TrainConfig
+from evolute.train.settings import FailureConfig, TrainConfig
 from evolute.types import Outcome, Rollout, TrainingError, TrainingSample
+
+NO_SAMPLE = TrainingSample((), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +56,18 @@ class Scored:
     penalty: dict[int, Tensor] = field(default_factory=dict)  # KL x coefficient, off the reward
 
 
-def numbered(rollouts: Sequence[Rollout]) -> list[Numbered]:
-    """Samples of the rollouts whose reward is valid, siblings together."""
+def numbered(rollouts: Sequence[Rollout], failures: FailureConfig) -> list[Numbered]:
+    """Samples of the rollouts that count in their group's statistics, siblings together."""
     by_group: dict[int, list[Rollout]] = defaultdict(list)
     for rollout in rollouts:
-        if rollout.outcome.is_reward_valid:
+        if is_compared(rollout, failures):
             by_group[rollout.group].append(rollout)
     valid = [rollout for members in by_group.values() for rollout in members]
-    return [Numbered(r, sample, place) for place, r in enumerate(valid) for sample in r.samples]
+    return [
+        Numbered(r, sample, place)
+        for place, r in enumerate(valid)
+        for sample in r.samples or (NO_SAMPLE,)  # its reward counts all the same
+    ]
 
 
 def credit(
@@ -68,7 +75,7 @@ def credit(
 ) -> list[Credited]:
     """Advantages with the reduction's weight. `scored` holds what the algorithm needs beside
     rewards. Raises TrainingError when the advantages of a group do not sum to zero."""
-    scored, members = scored or Scored(), numbered(rollouts)
+    scored, members = scored or Scored(), numbered(rollouts, config.failures)
     returns: dict[int, Tensor] = {}
     per_token: dict[int, Tensor] = {}
     rewards = _rewards(members, config, scored)
@@ -190,7 +197,8 @@ def _kept(members: Sequence[Numbered], config: TrainConfig) -> list[int]:
     return [
         n
         for n, member in enumerate(members)
-        if (not chosen.overlong or member.rollout.outcome is not Outcome.TRUNCATED)
+        if is_trained(member.rollout, config.failures)
+        and (not chosen.overlong or member.rollout.outcome is not Outcome.TRUNCATED)
         and (not chosen.zero_variance or useful[member.rollout.group])
     ]
 

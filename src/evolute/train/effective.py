@@ -3,8 +3,9 @@
     check_effective(config)        ConfigError that names every changed setting without effect
     effective_settings(config)     a line for people about each, as `train rl` shows at start
 
-ROWS has each key under `algorithm` with the condition under which it acts. One that is left at its
-default may be idle; one that was changed may not.
+ROWS has each key under `algorithm`, `asynchrony` and `failures`, and those that choose a schedule,
+with the condition under which it acts. One that is left at its default may be idle; one that was
+changed may not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evolute.train.algorithms import LOSSES, RULES, TOKEN_RULES
+from evolute.train.effective_control import CONTROL_ROWS, PLAIN, control_notes
 from evolute.train.settings import TrainConfig
 from evolute.train.valid import check_values
 from evolute.types import ConfigError
@@ -148,6 +150,7 @@ ROWS: dict[str, tuple[Acts, str]] = {
         lambda c: _critic(c) and not c.is_single_pass,
         "only gae has a critic, and its values do not move before the second pass",
     ),
+    **CONTROL_ROWS,
 }
 
 
@@ -184,7 +187,7 @@ def effective_settings(config: TrainConfig) -> list[str]:
 
 
 def _values(config: TrainConfig) -> Iterator[tuple[str, Any, Any]]:
-    """(key, value, default) of everything under `algorithm`."""
+    """(key, value, default) of everything that ROWS has."""
 
     def walk(section: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         default = type(section)()
@@ -195,7 +198,11 @@ def _values(config: TrainConfig) -> Iterator[tuple[str, Any, Any]]:
             else:
                 yield f"{path}.{field.name}", value, getattr(default, field.name)
 
-    return walk(config.algorithm, "algorithm")
+    for name in ("algorithm", "asynchrony", "failures"):
+        yield from walk(getattr(config, name), name)
+    for field in dataclasses.fields(config):
+        if field.name in PLAIN:
+            yield field.name, getattr(config, field.name), field.default
 
 
 def _shown(config: TrainConfig, key: str, value: Any) -> Any:
@@ -219,5 +226,6 @@ def _notes(config: TrainConfig) -> Iterator[str]:
         yield "the KL's reference is the model before training"
     if kl.loss > 0 and kl.kind == "k1":
         yield "k1 as a loss has a gradient that is zero in expectation; k2 has that of the KL"
+    yield from control_notes(config)
     if config.algorithm.off_policy.is_active:
         yield "effective_token_frac in the metrics says how many tokens the correction leaves"

@@ -55,7 +55,9 @@ class Evidence:
         needs_old = is_anchor or kl.reward > 0 or self._critic is not None
         if not (needs_old or kl.is_active or self._teacher):
             return Scored()
-        samples = [(n, member.sample) for n, member in enumerate(numbered(rollouts))]
+        samples = [
+            (n, member.sample) for n, member in enumerate(numbered(rollouts, config.failures))
+        ]
         old, values = self._own(samples) if needs_old else ({}, {})
         reference = self._of_reference(samples) if kl.is_active else {}
         teacher = self._logprobs(self._teacher, samples) if self._teacher else {}

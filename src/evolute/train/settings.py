@@ -48,6 +48,39 @@ class AlgorithmConfig:
     critic: CriticConfig = field(default_factory=CriticConfig)
 
 
+Use = Literal["gradient", "statistics", "reward", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class FailureConfig:
+    """What a rollout that did not end well is used for, by class; each use includes those after it.
+
+    gradient: it is trained on; statistics: it counts in its group's mean and spread; reward: it
+    counts in the reward that is reported; nothing: it is left out (and was tried again).
+    """
+
+    truncated: Use = "gradient"  # cut by tokens or turns: the model's doing
+    engine: Use = "nothing"  # the service that generates
+    environment: Use = "nothing"  # the world, or a tool in it
+    grader: Use = "nothing"  # the verifier
+    timeout: Use = "nothing"  # a limit of time, whoever used it up
+    other: Use = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class AsynchronyConfig:
+    """How rollouts and updates overlap; a group is all rollouts of one problem."""
+
+    max_staleness: int = 4  # asynchronous: updates between a group's start and its use, on average
+    stale: Literal["train", "drop", "requeue"] = "train"  # a group that is staler all the same
+    max_requeues: int = 2  # requeue: of one problem, which then is trained on however stale
+    max_groups: int = 0  # in flight at once; 0: prompts_per_step x (max_staleness + 1)
+    adaptive: bool = True  # fewer groups in flight while the engine is overloaded
+    min_groups: int = 1  # adaptive: never fewer
+    burst: int = 0  # adaptive: groups begun between two looks; 0: prompts_per_step
+    look_s: float = 0.25  # adaptive: seconds between two looks at the engine
+
+
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """One reinforcement-learning run: task, sampling, credit, update, checkpoints."""
@@ -68,8 +101,14 @@ class TrainConfig:
     skip_zero_advantage: bool = True  # rollouts without a gradient are not computed
     update_nice: int = 10  # 0 to 19: how far updates step back behind serving (Linux)
     train_retries: int = 2  # tries again of an episode whose infrastructure failed
+    schedule: Literal["synchronous", "one_step_off", "asynchronous"] = "synchronous"
+    episode_timeout_s: float = 1800.0  # one try of an episode; then it has failed
+    stall_timeout_s: float = 7200.0  # nothing has moved for so long: the run stops and says why
+    replay: str = ""  # run directory whose rollouts are trained on again, in their order
     checkpoint_every: int = 1
     keep_checkpoints: int = 2
+    asynchrony: AsynchronyConfig = field(default_factory=AsynchronyConfig)
+    failures: FailureConfig = field(default_factory=FailureConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     method: Literal["lora", "full"] = "lora"  # full: every weight, published as the base
@@ -79,6 +118,20 @@ class TrainConfig:
         from evolute.train.effective import check_effective
 
         check_effective(self)
+
+    @property
+    def max_groups(self) -> int:
+        """Groups in flight at most, under the asynchronous schedule."""
+        return self.asynchrony.max_groups or self.prompts_per_step * (
+            self.asynchrony.max_staleness + 1
+        )
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Some tokens are sampled by older weights than those that are trained."""
+        if self.schedule == "asynchronous":
+            return self.asynchrony.max_staleness > 0
+        return self.schedule == "one_step_off"
 
     @property
     def is_single_pass(self) -> bool:

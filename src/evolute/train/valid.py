@@ -24,6 +24,7 @@ def check_values(config: TrainConfig) -> None:
     _check_credit(config)
     _check_loss(config.algorithm.loss)
     _check_off_policy(config.algorithm.off_policy)
+    _check_schedule(config)
 
 
 def _check_names(config: TrainConfig) -> None:
@@ -127,4 +128,50 @@ def _check_off_policy(bounds: OffPolicyConfig) -> None:
     if bounds.truncate and bounds.truncate_sequence:
         raise ConfigError(
             "off_policy.truncate and truncate_sequence would correct twice; keep one of them."
+        )
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    chosen = config.asynchrony
+    for name, value, least in (
+        ("max_staleness", chosen.max_staleness, 0),
+        ("max_requeues", chosen.max_requeues, 0),
+        ("max_groups", chosen.max_groups, 0),
+        ("min_groups", chosen.min_groups, 1),
+        ("burst", chosen.burst, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"asynchrony.{name} is {value}; it must be at least {least}.")
+    if chosen.look_s <= 0 or config.episode_timeout_s <= 0:
+        raise ConfigError("asynchrony.look_s and episode_timeout_s must be above 0 seconds.")
+    if config.stall_timeout_s < config.episode_timeout_s:
+        raise ConfigError(
+            f"stall_timeout_s is {config.stall_timeout_s:g}, but a single episode may take "
+            f"episode_timeout_s = {config.episode_timeout_s:g} seconds; make it at least that."
+        )
+    most = config.prompts_per_step * (chosen.max_staleness + 1)
+    if chosen.max_groups > most:
+        raise ConfigError(
+            f"asynchrony.max_groups is {chosen.max_groups}; staleness admits no more than "
+            f"prompts_per_step x (max_staleness + 1) = {most} groups."
+        )
+    if chosen.min_groups > (chosen.max_groups or most):
+        raise ConfigError("asynchrony.min_groups exceeds the most groups in flight; lower it.")
+    _check_dynamic(config)
+
+
+def _check_dynamic(config: TrainConfig) -> None:
+    """Dynamic sampling beside a schedule that takes groups as they end."""
+    dynamic = config.algorithm.selection.dynamic
+    if config.schedule != "asynchronous" or dynamic == "off":
+        return
+    if dynamic == "replace":
+        raise ConfigError(
+            "dynamic = 'replace' looks at whole batches, and the schedule 'asynchronous' has none; "
+            "use 'filter'."
+        )
+    if config.asynchrony.max_staleness == 0:
+        raise ConfigError(
+            "with max_staleness = 0 the schedule 'asynchronous' equals the synchronous one, which "
+            "draws whole batches for dynamic sampling; set schedule = 'synchronous'."
         )

@@ -8,7 +8,8 @@ import pytest
 from evolute.train import TrainConfig, effective_settings
 from evolute.train.algorithms import LOSSES, RULES, TOKEN_RULES
 from evolute.train.effective import ROWS
-from evolute.train.settings import AlgorithmConfig
+from evolute.train.effective_control import PLAIN
+from evolute.train.settings import AlgorithmConfig, AsynchronyConfig, FailureConfig
 from evolute.types import ConfigError
 from evolute.types.settings import keys, load
 
@@ -24,7 +25,13 @@ def of(*overrides):
 
 
 def test_each_setting_has_a_row():
-    assert set(ROWS) == {f"algorithm.{key}" for key in keys(AlgorithmConfig)}
+    sections = {
+        "algorithm": AlgorithmConfig,
+        "asynchrony": AsynchronyConfig,
+        "failures": FailureConfig,
+    }
+    named = {f"{name}.{key}" for name, section in sections.items() for key in keys(section)}
+    assert set(ROWS) == named | set(PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from evolute.train.controller import _reward_interval
+from evolute.train.control.records import reward_interval
 from evolute.types import Outcome, Rollout
 
 
@@ -17,15 +17,15 @@ def rollouts(rewards_by_group):
 
 
 def test_it_is_that_of_the_problems():
-    found = _reward_interval(rollouts([[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0]]))
+    found = reward_interval(rollouts([[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0]]))
     half = 4.303 * 0.5 / math.sqrt(3)  # means 1, 0, 1/2: standard deviation 1/2
     assert found == pytest.approx({"reward_low": 0.5 - half, "reward_high": 0.5 + half})
 
 
 def test_more_rollouts_of_the_same_problems_do_not_narrow_it():
     few, many = ([[1] * n, [0] * n] for n in (2, 20))
-    assert _reward_interval(rollouts(few)) == _reward_interval(rollouts(many))
+    assert reward_interval(rollouts(few)) == reward_interval(rollouts(many))
 
 
 def test_one_problem_has_none():
-    assert _reward_interval(rollouts([[1, 0]])) == {}
+    assert reward_interval(rollouts([[1, 0]])) == {}

@@ -8,10 +8,12 @@ is chosen follows from the order of the batches and groups, never from which end
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from evolute.train.algorithms import SelectionConfig, choose_groups, is_useful
+from evolute.train.failures import is_compared
+from evolute.train.settings import FailureConfig
 from evolute.types import Rollout, TrainingError
 
 RollOut = Callable[[int], Awaitable[list[list[Rollout]]]]
@@ -27,14 +29,19 @@ class Gathered:
     num_useless: int  # groups without contrast
 
 
-async def gathered(wanted: int, roll_out: RollOut, config: SelectionConfig) -> Gathered:
+async def gathered(
+    wanted: int,
+    roll_out: RollOut,
+    config: SelectionConfig,
+    failures: FailureConfig = FailureConfig(),  # noqa: B008
+) -> Gathered:
     """Groups for one step. Raises TrainingError after `max_batches` without enough of them."""
     groups: list[list[Rollout]] = []
     num_batches = config.max_batches if config.dynamic != "off" else 1
     for again in range(num_batches):
         for members in await roll_out(again):
             groups.append([replace(r, group=len(groups)) for r in members])
-        useful = [_has_contrast(members) for members in groups]
+        useful = [has_contrast(members, failures) for members in groups]
         chosen = choose_groups(groups, useful, wanted, config)
         if chosen is not None:
             kept = [replace(r, group=i) for i, members in enumerate(chosen) for r in members]
@@ -47,5 +54,6 @@ async def gathered(wanted: int, roll_out: RollOut, config: SelectionConfig) -> G
     )
 
 
-def _has_contrast(members: list[Rollout]) -> bool:
-    return is_useful([r.reward for r in members if r.outcome.is_reward_valid])
+def has_contrast(members: Sequence[Rollout], failures: FailureConfig) -> bool:
+    """Rewards of those that count in its statistics differ."""
+    return is_useful([r.reward for r in members if is_compared(r, failures)])

@@ -25,7 +25,7 @@ class Journal:
 
     def append(self, step: int, rollouts: Sequence[Rollout]) -> None:
         """Write a step's rollouts and wait until they are on disk."""
-        lines = [json.dumps({"step": step, **dataclasses.asdict(r)}) + "\n" for r in rollouts]
+        lines = [json.dumps({"step": step, **to_record(r)}, default=str) + "\n" for r in rollouts]
         with self.path.open("a") as file:
             file.writelines(lines)
             file.flush()
@@ -48,7 +48,12 @@ class Journal:
         """Every rollout with its step, in order."""
         if self.path.exists():
             for _, record in _lines(self.path):
-                yield record.pop("step"), _rollout(record)
+                yield record.pop("step"), from_record(record)
+
+
+def to_record(rollout: Rollout) -> dict[str, Any]:
+    """As JSON has it."""
+    return dataclasses.asdict(rollout)
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -64,7 +69,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, record
 
 
-def _rollout(record: dict[str, Any]) -> Rollout:
+def from_record(record: dict[str, Any]) -> Rollout:
+    """The rollout that `to_record` gave."""
     samples = tuple(
         TrainingSample(
             tuple(s["prompt_ids"]),

@@ -28,6 +28,11 @@ class ProblemSource:
         stream = f"{self._seed}/again-{again}" if again else f"{self._seed}"
         return [self._pick(stream, first + i, size) for i in range(self._per_step)]
 
+    def row(self, number: int) -> Problem:
+        """Problem `number` of the stream without further batches: step k's are those from
+        k * per_step."""
+        return self._pick(f"{self._seed}", number, len(self._pool))
+
     def _pick(self, stream: str, number: int, size: int) -> Problem:
         order = list(range(size))
         random.Random(f"{stream}/{number // size}").shuffle(order)

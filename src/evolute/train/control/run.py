@@ -1,0 +1,190 @@
+"""A training run on a live engine: builds the parts, resumes, and runs the chosen schedule.
+
+    controller = Controller(config, run_dir, model, engine)
+    await controller.run(on_step, should_stop) -> int      the last finished step
+    controller.save_result() -> Path
+
+Killed at any moment, a run goes on after its last counted step: later journal lines are cut off
+and the step is done again. The version that is published after step k is k + 1; version 0 is the
+adapter that changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from evolute.engine import Engine
+from evolute.envs import EpisodePlayer, make_task
+from evolute.models import LoadedModel
+from evolute.telemetry import Tracer
+from evolute.train.companions import companions
+from evolute.train.control.asynchronous import Asynchronous
+from evolute.train.control.cap import Pressure
+from evolute.train.control.episodes import Episodes
+from evolute.train.control.parts import Parts
+from evolute.train.control.pending import Pending
+from evolute.train.control.places import Places
+from evolute.train.control.records import RunRecords, StepReport
+from evolute.train.control.replayed import Replayed
+from evolute.train.control.rows import restore, unused
+from evolute.train.control.synchronous import OneStepOff, Synchronous
+from evolute.train.control.watchdog import Waits
+from evolute.train.results import save_result
+from evolute.train.rollouts import ProblemSource
+from evolute.train.settings import TrainConfig
+from evolute.train.sync import PublishProof, publish
+from evolute.train.trainer import Trainer, UpdateReport, make_policy
+from evolute.types import Player, Problem, Rollout, SamplingParams, TrainingError
+from evolute.types.settings import to_toml
+
+FOR_USERS = 4  # places in the engine's batch that rollouts leave free, so that nobody queues
+Schedule = Asynchronous | OneStepOff | Synchronous | Replayed
+
+
+class Controller:
+    """One training run in `run_dir`, on a live engine. `players` are interchangeable; without them
+    the episodes of the task are played on the engine."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        model: LoadedModel,
+        engine: Engine,
+        adapter: str = "policy",
+        tracer: Tracer | None = None,
+        players: Sequence[Player] = (),
+    ) -> None:
+        self.config, self.run_dir, self.engine, self._model = config, run_dir, engine, model
+        self._tracer, self._players = tracer or Tracer(None), players
+        self._thread = ThreadPoolExecutor(  # torch starts its own threads for each one that calls
+            1, "evolute-update", initializer=step_back, initargs=(config.update_nice,)
+        )
+        self.adapter = adapter if config.method == "lora" else None  # None: the base itself
+        self.task = make_task(config.task)
+        self.policy = make_policy(model, config)
+        beside = companions(model, config)
+        self.trainer = Trainer(self.policy, config, beside.reference, beside.teacher)
+        self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
+        self.sampling = SamplingParams(
+            max_new_tokens=config.max_new_tokens or self.task.max_new_tokens,
+            temperature=config.temperature,
+        )
+        self.digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:16]
+        canary = self.task.problems("train", 1)[0]
+        self.canary = tuple([*engine.tokenizer.chat(canary.messages), *_gold(engine, canary)])
+
+    async def run(
+        self,
+        on_step: Callable[[StepReport], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Do the steps that are left. Returns the number of the last finished step."""
+        pending = Pending(self.run_dir / "pending.jsonl")
+        records = RunRecords(
+            self.run_dir, self.config, self.trainer, self.digest, pending, self._tracer
+        )
+        records.on_step = on_step
+        first = records.resume() + 1
+        parts = self._parts(records, pending, should_stop)
+        await parts.weights.publish(first)
+        if first < self.config.steps:
+            await parts.waits.guard(self._schedule(parts, records).run(first))
+        records.close()
+        return records.done
+
+    def save_result(self) -> Path:
+        """What was trained as others load it: a PEFT directory `adapter`, or a Hugging Face
+        directory `model`. Readers see a whole one or none."""
+        return save_result(self.run_dir, self.policy, self._model, self.config.model)
+
+    # -- internals ---------------------------------------------------------------
+
+    def _parts(
+        self, records: RunRecords, pending: Pending, should_stop: Callable[[], bool]
+    ) -> Parts:
+        waits = Waits(self.config.stall_timeout_s)
+        freeze = self.config.schedule == "asynchronous"
+        places = Places(self.engine, max(1, self.engine.config.max_running - FOR_USERS))
+        return Parts(
+            config=self.config,
+            source=self.source,
+            episodes=Episodes(self._players or [self._player(places)], self.config, waits),
+            learner=_Learner(self.trainer, self._thread, self.config),
+            weights=_Weights(self, freeze),
+            records=records,
+            pending=pending,
+            waits=waits,
+            pressure=partial(self._pressure, places),
+            should_stop=should_stop,
+            tracer=self._tracer,
+        )
+
+    def _player(self, places: Places) -> Player:
+        return EpisodePlayer(self.task, places, self.sampling, self.adapter)
+
+    def _schedule(self, parts: Parts, records: RunRecords) -> Schedule:
+        if self.config.replay:
+            return Replayed(parts, Path(self.config.replay))
+        entries, rows = parts.pending.read(), records.rows()
+        if self.config.schedule == "asynchronous":
+            return Asynchronous(parts, restore(entries, rows, self.config.samples_per_prompt))
+        kind = OneStepOff if self.config.schedule == "one_step_off" else Synchronous
+        return kind(parts, unused(entries, rows))
+
+    async def _pressure(self, places: Places) -> Pressure:
+        """The engine's own, and what waits for a place in it."""
+        stats = await asyncio.to_thread(self.engine.stats)
+        waiting = max(stats.waiting, places.num_asked - stats.running)
+        return Pressure(stats.running, waiting, stats.counts.preemptions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """Updates on a thread of their own."""
+
+    trainer: Trainer
+    thread: ThreadPoolExecutor
+    config: TrainConfig
+
+    async def update(self, rollouts: list[Rollout]) -> UpdateReport:
+        loop = asyncio.get_running_loop()
+        update = await loop.run_in_executor(self.thread, self.trainer.update, rollouts)
+        if update.num_tokens and self.config.is_ratio_one and update.metrics["ratio_max"] != 1.0:
+            raise TrainingError(f"the first ratio is {update.metrics['ratio_max']}, not 1.")
+        return update
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """From the policy into the engine."""
+
+    run: Controller
+    freeze: bool
+
+    async def publish(self, version: int) -> PublishProof:
+        run = self.run
+        return await publish(
+            run.engine, run.adapter, run.policy, version, run.canary, freeze=self.freeze
+        )
+
+
+def step_back(nice: int) -> None:
+    """Let this thread, and those it starts, yield to the ones that answer users. Linux counts
+    niceness by thread; elsewhere nothing is done."""
+    if sys.platform == "linux" and nice:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+def _gold(engine: Engine, problem: Problem) -> list[int]:
+    ids: list[int] = engine.tokenizer.encode(problem.gold)
+    return ids
