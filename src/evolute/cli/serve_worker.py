@@ -86,7 +86,7 @@ def work(options: Options, worker: str = "") -> None:
     keep_little()
     own = Worker.of(worker) if worker else None
     config = load(EngineConfig, files=[], overrides=engine_words(options.overrides))
-    training = _training(options)
+    training = _training(options, config)
     listener = own.listener if own else listen(options.host, options.port)
     if own:
         own.watch()
@@ -119,7 +119,7 @@ def training_words(overrides: list[str]) -> list[str]:
     return [word.removeprefix(TRAIN) for word in overrides if word.startswith(TRAIN)]
 
 
-def _training(options: Options) -> Any:
+def _training(options: Options, config: Any) -> Any:
     """Settings of the training service; None without --train. Raises ConfigError."""
     from evolute.types import ConfigError
 
@@ -130,9 +130,10 @@ def _training(options: Options) -> Any:
         return None
     if options.fleet.replicas != 1 or options.fleet.address is not None:
         raise ConfigError("--train needs its one engine in this process; leave --replicas out.")
-    from evolute.train.tinker.settings import ServiceConfig
+    from evolute.train.tinker.settings import ServiceConfig, check_precision
     from evolute.types.settings import load
 
+    check_precision(config.precision)
     return load(ServiceConfig, files=[], overrides=words)
 
 

@@ -33,6 +33,8 @@ UNEMBED = (
     "attention and MLP alone: the unembedding stays as it is."
 )
 
+LIVE = "status = 'active' AND session_id IN (SELECT id FROM sessions WHERE state = 'active')"
+
 
 class Desk:
     """All of it blocks for a moment (the database), so routes call it in a thread."""
@@ -250,7 +252,7 @@ class Desk:
         """The model's row and its first request, or neither."""
 
         def put() -> None:
-            live = self._store.count(Model, "status = 'active'")
+            live = self._store.count(Model, LIVE)
             if live >= self._service.config.max_models:
                 raise RequestError(
                     f"{live} models are live and {self._service.config.max_models} are allowed; "

@@ -61,7 +61,7 @@ class Models:
         """Write a state; the caller notes its number together with what led to it."""
         number = row.state + 1
         self._states.write(
-            _state(row.id, number),
+            state_path(row.id, number),
             tenant.snapshot(),
             optimizer=tenant.optimizer_state(),
             base_model=row.base_model,
@@ -70,7 +70,7 @@ class Models:
 
     def drop_state(self, model_id: str, number: int) -> None:
         if number > 0:
-            self._states.delete(_state(model_id, number))
+            self._states.delete(state_path(model_id, number))
 
     def forget(self, model_id: str) -> None:
         """Out of memory; what is on disk stays."""
@@ -86,7 +86,7 @@ class Models:
         lora = LoraConfig(row.rank, float(row.extra["alpha"]), row.targets)
         tenant = TenantModel(self._base, LoraWeights.init(lora, self._model, row.seed))
         if row.state:
-            weights, optimizer = self._states.read(_state(row.id, row.state), is_optimizer=True)
+            weights, optimizer = self._states.read(state_path(row.id, row.state), is_optimizer=True)
             tenant.load(weights, optimizer)
         done = self._store.find(
             Future,
@@ -116,5 +116,6 @@ def adam_of(future: Future) -> AdamParams:
     return AdamParams(**values)
 
 
-def _state(model_id: str, number: int) -> TinkerPath:
+def state_path(model_id: str, number: int) -> TinkerPath:
+    """Of the model's state of that number, among the states."""
     return TinkerPath(model_id, "weights", f"state-{number}")

@@ -39,8 +39,9 @@ from evolute.train.tinker.queue import Queue
 from evolute.train.tinker.records import Checkpoint, Future, Kind, Model, Session, Status
 from evolute.train.tinker.samplers import Samplers
 from evolute.train.tinker.schedule import Rules
-from evolute.train.tinker.settings import ServiceConfig
+from evolute.train.tinker.settings import ServiceConfig, check_precision
 from evolute.train.tinker.store import Store
+from evolute.train.tinker.sweeper import sweep
 from evolute.train.tinker.waiters import Waiters
 from evolute.train.tinker.worker import Worker
 from evolute.types import ConfigError, RequestError
@@ -60,7 +61,7 @@ class Service:
         config: ServiceConfig,
         served_names: Sequence[str] = (),
     ) -> None:
-        check_engine(engine)
+        check_precision(engine.config.precision)
         self.engine, self.config, self.model = engine, config, model.config
         self.names = tuple(dict.fromkeys((*served_names, engine.model_name, *config.names)))
         self.directory = Path(config.directory)
@@ -71,8 +72,8 @@ class Service:
         self.bounds = Bounds(model.config.vocab_size, engine.config.context)
         self.waiters, self.queue = Waiters(), Queue(Rules(config.look_ahead, config.gap_s))
         self._loop = asyncio.new_event_loop()
-        states = Checkpoints(self.directory / "states")
-        models = Models(base, model.config, self.store, states, config, self.prepare)
+        self.states = Checkpoints(self.directory / "states")
+        models = Models(base, model.config, self.store, self.states, config, self.prepare)
         self.samplers = Samplers(engine, base, self.checkpoints, config.max_samplers)
         actions = Actions(self.store, self.checkpoints, models, self.samplers, self._await)
         parts = (self.store, self.queue, self.waiters)
@@ -84,12 +85,14 @@ class Service:
         self._recover()
         self._worker.start()
         self.players.start()
+        self._sweeping = asyncio.run_coroutine_threadsafe(self._sweep(), self._loop)
 
     def close(self) -> None:
         """Idempotent. What has not ended is done again at the next start."""
         if self._loop.is_closed():
             return
         self._worker.close(CLOSE_S)
+        self._sweeping.cancel()
         self.players.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_S)
@@ -167,7 +170,11 @@ class Service:
         self.store.delete(Checkpoint, "path = ?", row.path)
         path = parse(row.path)
         self.checkpoints.delete(path)
-        asyncio.run_coroutine_threadsafe(self.samplers.forget(row.path), self._loop)
+        self.forget_weights(row.path)
+
+    def forget_weights(self, path: str) -> None:
+        """Out of the engine, soon, if nobody uses them."""
+        asyncio.run_coroutine_threadsafe(self.samplers.forget(path), self._loop)
 
     # -- internals ---------------------------------------------------------------
 
@@ -194,6 +201,14 @@ class Service:
             Session, "state = 'active'", seen_at=time.time()
         )
 
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.sweep_s)
+            try:
+                await asyncio.to_thread(sweep, self, time.time())
+            except Exception:
+                logger.exception("the sweep failed; the next one tries again")
+
     def _await(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PUBLISH_S)
 
@@ -218,17 +233,6 @@ def digest_of(body: Any) -> str:
     if not isinstance(body, bytes):
         body = json.dumps(body, sort_keys=True).encode()
     return hashlib.sha256(body).hexdigest()
-
-
-def check_engine(engine: Engine) -> None:
-    """Raises ConfigError for an engine that computes another model than the trainer."""
-    precision = engine.config.precision
-    if precision != "float32":
-        raise ConfigError(
-            f"engine.precision is {precision!r}, but training computes with the float32 weights: "
-            "log-probabilities of the sampler would be of another model, and every ratio wrong. "
-            "Serve with --set precision=float32, or without --train."
-        )
 
 
 def _locked(directory: Path) -> Any:

@@ -52,3 +52,13 @@ class ServiceConfig:
             raise ConfigError(f"train.update_nice is {self.update_nice}; it lies in [0, 19].")
         if not self.directory:
             raise ConfigError("train.directory is empty; name a directory.")
+
+
+def check_precision(precision: str) -> None:
+    """Raises ConfigError for an engine that computes another model than the trainer."""
+    if precision not in ("float32", "auto"):
+        raise ConfigError(
+            f"engine.precision is {precision!r}, but training computes with the float32 weights: "
+            "log-probabilities of the sampler would be of another model, and every ratio wrong. "
+            "Serve with --set precision=float32, or without --train."
+        )
