@@ -41,6 +41,7 @@ class Patient:
 def start(directory):
     words = [sys.executable, "-m", "evolute.cli.main", "serve", "--model", "tiny", "--port", "0"]
     settings = ["num_threads=1", "memory_mb=32", f"train.directory={directory}", "train.poll_s=1"]
+    settings.append("train.look_ahead=1")  # else what is computed together depends on time
     process = subprocess.Popen(
         [*words, "--train", *(word for one in settings for word in ("--set", one))],
         stdout=subprocess.PIPE,

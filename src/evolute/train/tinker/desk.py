@@ -33,6 +33,7 @@ UNEMBED = (
     "attention and MLP alone: the unembedding stays as it is."
 )
 
+USED_S = 60.0  # how exactly it is known when a sampler was used last
 LIVE = "status = 'active' AND session_id IN (SELECT id FROM sessions WHERE state = 'active')"
 
 
@@ -206,7 +207,9 @@ class Desk:
         if body.sampling_session_id is not None:
             sampler = self.sampler(body.sampling_session_id, owner)
             self.session(sampler.session_id, owner)
-            self._store.change(Sampler, sampler.id, used_at=time.time())
+            now = time.time()
+            if now - sampler.used_at > USED_S:
+                self._store.change(Sampler, sampler.id, used_at=now)
             session_id, model_id = sampler.session_id, sampler.model_id
         else:
             _, model_id = self._sampled(body.base_model, body.model_path, owner)

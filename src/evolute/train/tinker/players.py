@@ -112,6 +112,8 @@ class Players:
         except asyncio.CancelledError:
             if self._is_started:
                 self._fail(future, RequestError("the request was cancelled."))
+            else:  # an orderly end is no attempt
+                store.change(Future, future.id, attempts=future.attempts)
             raise
         except Exception as error:
             if not isinstance(error, EvoluteError):

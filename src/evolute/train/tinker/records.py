@@ -62,7 +62,7 @@ class Model:
     used_at: float
     state: int = 0
     last_seq: int = 0  # of the last request that was done
-    barrier_seq: int = 0  # of the last one that others may not overtake
+    barrier_seq: int = -1  # of the last one that others may not overtake
     status: str = "active"  # active, unloaded, failed
     extra: dict[str, Any] = field(default_factory=dict)  # user_metadata, what was asked
     number: int = 0

@@ -27,6 +27,15 @@ from evolute.types import WireError
 PREFIX = "/api/v1"
 POLL_STEP_S = 1.0  # between looks whether the server drains
 GONE = 410
+REFUSED = {  # a client tries 5xx again for minutes, so these are a 400
+    "create_custom_loss": "losses traced on the client run there (forward_backward_custom)",
+    "save_weights_external": "every checkpoint is a PEFT directory already; download its archive",
+    "copy_weights": "there are no projects; load the checkpoint as a new model",
+    "join_sampling_session": "client/config says that clients take numbers of their own",
+    "retrieve_futures": "client/config says that each future is polled by itself",
+    "auth/token": "API keys are used as they are",
+    "sessions/search": "sessions are listed, not searched",
+}
 Body = TypeVar("Body", bound=StrictBody)
 CONFIG = {  # what clients may ask of this server; the rest stays at their own defaults
     "pjwt_auth_enabled": False,
@@ -47,6 +56,8 @@ def routers(service: Service) -> APIRouter:
     _sessions(router, desk)
     _models(router, desk)
     _futures(router, service, desk)
+    for path, reason in REFUSED.items():
+        _refuse(router, path, reason)
     router.include_router(listings.router(service, desk))
     return router
 
@@ -63,6 +74,13 @@ def _post(router: APIRouter, path: str, kind: type[Body], work: Callable[[Body, 
         return JSONResponse(_acknowledged(found) if isinstance(found, Future) else found)
 
     router.post(path, response_model=None)(handle)
+
+
+def _refuse(router: APIRouter, path: str, reason: str) -> None:
+    async def handle(request: Request) -> JSONResponse:
+        raise FieldError(f"{path} is not supported: {reason}.", code="not_supported")
+
+    router.post(f"/{path}", response_model=None, include_in_schema=False)(handle)
 
 
 def _acknowledged(future: Future) -> dict[str, Any]:

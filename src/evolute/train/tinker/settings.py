@@ -34,7 +34,7 @@ class ServiceConfig:
     sweep_s: float = 60.0  # between looks for expired sessions and old results
     keep_result_s: float = 3600.0  # results of futures, after they were made
     keep_sampler_s: float = 86400.0  # weights of unnamed samplers, after they were last used
-    max_attempts: int = 2  # starts of a request; a process that dies in it costs one
+    max_attempts: int = 3  # starts of a request; a process that dies in it costs one
     update_nice: int = 10  # 0 to 19: how far training steps back behind serving (Linux)
 
     def __post_init__(self) -> None:

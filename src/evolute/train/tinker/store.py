@@ -39,6 +39,7 @@ TABLES: dict[type, tuple[str, str]] = {  # record -> table, key
 TYPES = {int: "INTEGER", float: "REAL", bool: "INTEGER", bytes: "BLOB"}
 INDICES = (
     "CREATE INDEX futures_status ON futures (status, kind)",
+    "CREATE INDEX futures_session ON futures (session_id, status)",
     "CREATE INDEX futures_model ON futures (model_id, status)",
     "CREATE INDEX models_session ON models (session_id)",
     "CREATE INDEX samplers_session ON samplers (session_id)",
@@ -122,6 +123,12 @@ class Store:
             query = f"SELECT COUNT(*) FROM {table} WHERE {where}"
             (found,) = self._run(query, *map(_stored, values)).fetchone()
         return int(found)
+
+    def last_batch(self) -> int:
+        """The largest number of a batch that was noted."""
+        with self._lock:
+            (found,) = self._run("SELECT MAX(batch) FROM futures").fetchone()
+        return int(found or 0)
 
     def change(self, kind: type[Row], key: str, **columns: Any) -> None:
         table, column = TABLES[kind]

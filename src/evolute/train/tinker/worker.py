@@ -49,7 +49,7 @@ class Worker:
         self._store, self._queue, self._waiters = store, queue, waiters
         self._models, self._actions, self._prepare = models, actions, prepare
         self._config = config
-        self._batch = 1 + max((f.batch for f in store.find(Future, "batch > 0")), default=0)
+        self._batch = 1 + store.last_batch()
         self._thread = threading.Thread(target=self._run, name="evolute-training", daemon=True)
 
     def start(self) -> None:
@@ -73,29 +73,32 @@ class Worker:
                 self._note({item.id: error for item in items}, items[0].model_id)
 
     def _do(self, items: Sequence[Item]) -> None:
-        futures = [f for item in items if (f := self._begun(item.id)) is not None]
-        if not futures:
+        futures = [self._store.get(Future, item.id) for item in items]
+        waiting = [f for f in futures if f is not None and f.status is Status.PENDING]
+        if any(future.attempts for future in waiting):  # one of them may be deadly: each alone
+            for future in waiting:
+                self._attempt([future])
+        elif waiting:
+            self._attempt(waiting)
+
+    def _attempt(self, futures: Sequence[Future]) -> None:
+        """Do requests of one model together, each attempt counted before."""
+        model_id, first = futures[0].model_id or "", futures[0]
+        if first.attempts >= self._config.max_attempts:
+            text = f"the server died in this request {first.attempts} times; it is given up."
+            self._note({first.id: results.ServerFault(text)}, model_id)
             return
-        row = self._store.get(Model, items[0].model_id)
+        with self._store.transaction():
+            for future in futures:
+                self._store.change(Future, future.id, attempts=future.attempts + 1)
+        row = self._store.get(Model, model_id)
         if row is None or row.status != "active":
-            reason = RequestError(f"model {items[0].model_id!r} was unloaded, or never was made.")
-            self._note({f.id: reason for f in futures}, items[0].model_id)
-        elif futures[0].kind.is_pass:
+            reason = RequestError(f"model {model_id!r} was unloaded, or never was made.")
+            self._note({f.id: reason for f in futures}, model_id)
+        elif first.kind.is_pass:
             self._passes(row, futures)
         else:
-            self._single(row, futures[0])
-
-    def _begun(self, id: str) -> Future | None:
-        """The future, its attempt counted; None when it has ended already."""
-        future = self._store.get(Future, id)
-        if future is None or future.status is not Status.PENDING:
-            return None
-        if future.attempts >= self._config.max_attempts:
-            text = f"the server died in this request {future.attempts} times; it is given up."
-            self._note({id: results.ServerFault(text)}, future.model_id)
-            return None
-        self._store.change(Future, id, attempts=future.attempts + 1)
-        return future
+            self._single(row, first)
 
     def _passes(self, row: Model, futures: Sequence[Future]) -> None:
         requests: dict[str, passes.Request] = {}
