@@ -87,6 +87,7 @@ def settings() -> str:
     """Every setting of the main job with its default and the comment beside its field."""
     from evolute.cli.main_job import LoopConfig
     from evolute.train.sft import SftConfig
+    from evolute.train.tinker import ServiceConfig
 
     head = """# Settings
 
@@ -95,9 +96,10 @@ names are refused with the nearest known one; `evolute loop --print-config` show
 
 Names and defaults are those of `evolute loop`. A recipe of `evolute train rl` holds the settings of
 `train` without that word, one of `evolute train sft` those of `sft`; `evolute serve`, `evolute eval` and `evolute bench` take those of
-`engine` without that word. Where a default is another one there, the table says "alone".
+`engine` without that word, and `evolute serve --train` those of `service` with `train` in that word's place. Where a default is another one there, the table says "alone".
 """
-    return "\n".join([head, *_sections(LoopConfig(), ""), *_sections(SftConfig(), "sft.")])
+    parts = [*_sections(LoopConfig(), ""), *_sections(SftConfig(), "sft.")]
+    return "\n".join([head, *parts, *_sections(ServiceConfig(), "service.")])
 
 
 def _sections(values: Any, path: str) -> Iterator[str]:

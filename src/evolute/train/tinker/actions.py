@@ -115,6 +115,8 @@ class Actions:
         def drop() -> None:
             self._models.forget(row.id)
             self._models.drop_state(row.id, row.state)
+            ended = "model_id = ? AND payload IS NOT NULL AND status != 'pending'"
+            self._store.change_all(Future, ended, row.id, payload=None)
 
         answer = {"model_id": row.id, "type": "unload_model"}
         changes = {"status": "unloaded"}

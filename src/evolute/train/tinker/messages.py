@@ -68,7 +68,9 @@ def canonical(raw: bytes) -> bytes:
     maps. Raises WireError."""
     parts = []
     for number, value in wire.fields(raw):
-        inner = sorted(map(repr, wire.fields(value))) if number == 3 else value  # type: ignore[arg-type]
+        inner: object = value
+        if number == 3:
+            inner = sorted(map(repr, wire.fields(wire.bytes_of(value))))
         parts.append((number in (5, 7), number, repr(inner)))
     maps = sorted(part for part in parts if part[0])
     return repr([part for part in parts if not part[0]] + maps).encode()

@@ -124,7 +124,7 @@ def _micro_batch(
     if needs_gradient:
         tokens = _tokens(tokens, learns, datums)
         scores = policy.score(hidden[tokens.predicts], tokens.targets, TEMPERATURE)
-        losses = _losses(tokens, scores, owner, requests)
+        losses = _losses(tokens, scores.logprobs, owner, requests)
         if torch.isfinite(losses).all():
             torch.autograd.backward(losses.sum())
         _tell(learns, scores.logprobs, losses, owner, found, first)
@@ -133,7 +133,7 @@ def _micro_batch(
         tokens = _tokens(tokens, told, datums)
         with torch.no_grad():
             logprobs = _quiet(policy, hidden.detach()[tokens.predicts], tokens.targets)
-            losses = _losses(tokens, Scores(logprobs, logprobs, logprobs), owner, requests)
+            losses = _losses(tokens, logprobs, owner, requests)
         _tell(told, logprobs, losses, owner, found, first)
 
 
@@ -171,19 +171,19 @@ def _tokens(tokens: TokenBatch, places: _Places, datums: Sequence[Datum]) -> Tok
 
 
 def _losses(
-    tokens: TokenBatch, scores: Scores, owner: Sequence[int], requests: Sequence[Request]
+    tokens: TokenBatch, logprobs: Tensor, owner: Sequence[int], requests: Sequence[Request]
 ) -> Tensor:
     """Of each cell, by the loss of its request; one call for each distinct loss."""
     specs = list(dict.fromkeys(request.spec for request in requests))
     if len(specs) == 1:
-        return specs[0].losses(_loss_tokens(tokens, scores.logprobs))
+        return specs[0].losses(_loss_tokens(tokens, logprobs))
     kinds = torch.tensor([specs.index(requests[i].spec) for i in owner])[tokens.sequence]
     order, parts = [], []
     for kind, spec in enumerate(specs):
         index = torch.nonzero(kinds == kind)[:, 0]
         if len(index):
             order.append(index)
-            parts.append(spec.losses(_loss_tokens(tokens, scores.logprobs, index)))
+            parts.append(spec.losses(_loss_tokens(tokens, logprobs, index)))
     return torch.cat(parts)[torch.argsort(torch.cat(order))]
 
 
