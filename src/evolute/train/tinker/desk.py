@@ -51,7 +51,7 @@ class Desk:
         self._store.put(Session(id, owner, now, now, extra=extra))
         answer: dict[str, Any] = {"type": "create_session", "session_id": id}
         if self._service.config.unembed == "leave":
-            answer["info_message"] = UNEMBED
+            answer["warning_message"] = UNEMBED
         return answer
 
     def heartbeat(self, session_id: str, owner: str) -> dict[str, Any]:

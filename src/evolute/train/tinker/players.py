@@ -23,13 +23,21 @@ from evolute.train.tinker.bodies import SampleBody
 from evolute.train.tinker.checkpoints import parse
 from evolute.train.tinker.records import Future, Sampler, Status
 from evolute.train.tinker.results import category_of, message_of
-from evolute.types import EvoluteError, RequestError
+from evolute.types import (
+    DeadlineMissed,
+    EvoluteError,
+    GenerateRequest,
+    OutOfCapacity,
+    Output,
+    RequestError,
+)
 
 if TYPE_CHECKING:
     from evolute.train.tinker.service import Service
 
 logger = logging.getLogger(__name__)
 PAUSE_LOOK_S = 0.2
+FULL_S = 300.0  # that a full engine is asked again
 SHARE = 2  # of the engine's queue, one part in so many
 
 
@@ -142,10 +150,21 @@ class Players:
                 context=service.engine.config.context,
                 vocab=service.bounds.vocab_size,
             )
-            outputs = await service.engine.agenerate(request)
+            outputs = await self._patient(request)
         finally:
             service.samplers.release(adapter)
         return results.of_sample(sampling.result_of(outputs, body))
+
+    async def _patient(self, request: GenerateRequest) -> list[Output]:
+        """The engine's other users may have filled its queue: then again, for a while."""
+        end = time.monotonic() + FULL_S
+        while True:
+            try:
+                return await self._service.engine.agenerate(request)
+            except OutOfCapacity as error:
+                if time.monotonic() > end or isinstance(error, DeadlineMissed):
+                    raise
+                await asyncio.sleep(min(error.retry_after_s, PAUSE_LOOK_S * 5))
 
     def _end(self, future: Future, result: bytes) -> None:
         self._note(future, status=Status.DONE, result=result)

@@ -32,12 +32,8 @@ def request_of(
     prompt = prompt_of(body, vocab)
     if not 1 <= body.num_samples <= MAX_SAMPLES:
         raise RequestError(f"num_samples is {body.num_samples}; it must lie in [1, {MAX_SAMPLES}].")
-    if len(prompt) >= context:
-        raise RequestError(
-            f"the prompt has {len(prompt)} tokens, but the model holds {context} with its answer."
-        )
     params = body.sampling_params
-    most = context - len(prompt) if params.max_tokens is None else params.max_tokens
+    most = max(context - len(prompt), 1) if params.max_tokens is None else params.max_tokens
     stop = _stop(params.stop)
     sampling = SamplingParams(
         max_new_tokens=most,

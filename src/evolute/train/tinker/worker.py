@@ -137,7 +137,8 @@ class Worker:
         self._commit(row, [future], done, failed)
 
     def _step(self, row: Model, future: Future) -> Outcome:
-        tenant, error, result = self._models.get(row), None, b""
+        tenant, result = self._models.get(row), b""
+        error: TrainingError | None = None
         try:
             metrics = tenant.step(adam_of(future))
             result = results.of_json({"metrics": metrics, "type": "optim_step"})
@@ -225,7 +226,12 @@ class Worker:
         try:
             with self._store.transaction():
                 for id, error in failed.items():
+                    future = self._store.get(Future, id)
+                    if future is None or future.status is not Status.PENDING:
+                        continue
                     self._fail(id, error)
+                    if model_id and id == f"{model_id}:create":
+                        self._store.change(Model, model_id, status="failed")
         except Exception:
             logger.exception("failures of %s could not be noted", model_id)
         self._waiters.tell(failed)
