@@ -237,8 +237,11 @@ def recipe(name: str, place: Path, url: str) -> dict[str, Any]:
             *("max_tokens=8", "lora_rank=8", "max_steps=3", "eval_every=0", "save_every=0"),
         ],
     }[name]
-    if name == "rl_loop":
-        start_from(place / "logs" / "sl_loop", logs)
+    saved = last_of(place / "logs" / "sl_loop")
+    if name == "rl_loop" and saved:
+        start_from(saved, logs)
+    if name == "math_rl" and saved:
+        words.append(f"load_checkpoint_path={saved['state_path']}")
     module = "math_rl.train" if name == "math_rl" else name
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TINKER_API_KEY": KEY}
     began = time.perf_counter()
@@ -257,13 +260,18 @@ def recipe(name: str, place: Path, url: str) -> dict[str, Any]:
     return {"seconds": seconds} | judged(name, rows)
 
 
-def start_from(saved: Path, logs: Path) -> None:
-    """The recipe resumes from what its log directory names: here, what the other one saved."""
-    if not (saved / "checkpoints.jsonl").exists():
-        return
-    last = json.loads((saved / "checkpoints.jsonl").read_text().splitlines()[-1])
+def last_of(logs: Path) -> dict[str, Any]:
+    """The checkpoint that a recipe noted last; empty when it has not run."""
+    file = logs / "checkpoints.jsonl"
+    return json.loads(file.read_text().splitlines()[-1]) if file.exists() else {}
+
+
+def start_from(saved: dict[str, Any], logs: Path) -> None:
+    """rl_loop resumes from what its log directory names: here, what sl_loop saved."""
     logs.mkdir(parents=True, exist_ok=True)
-    (logs / "checkpoints.jsonl").write_text(json.dumps(last | {"name": "begin", "batch": 0}) + "\n")
+    (logs / "checkpoints.jsonl").write_text(
+        json.dumps(saved | {"name": "begin", "batch": 0}) + "\n"
+    )
 
 
 def judged(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

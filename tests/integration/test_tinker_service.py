@@ -88,6 +88,17 @@ def test_a_loss_that_is_not_finite_fails_its_request_alone(client):
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+def test_a_step_too_far_is_not_made(client):
+    model, twin = client.model(0), client.model(1)
+    for one in (model, twin):
+        client.train(one, DATA)
+    assert "not finite" in client.result(client.step(model, learning_rate=1e39))["error"]
+    norms = [client.result(client.step(m))["metrics"]["grad_norm"] for m in (model, twin)]
+    assert norms[0] == norms[1]  # the gradient is there as it was
+    ends = [client.result(client.train(m, DATA, path="forward")) for m in (model, twin)]
+    assert ends[0]["metrics"] == ends[1]["metrics"]
+
+
 def test_a_saved_model_goes_on_as_it_would_have(client):
     model = client.model()
     client.train(model, DATA)

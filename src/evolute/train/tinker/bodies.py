@@ -36,7 +36,7 @@ class HeartbeatBody(StrictBody):
 
 class Lora(Strict):
     rank: int
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     train_unembed: bool = True
     train_mlp: bool = True
     train_attn: bool = True
@@ -148,7 +148,7 @@ class SamplerBody(StrictBody):
 
 class Sampling(Strict):
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | list[int] | None = None
     temperature: float = 1.0
     top_k: int = Field(default=-1, ge=-1)

@@ -21,6 +21,7 @@ from evolute.server.tenants import owner_of
 from evolute.train.tinker import bodies, listings, messages, results
 from evolute.train.tinker.desk import Desk
 from evolute.train.tinker.records import Future, Kind, Status
+from evolute.train.tinker.sampling import MAX_SAMPLES
 from evolute.train.tinker.service import Service, digest_of
 from evolute.types import WireError
 
@@ -168,8 +169,9 @@ def _models(router: APIRouter, desk: Desk) -> None:
 def _futures(router: APIRouter, service: Service, desk: Desk) -> None:
     def sample(body: bodies.SampleBody, owner: str) -> dict[str, Any]:
         future = desk.sample(body, owner)
-        ids = [f"{future.id}:{i}" for i in range(max(body.num_samples, 0))]
-        return _acknowledged(future) | {"sample_sequence_ids": ids[:1024]}
+        count = min(max(body.num_samples, 0), MAX_SAMPLES)
+        ids = [f"{future.id}:{i}" for i in range(count)]
+        return _acknowledged(future) | {"sample_sequence_ids": ids}
 
     def cancel(body: bodies.CancelBody, owner: str) -> dict[str, Any]:
         future = desk.future(body.request_id, owner)

@@ -48,6 +48,10 @@ class AdamParams:
                 raise RequestError(f"{name} is {getattr(self, name)}, which Adam cannot use.")
 
 
+class Diverged(TrainingError):
+    """A step whose result is not finite: what is in memory is of no use any more."""
+
+
 class TenantModel:
     """Used from the thread that trains."""
 
@@ -78,7 +82,7 @@ class TenantModel:
         return list(found)
 
     def step(self, params: AdamParams) -> dict[str, float]:
-        """Raises RequestError when there is nothing to apply."""
+        """Raises RequestError when there is nothing to apply, Diverged when it came to nothing."""
         if self._gradient is None:
             raise RequestError(
                 "there is no gradient to apply: no forward_backward succeeded since the last "
@@ -103,6 +107,8 @@ class TenantModel:
             self.optimizer.step()
         finally:
             self.optimizer.zero_grad(set_to_none=True)
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+            raise Diverged("the step leads to weights that are not finite; lower learning_rate.")
         self.steps += 1
         return {"grad_norm": norm, "learning_rate": params.learning_rate, "step": self.steps}
 

@@ -26,6 +26,7 @@ from evolute.train.tinker.results import category_of, message_of
 from evolute.train.tinker.schedule import Item
 from evolute.train.tinker.settings import ServiceConfig
 from evolute.train.tinker.store import Store
+from evolute.train.tinker.tenant import Diverged
 from evolute.train.tinker.waiters import Waiters
 from evolute.types import RequestError, TrainingError
 
@@ -142,6 +143,9 @@ class Worker:
         try:
             metrics = tenant.step(adam_of(future))
             result = results.of_json({"metrics": metrics, "type": "optim_step"})
+        except Diverged:
+            self._models.forget(row.id)  # it comes back as it was, its gradient too
+            raise
         except TrainingError as found:
             error = found  # the gradient was dropped, and that has to be remembered
         if error is None and tenant.steps % self._config.state_every:
