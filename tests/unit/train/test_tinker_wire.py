@@ -78,7 +78,9 @@ def test_outputs_of_several_shapes_keep_their_order():
     rng = np.random.default_rng(0)
     shapes = [(3,), (5,), (2, 4), (1,)]
     outputs = [{"logprobs": rng.normal(size=shape).astype(np.float32)} for shape in shapes]
-    raw = messages.write_forward_backward({"loss_fn_outputs": outputs, "metrics": {"loss:sum": 2}})
+    raw = messages.write_forward_backward(
+        {"loss_fn_outputs": outputs, "metrics": {"loss:sum": 2.0}}
+    )
     found = messages.read_outputs(raw)
     assert found["metrics"] == {"loss:sum": 2.0}
     for mine, theirs in zip(found["loss_fn_outputs"], outputs, strict=True):
