@@ -75,9 +75,9 @@ class Client:
         assert "error" not in found, found
         return found["model_id"]
 
-    def ask(self, path, model, status=200, **body):
+    def ask(self, verb, model, status=200, **body):
         seq = self.seqs[model] = self.seqs.get(model, 0) + 1
-        return self.post(path, {"model_id": model, "seq_id": seq} | body, status)
+        return self.post(verb, {"model_id": model, "seq_id": seq} | body, status)
 
     def train(self, model, data, loss="cross_entropy", config=None, path="forward_backward"):
         inner = {"data": data, "loss_fn": loss}

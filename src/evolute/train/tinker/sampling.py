@@ -133,7 +133,7 @@ def _first(body: SampleBody, count: int) -> int:
             f"prompt_logprobs_last_n is {last}; with {count} prompt tokens it must lie in "
             f"[1, {count - 1}]."
         )
-    return count - last
+    return count - last - 1  # the engine tells nothing of the first
 
 
 def _targets(body: SampleBody, count: int, vocab: int) -> tuple[Array, Array]:

@@ -104,11 +104,9 @@ class TenantModel:
                     "eps": params.eps,
                     "weight_decay": params.weight_decay,
                 }
-            self.optimizer.step()
+            self._apply()
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-            raise Diverged("the step leads to weights that are not finite; lower learning_rate.")
         self.steps += 1
         return {"grad_norm": norm, "learning_rate": params.learning_rate, "step": self.steps}
 
@@ -149,6 +147,15 @@ class TenantModel:
                 }
                 if own:
                     self.optimizer.state[parameter] = own
+
+    def _apply(self) -> None:
+        try:
+            self.optimizer.step()
+            is_finite = all(bool(torch.isfinite(p).all()) for p in self.policy.parameters())
+        except (RuntimeError, OverflowError):  # torch's, for a number that is no float32
+            is_finite = False
+        if not is_finite:
+            raise Diverged("the step leads to weights that are not finite; lower learning_rate.")
 
     def _add(self, *, is_backward: bool) -> None:
         if not is_backward:
