@@ -89,6 +89,7 @@ def settings() -> str:
     from evolute.agents.simulation import SimulationConfig
     from evolute.cli.main_job import LoopConfig
     from evolute.train.sft import SftConfig
+    from evolute.train.tinker import ServiceConfig
 
     head = """# Settings
 
@@ -97,11 +98,11 @@ names are refused with the nearest known one; `evolute loop --print-config` show
 
 Names and defaults are those of `evolute loop`. A recipe of `evolute train rl` holds the settings of
 `train` without that word, one of `evolute train sft` those of `sft`, one of `evolute agents run` those of `agents`, and a file of `evolute simulate` with kind = "dispatch" those of `dispatch`; `evolute serve`, `evolute eval` and `evolute bench` take those of
-`engine` without that word. Where a default is another one there, the table says "alone".
+`engine` without that word, and `evolute serve --train` those of `service` with `train` in that word's place. Where a default is another one there, the table says "alone".
 """
     parts = [*_sections(LoopConfig(), ""), *_sections(SftConfig(), "sft.")]
     parts += [*_sections(AgentsConfig(), "agents."), *_sections(SimulationConfig(), "dispatch.")]
-    return "\n".join([head, *parts])
+    return "\n".join([head, *parts, *_sections(ServiceConfig(), "service.")])
 
 
 def _sections(values: Any, path: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from evolute.reasoning.baselines import PalConfig, PlainConfig, TreeConfig, Vote
 from evolute.reasoning.s_star import SStarConfig
 from evolute.reasoning.thought_buffer import ThoughtConfig
 from evolute.train.sft import SftConfig
+from evolute.train.tinker import ServiceConfig
 from evolute.types.settings import from_mapping, keys, load, to_toml
 
 KEYS = (
@@ -177,6 +178,32 @@ SFT_KEYS = (
     "keep_checkpoints",
 )
 
+SERVICE_KEYS = (
+    "directory",
+    "names",
+    "tokenizer",
+    "alpha",
+    "max_rank",
+    "max_models",
+    "max_resident",
+    "max_samplers",
+    "max_datums",
+    "max_pending",
+    "micro_batch_tokens",
+    "precision",
+    "fused",
+    "look_ahead",
+    "state_every",
+    "unembed",
+    "gap_s",
+    "poll_s",
+    "heartbeat_s",
+    "sweep_s",
+    "keep_result_s",
+    "keep_sampler_s",
+    "max_attempts",
+    "update_nice",
+)
 BASELINE_KEYS = {
     "cot": ("max_new_tokens", "temperature"),
     "majority": ("samples", "temperature", "max_new_tokens"),
@@ -325,6 +352,7 @@ def test_keys_of_agents_are_these():
 def test_keys_are_these():
     assert tuple(keys(LoopConfig)) == KEYS
     assert tuple(keys(SftConfig)) == SFT_KEYS
+    assert tuple(keys(ServiceConfig)) == SERVICE_KEYS
 
 
 def test_keys_of_the_thought_buffer_and_the_baselines_are_these():

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evolute.cli.options import Model, PrintConfig, Set, settings
+from evolute.cli.options import Model, PrintConfig, Set
 
 app = typer.Typer(add_completion=False)
 
@@ -55,6 +55,10 @@ def serve(
         bool,
         typer.Option(help="start the serving process again when it dies, and answer meanwhile"),
     ] = True,
+    train: Annotated[
+        bool,
+        typer.Option(help="the training API beside it; its settings: --set train.KEY=VALUE"),
+    ] = False,
     set_: Set = None,
     print_config: PrintConfig = False,
 ) -> None:
@@ -63,20 +67,35 @@ def serve(
 
     served = _pairs(adapter or [])
     if print_config:
-        from evolute.engine import EngineConfig
-
-        settings(EngineConfig, [], set_, print_config=True)
+        _print(set_ or [], train)
     file = str(tenants) if tenants else None
     who = (api_key, file, admin_key, max_in_flight, requests_per_minute)
     how = (max_connections, drain_s, stall_s, tool_format)
     fleet = Fleet(replicas, routing, route_quantum, ray_address)
-    options = Options(model, host, port, served, *who, *how, fleet, set_ or [])
+    options = Options(model, host, port, served, *who, *how, fleet, set_ or [], train)
     if not supervise:
         return work(options)
     raise typer.Exit(_supervise(options))
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _print(words: list[str], is_training: bool) -> None:
+    """The settings in force; ends the program."""
+    from evolute.cli.serve_worker import engine_words, training_words
+    from evolute.engine import EngineConfig
+    from evolute.types.settings import load, to_toml
+
+    chosen = load(EngineConfig, overrides=engine_words(words))
+    if not is_training:
+        print(to_toml(chosen), end="")
+        raise typer.Exit
+    from evolute.train.tinker.settings import ServiceConfig
+
+    service = load(ServiceConfig, overrides=training_words(words))
+    print(to_toml(chosen), "", "[train]", to_toml(service), sep="\n", end="")
+    raise typer.Exit
 
 
 def _supervise(options: Any) -> int:

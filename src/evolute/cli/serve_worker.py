@@ -13,7 +13,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from evolute.cli.faults import exit_by
+
+TRAIN = "train."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Options:
     tool_format: str | None
     fleet: Fleet
     overrides: list[str]
+    train: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -82,14 +85,15 @@ def work(options: Options, worker: str = "") -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     keep_little()
     own = Worker.of(worker) if worker else None
-    config = load(EngineConfig, files=[], overrides=options.overrides)
+    config = load(EngineConfig, files=[], overrides=engine_words(options.overrides))
+    training = _training(options, config)
     listener = own.listener if own else listen(options.host, options.port)
     if own:
         own.watch()
     with ThreadPoolExecutor(1) as beside:
-        starting = beside.submit(_engine, options.model, config, options.fleet)
+        starting = beside.submit(_engine, options.model, config, options.fleet, training)
         try:
-            serve_engine = _server(options, listener, own)
+            serve_engine = _server(options, listener, own, training)
         except BaseException:
             with contextlib.suppress(Exception):
                 starting.result().close()
@@ -106,7 +110,36 @@ def say_ready(url: str) -> None:
 # -- internals ---------------------------------------------------------------
 
 
-def _server(options: Options, listener: Any, own: Any) -> Callable[[Any], None]:
+def engine_words(overrides: list[str]) -> list[str]:
+    """Those of --set that are the engine's; `train.` begins the training service's."""
+    return [word for word in overrides if not word.startswith(TRAIN)]
+
+
+def training_words(overrides: list[str]) -> list[str]:
+    return [word.removeprefix(TRAIN) for word in overrides if word.startswith(TRAIN)]
+
+
+def _training(options: Options, config: Any) -> Any:
+    """Settings of the training service; None without --train. Raises ConfigError."""
+    from evolute.types import ConfigError
+
+    words = training_words(options.overrides)
+    if not options.train:
+        if words:
+            raise ConfigError(f"--set {TRAIN}{words[0]} is of the training service; add --train.")
+        return None
+    if options.fleet.replicas != 1 or options.fleet.address is not None:
+        raise ConfigError("--train needs its one engine in this process; leave --replicas out.")
+    from evolute.train.tinker.settings import ServiceConfig, check_precision
+    from evolute.types.settings import load
+
+    check_precision(config.precision)
+    return load(ServiceConfig, files=[], overrides=words)
+
+
+def _server(
+    options: Options, listener: Any, own: Any, training: Any = None
+) -> Callable[[Any], None]:
     """All that needs no engine yet, so that bad options are told before one is loaded."""
     from evolute.server import Limits, Tenants
     from evolute.server import serve as run_server
@@ -134,29 +167,46 @@ def _server(options: Options, listener: Any, own: Any) -> Callable[[Any], None]:
         _set_weights(engine, known.weights)
         restore(engine, journal)
         pages, names = [live_router(engine)], [engine.model_name]
-        app = create_app(
-            engine,
-            served_names=names,
-            extra_routers=pages,
-            tenants=known,
-            limits=limits,
-            journal=journal,
-            **how,
-        )
-        freeze_start()
-        run_server(
-            app,
-            listener,
-            own.is_ready if own else partial(say_ready, url_of(listener)),
-            drain_s=options.drain_s,
-            max_connections=options.max_connections,
-            is_alive=(lambda: engine.is_alive) if own else None,
-        )
+        with contextlib.ExitStack() as stack:
+            if training is not None:
+                pages += stack.enter_context(_service(options, engine, training))
+            app = create_app(
+                engine,
+                served_names=names,
+                extra_routers=pages,
+                tenants=known,
+                limits=limits,
+                journal=journal,
+                **how,
+            )
+            freeze_start()
+            run_server(
+                app,
+                listener,
+                own.is_ready if own else partial(say_ready, url_of(listener)),
+                drain_s=options.drain_s,
+                max_connections=options.max_connections,
+                is_alive=(lambda: engine.is_alive) if own else None,
+            )
 
     return run
 
 
-def _engine(model: str, config: Any, fleet: Fleet) -> Any:
+@contextlib.contextmanager
+def _service(options: Options, engine: Any, training: Any) -> Iterator[list[Any]]:
+    """The training API's routes, on the model that the engine was made of."""
+    from evolute.models import load_model
+    from evolute.train.tinker import Service, routers
+
+    path = Path(options.model).expanduser()
+    if not training.tokenizer and path.is_dir():
+        training = dataclasses.replace(training, tokenizer=str(path.resolve()))
+    names = (options.model, engine.model_name)
+    with contextlib.closing(Service(engine, load_model(options.model), training, names)) as service:
+        yield [routers(service)]
+
+
+def _engine(model: str, config: Any, fleet: Fleet, training: Any = None) -> Any:
     """One engine in this process, or several in others. Raises ConfigError."""
     from evolute.engine import Engine
     from evolute.types import ConfigError

@@ -13,6 +13,7 @@ Letters: T tokens, D width, F width of the MLP, H query and K kv heads, E head w
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,12 @@ class FusedDecoder:
             x = x + self._attention(index, block, x, (cos, sin), attend)
             x = x + self._mlp(index, block, x)
         return _norm(x, decoder.norm)
+
+    def with_adapter(self, lora: LoraWeights) -> FusedDecoder:
+        """The same frozen matrices with another adapter."""
+        other = copy.copy(self)
+        other._lora = lora
+        return other
 
     # -- internals ---------------------------------------------------------------
 

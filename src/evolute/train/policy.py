@@ -3,6 +3,7 @@
     Policy(model, lora, seed)                 lora = None: all weights
     policy.scores(micro_batch, temperature)   log-probabilities with gradients
     policy.snapshot()                         a copy to publish or to save
+    policy.with_adapter(lora)                 another adapter on the same decoder
 
 Letters: T packed tokens, N trained tokens, D model width, V vocabulary.
 
@@ -13,6 +14,7 @@ turns it off).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from evolute.models import (
-    Attend,
     Decoder,
     LoadedModel,
     LoraConfig,
@@ -133,24 +134,40 @@ class Policy:
     def scores(self, batch: MicroBatch, temperature: float) -> tuple[TokenBatch, Scores]:
         """Score every trained token of a micro-batch."""
         tokens = to_tensors(batch)
-        window = self.decoder.config.sliding_window
-        hidden = self._hidden(tokens, SharedPrefixAttention(batch, window))
-        trained = hidden[tokens.predicts]
-        head, half = self.decoder.head_weight, self._half_head
-        if head.requires_grad:
-            found = _chunked_logprobs(trained, head, tokens.targets, temperature)
-            return tokens, Scores(*found, trained.detach())
-        logprobs, entropy = _BlockedLogprob.apply(  # type: ignore[no-untyped-call]
-            trained, head, half, tokens.targets, temperature
-        )
-        return tokens, Scores(logprobs, entropy, trained.detach())
+        hidden = self.hidden(tokens, batch)
+        return tokens, self.score(hidden[tokens.predicts], tokens.targets, temperature)
 
-    def _hidden(self, tokens: TokenBatch, attend: Attend) -> Float[Tensor, "T D"]:
+    def hidden(self, tokens: TokenBatch, batch: MicroBatch) -> Float[Tensor, "T D"]:
+        """Of each packed token, with gradients."""
+        attend = SharedPrefixAttention(batch, self.decoder.config.sliding_window)
         if self._fused is not None:
             return self._fused(tokens.token_ids, tokens.positions, attend)
         delta = self.lora.delta if self.lora else None
         hidden: Tensor = self.decoder(tokens.token_ids, tokens.positions, attend, delta)
         return hidden
+
+    def score(
+        self, rows: Float[Tensor, "N D"], targets: Int[Tensor, " N"], temperature: float
+    ) -> Scores:
+        """Of the tokens `targets` after the hidden states `rows`."""
+        head, half = self.decoder.head_weight, self._half_head
+        if head.requires_grad:
+            found = _chunked_logprobs(rows, head, targets, temperature)
+            return Scores(*found, rows.detach())
+        logprobs, entropy = _BlockedLogprob.apply(  # type: ignore[no-untyped-call]
+            rows, head, half, targets, temperature
+        )
+        return Scores(logprobs, entropy, rows.detach())
+
+    def with_adapter(self, lora: LoraWeights) -> Policy:
+        """Another adapter in training on the same frozen decoder, which is not copied."""
+        assert self.lora is not None, "all weights are trained: there is nothing to share"
+        other = copy.copy(self)
+        other.lora = lora
+        for parameter in other.parameters():
+            parameter.requires_grad_(True)
+        other._fused = self._fused.with_adapter(lora) if self._fused else None
+        return other
 
 
 def to_tensors(batch: MicroBatch) -> TokenBatch:
