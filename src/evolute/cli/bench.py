@@ -126,11 +126,8 @@ def bench(
     _refuse_elsewhere(name, keep, variants)
     if name == "serving" and load.is_wanted:
         from evolute.cli.load import run_load
-        from evolute.types import ConfigError
 
-        if paced:
-            raise ConfigError("--paced is for the engine; over HTTP recorded moments are kept.")
-        _config(words)  # a mistake is told before anything starts
+        _check_load(words, paced=paced)
         code = run_load(load, model, workload or "http", words, repeats, quick=quick, is_json=json)
         raise typer.Exit(code)
     load.refuse_unused(name, besides=("seed",) if name == "soak" else ())
@@ -177,6 +174,15 @@ def _check(
         raise ConfigError(f"--minutes is {minutes:g}; it is for soak, and above 0.")
     if name == "soak" and repeats != 1:
         raise ConfigError(f"--repeats is {repeats}; a soak is one long run, see --minutes.")
+
+
+def _check_load(words: list[str], *, paced: bool) -> None:
+    """A mistake is told before anything starts."""
+    from evolute.types import ConfigError
+
+    if paced:
+        raise ConfigError("--paced is for the engine; over HTTP recorded moments are kept.")
+    _config(words)
 
 
 def _refuse_elsewhere(name: str, keep: Path | None, variants: str | None) -> None:
