@@ -1,14 +1,20 @@
 """The same agent, seed and model in process and over HTTP with token ids: equal to the last bit."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+import torch
 
 from evolute.agents import AgentConfig, AgentPlayer
 from evolute.engine import Engine
+from evolute.models import load_model
 from evolute.server import create_app, serve_in_thread
 from evolute.server.client import HttpBackend
 from evolute.testing import SumTask
+from evolute.train.settings import TrainConfig
+from evolute.train.trainer import Trainer, make_policy
+from evolute.types.settings import from_mapping
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +72,35 @@ def test_what_is_trained_on_is_what_the_engine_would_say_again(engine):
                 assert not is_trained or logprob == pytest.approx(again, abs=2e-2)
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "prompt_mean"])
+def test_one_sample_a_trajectory_and_one_a_call_give_the_same_update(engine, reduction):
+    """As real gradients of a real model: the merged samples' are the step-wise ones'."""
+    torch.manual_seed(0)
+    algorithm = {"advantage": "rloo", "reduction": reduction}
+    config = from_mapping(TrainConfig, {"model": "tiny", "algorithm": algorithm})
+    model = load_model("tiny")
+
+    async def rollouts(merge):
+        settings = AgentConfig(max_turns=3, max_new_tokens=12, stuck_after=0, merge_samples=merge)
+        player = AgentPlayer(SumTask(), engine, settings)
+        (problem,) = SumTask().problems("train", 1)
+        plays = [player.play(problem, group=0, index=index, seed=4) for index in range(3)]
+        return [replace(r, reward=float(r.index == 1)) for r in await asyncio.gather(*plays)]
+
+    def updated(merge):
+        played = asyncio.run(rollouts(merge))
+        trainer = Trainer(make_policy(model, config), config)
+        report = trainer.update(played)
+        samples = sum(len(rollout.samples) for rollout in played)
+        return samples, report, [p.grad.clone() for p in trainer.policy.parameters()]
+
+    few, merged, gradients = updated(True)
+    many, stepwise, others = updated(False)
+    assert (few, many) == (3, 9)
+    assert merged.num_tokens == stepwise.num_tokens > 0
+    norm = merged.metrics["grad_norm"]
+    assert norm > 0 and stepwise.metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for one, other in zip(gradients, others):
+        torch.testing.assert_close(one, other, atol=1e-6 * norm, rtol=1e-3)

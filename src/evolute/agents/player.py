@@ -38,8 +38,7 @@ class AgentPlayer:
 
     async def play(self, problem: Problem, *, group: int, index: int, seed: int) -> Rollout:
         """One trajectory to its end. Cancelling its group in the dispatcher is a cancellation."""
-        ending = (await self.play_timed(problem, group=group, index=index, seed=seed))[1]
-        return ending
+        return (await self.play_timed(problem, group=group, index=index, seed=seed))[1]
 
     async def play_timed(
         self, problem: Problem, *, group: int, index: int, seed: int

@@ -66,17 +66,17 @@ class AgentTrajectory:
         stops = {name: float(stop is self._end.stop) for name, stop in STOPS.items()}
         metrics = {**read_metrics(grade.metrics), **self.record.metrics(), **stops}
         metrics |= {"accuracy": float(grade.is_right)}
-        return self._rollout(grade.reward, outcome, None, metrics)
+        return self._rollout(float(grade.reward), outcome, None, metrics)
 
     async def close(self) -> None:
-        if self._world is not None:
-            await self._world.close()
+        world, self._world = self._world, None
+        if world is not None:
+            await world.close()
 
     def failed(self, error: BaseException, stage: str) -> Rollout:
         """What is left of it when the infrastructure failed: no reward, and why."""
         why = {"error": str(error), "stage": stage}
-        rollout = self._rollout(0.0, Outcome.FAILED, type(error).__name__, {}, why)
-        return rollout
+        return self._rollout(0.0, Outcome.FAILED, type(error).__name__, {}, why)
 
     # -- internals ---------------------------------------------------------------
 
@@ -90,8 +90,8 @@ class AgentTrajectory:
     ) -> Rollout:
         transitions = self.record.transitions
         samples = samples_of(transitions, merge=self._setup.config.merge_samples)
-        end = self._end or AgentEnd(Stop.FINISH)
-        told = {"stop": end.stop.value, "answer": end.answer} if self._end else {}
+        end = self._end
+        told = {"stop": end.stop.value, "answer": end.answer} if end is not None else {}
         metadata = {**told, "agents": self.record.agents, **(why or {})}
         return Rollout(
             self.problem.id,

@@ -24,7 +24,7 @@ class WorkConfig:
     max_turns: int = 50
     turn_tokens: float = 245.0  # median, that the model writes in a turn
     tool_s: float = 4.0  # mean wait for a tool, exponential, without CPU
-    sigma: float = 0.65  # of the logarithm of INIT's and EVAL's times (assumed)
+    sigma: float = 0.6  # of the logarithm of INIT's and EVAL's times (assumed)
     turn_sigma: float = 0.85  # of the logarithm of the number of turns (assumed)
     token_sigma: float = 0.0  # of the logarithm of a turn's tokens
     failure_frac: float = 0.0  # of starts and of gradings that raise
