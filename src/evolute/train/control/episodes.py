@@ -66,7 +66,7 @@ class Episodes:
             text = f"no end within {limit_s:g} s" if limit.expired() else str(error)
             return failed(problem, group, index, name, text)
         except Exception as error:  # a player that breaks its promise costs its rollout, no more
-            logger.warning("a player raised", exc_info=True)
+            logger.debug("a player raised", exc_info=True)
             return failed(problem, group, index, type(error).__name__, str(error))
 
 
