@@ -8,7 +8,8 @@ import pytest
 
 from evolute.engine import Engine
 from evolute.models import load_model
-from evolute.train import Controller, TrainConfig
+from evolute.testing.waiting import until
+from evolute.train import Controller, TrainConfig, Trainer
 from evolute.train.control.pending import Pending
 from evolute.train.rollouts import Journal
 from evolute.train.settings import AsynchronyConfig
@@ -106,9 +107,18 @@ def test_one_step_off_samples_by_the_weights_before(tmp_path):
     assert found == {(0, 0), (1, 0), (2, 1), (3, 2)}
 
 
-def test_finished_rollouts_of_a_stopped_run_are_used_by_the_next(tmp_path):
+def test_finished_rollouts_of_a_stopped_run_are_used_by_the_next(tmp_path, monkeypatch):
     config = of("asynchronous", STALE, steps=6)
-    trained(tmp_path, config, steps=2)
+    with monkeypatch.context() as patched:
+        update = Trainer.update
+
+        def late(trainer, rollouts):
+            """As long as nothing is finished ahead of it."""
+            until(lambda: len(Pending(tmp_path / "pending.jsonl").read()) >= 8 + 4)
+            return update(trainer, rollouts)
+
+        patched.setattr(Trainer, "update", late)
+        trained(tmp_path, config, steps=2)
     waiting = Pending(tmp_path / "pending.jsonl").read()
     used = {tuple(key) for key in metrics_rows(tmp_path)}
     left = [entry for entry in waiting if entry.key not in used]

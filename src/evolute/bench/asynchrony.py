@@ -23,6 +23,7 @@ from evolute.bench.result import BenchResult, summarize
 from evolute.engine import Engine, EngineConfig
 from evolute.models import LoadedModel, load_model
 from evolute.train import Controller, OptimizerConfig, TrainConfig
+from evolute.train.algorithms import OffPolicyConfig
 from evolute.train.settings import AlgorithmConfig, AsynchronyConfig
 from evolute.types import (
     Backend,
@@ -39,7 +40,8 @@ from evolute.types import (
 Schedule = Literal["synchronous", "one_step_off", "asynchronous"]
 SCHEDULES: tuple[Schedule, ...] = ("synchronous", "one_step_off", "asynchronous")
 TURNS, NEW_TOKENS = 3, 8
-TOOL_MEAN_S, TOOL_SIGMA, TOOL_MOST_S = 0.15, 1.2, 3.0
+TOOL_MEAN_S, TOOL_SIGMA, TOOL_MOST_S = 0.4, 1.2, 6.0
+STALENESS = 2
 LAST = 4  # steps whose mean is the final reward
 
 
@@ -56,12 +58,12 @@ def run(
     settings = TrainConfig(
         model=loaded.name,
         task="addition-1",
-        steps=12 if quick else 30,
+        steps=20 if quick else 40,
         prompts_per_step=4,
         samples_per_prompt=4,
         checkpoint_every=1000,
-        algorithm=AlgorithmConfig(anchor="rollout"),
-        optimizer=OptimizerConfig(lr=2e-2),
+        algorithm=AlgorithmConfig(off_policy=OffPolicyConfig(truncate=2.0)),
+        optimizer=OptimizerConfig(lr=1e-2, decay="constant"),
     )
     rounds = []
     for number in range(1 if quick else repeats):
@@ -132,7 +134,9 @@ def hash_of(text: str) -> int:
 
 
 def _with(settings: TrainConfig, schedule: Schedule, seed: int) -> TrainConfig:
-    chosen = AsynchronyConfig(look_s=0.05) if schedule == "asynchronous" else AsynchronyConfig()
+    chosen = AsynchronyConfig()
+    if schedule == "asynchronous":
+        chosen = AsynchronyConfig(max_staleness=STALENESS, look_s=0.05)
     return replace(settings, schedule=schedule, asynchrony=chosen, seed=seed)
 
 

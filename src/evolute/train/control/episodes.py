@@ -1,8 +1,12 @@
 """How is a group of rollouts played? Seeds, limits, tries again elsewhere, and no exceptions.
 
-    episodes = Episodes(players, config, waits)
+    episodes = Episodes(players, config, waits, places)
     await episodes.play(problem, step=, group=, index=, again=)   one rollout, whatever happens
     await together(coroutines)          all results; the first error cancels the others
+
+At most `places` episodes are played at once, so that others find room in the engine and not every
+world lives at the same time. Players that queue by themselves get all at once (places = 0), and
+episode_timeout_s counts their queue too.
 
 The seed of an episode follows from (run, step, again, try) alone. A try that failed for a reason of
 the infrastructure is made again with another seed, by the next player when there are several. Only
@@ -12,6 +16,7 @@ RequestError (settings that cannot work) and cancellation come out as exceptions
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
@@ -27,11 +32,16 @@ T = TypeVar("T")
 class Episodes:
     """Plays episodes by `players`, which are interchangeable: replicas of one policy."""
 
-    def __init__(self, players: Sequence[Player], config: TrainConfig, waits: Waits) -> None:
+    def __init__(
+        self, players: Sequence[Player], config: TrainConfig, waits: Waits, places: int = 0
+    ) -> None:
         if not players:
             raise ConfigError("a run needs a player; give it at least one.")
         self._players, self._config, self._waits = players, config, waits
-        self.num_retries = 0
+        self._gate: contextlib.AbstractAsyncContextManager[None] = (
+            asyncio.Semaphore(places) if places else contextlib.nullcontext()
+        )
+        self.num_retries = self.num_waiting = 0
 
     async def play(
         self, problem: Problem, *, step: int, group: int, index: int, again: int = 0
@@ -39,15 +49,27 @@ class Episodes:
         """One rollout. `again` tells apart what is played more than once for a step's place."""
         first = self._config.seed * 1_000_003 + step + 15_485_863 * again
         who = f"episode {group}/{index} of step {step}"
-        with self._waits.on(who, "its player"):
-            rollout = await self._try(0, problem, group, index, first)
-            for attempt in range(1, self._config.train_retries + 1):
-                if rollout.outcome is not Outcome.FAILED:
-                    break
-                logger.warning("episode %s/%d failed: %s", problem.id, index, rollout.failure)
-                self.num_retries += 1
-                rollout = await self._try(attempt, problem, group, index, first + 7919 * attempt)
+        async with contextlib.AsyncExitStack() as held:
+            self.num_waiting += 1
+            try:
+                with self._waits.on(who, "a place"):
+                    await held.enter_async_context(self._gate)
+            finally:
+                self.num_waiting -= 1
+            with self._waits.on(who, "its player"):
+                rollout = await self._tries(problem, group, index, first)
         self._waits.moved()
+        return rollout
+
+    async def _tries(self, problem: Problem, group: int, index: int, seed: int) -> Rollout:
+        rollout = await self._try(0, problem, group, index, seed)
+        for attempt in range(1, self._config.train_retries + 1):
+            if rollout.outcome is not Outcome.FAILED:
+                break
+            logger.warning("episode %s/%d failed: %s", problem.id, index, rollout.failure)
+            self.num_retries += 1
+            self._waits.moved()
+            rollout = await self._try(attempt, problem, group, index, seed + 7919 * attempt)
         return rollout
 
     async def _try(
@@ -66,7 +88,7 @@ class Episodes:
             text = f"no end within {limit_s:g} s" if limit.expired() else str(error)
             return failed(problem, group, index, name, text)
         except Exception as error:  # a player that breaks its promise costs its rollout, no more
-            logger.warning("a player raised", exc_info=True)
+            logger.debug("a player raised", exc_info=True)
             return failed(problem, group, index, type(error).__name__, str(error))
 
 

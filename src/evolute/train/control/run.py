@@ -32,7 +32,6 @@ from evolute.train.control.cap import Pressure
 from evolute.train.control.episodes import Episodes
 from evolute.train.control.parts import Parts
 from evolute.train.control.pending import Pending
-from evolute.train.control.places import Places
 from evolute.train.control.records import RunRecords, StepReport
 from evolute.train.control.replayed import Replayed
 from evolute.train.control.rows import restore, unused
@@ -114,23 +113,28 @@ class Controller:
     ) -> Parts:
         waits = Waits(self.config.stall_timeout_s)
         freeze = self.config.schedule == "asynchronous"
-        places = Places(self.engine, max(1, self.engine.config.max_running - FOR_USERS))
+        episodes = self._episodes(waits)
         return Parts(
             config=self.config,
             source=self.source,
-            episodes=Episodes(self._players or [self._player(places)], self.config, waits),
+            episodes=episodes,
             learner=_Learner(self.trainer, self._thread, self.config),
             weights=_Weights(self, freeze),
             records=records,
             pending=pending,
             waits=waits,
-            pressure=partial(self._pressure, places),
+            pressure=partial(self._pressure, episodes),
             should_stop=should_stop,
             tracer=self._tracer,
         )
 
-    def _player(self, places: Places) -> Player:
-        return EpisodePlayer(self.task, places, self.sampling, self.adapter)
+    def _episodes(self, waits: Waits) -> Episodes:
+        """Those of the players that were given, or the task's on the engine."""
+        if self._players:
+            return Episodes(self._players, self.config, waits)
+        player = EpisodePlayer(self.task, self.engine, self.sampling, self.adapter)
+        places = max(1, self.engine.config.max_running - FOR_USERS)
+        return Episodes([player], self.config, waits, places)
 
     def _schedule(self, parts: Parts, records: RunRecords) -> Schedule:
         if self.config.replay:
@@ -141,10 +145,10 @@ class Controller:
         kind = OneStepOff if self.config.schedule == "one_step_off" else Synchronous
         return kind(parts, unused(entries, rows))
 
-    async def _pressure(self, places: Places) -> Pressure:
-        """The engine's own, and what waits for a place in it."""
+    async def _pressure(self, episodes: Episodes) -> Pressure:
+        """The engine's own, and what waits for a place."""
         stats = await asyncio.to_thread(self.engine.stats)
-        waiting = max(stats.waiting, places.num_asked - stats.running)
+        waiting = stats.waiting + episodes.num_waiting
         return Pressure(stats.running, waiting, stats.counts.preemptions)
 
 

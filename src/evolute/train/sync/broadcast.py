@@ -62,7 +62,7 @@ class BroadcastReceiver:
                 data = torch.cat(pieces)
         except RuntimeError as error:
             raise _lost(version, error) from error
-        packed = Packed(manifest, memoryview(data.numpy()))
+        packed = Packed(manifest, memoryview(data.numpy().tobytes()))
         packed.check()
         if manifest.version != version:
             raise WireError(f"version {manifest.version} was sent where {version} was expected.")

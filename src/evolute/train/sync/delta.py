@@ -19,6 +19,7 @@ import os
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def xor(new: bytes, old: bytes) -> bytes:
 
 def _apply_pieces(
     path: Path,
-    pieces: list[dict[str, object]],
+    pieces: list[dict[str, Any]],
     body: bytes,
     entries: dict[str, Entry],
     tensors: dict[str, bytes],
@@ -200,10 +201,11 @@ def _apply_pieces(
         offset += size
 
 
-def _head(path: Path) -> tuple[dict[str, object], bytes]:
+def _head(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         line, _, body = path.read_bytes().partition(b"\n")
-        return json.loads(line), body
+        head: dict[str, Any] = json.loads(line)
+        return head, body
     except FileNotFoundError:
         raise WireError(f"the chain is broken: {path.name} is missing.") from None
     except ValueError as error:
