@@ -57,9 +57,11 @@ def main() -> None:
         found: dict[str, Any] = {"versions": versions()}
         if "client" in parts:
             found |= through_the_client(url)
+            print(json.dumps(found), file=sys.stderr, flush=True)
         for name in ("sl_loop", "rl_loop", "sl_basic", "math_rl"):
             if name in parts:
                 found[name] = recipe(name, place, url)
+                print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
     print(json.dumps(found, indent=1))
     sys.exit(0 if all(is_fine(one) for one in found.values()) else 1)
 
