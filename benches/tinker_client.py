@@ -1,6 +1,6 @@
 """The published Tinker client and unmodified loops of its cookbook on `evolute serve --train`.
 
-    python -m venv V && V/bin/pip install tinker tinker-cookbook torch==2.13.0
+    python -m venv V && V/bin/pip install tinker "tinker-cookbook[math-rl]" torch==2.13.0
     V/bin/python benches/tinker_client.py --server-python .venv/bin/python > tinker_client.json
 
 The server trains the tiny model, written as a directory so that the client's tokenizer is the
