@@ -1,6 +1,6 @@
 """The published Tinker client and unmodified loops of its cookbook on `evolute serve --train`.
 
-    python -m venv V && V/bin/pip install tinker tinker-cookbook torch==2.13.0
+    python -m venv V && V/bin/pip install tinker "tinker-cookbook[math-rl]" torch==2.13.0
     V/bin/python benches/tinker_client.py --server-python .venv/bin/python > tinker_client.json
 
 The server trains the tiny model, written as a directory so that the client's tokenizer is the
@@ -57,9 +57,11 @@ def main() -> None:
         found: dict[str, Any] = {"versions": versions()}
         if "client" in parts:
             found |= through_the_client(url)
+            print(json.dumps(found), file=sys.stderr, flush=True)
         for name in ("sl_loop", "rl_loop", "sl_basic", "math_rl"):
             if name in parts:
                 found[name] = recipe(name, place, url)
+                print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
     print(json.dumps(found, indent=1))
     sys.exit(0 if all(is_fine(one) for one in found.values()) else 1)
 

@@ -146,9 +146,12 @@ def _datum(raw: RawDatum, spec: LossSpec, targets: Array, where: str) -> Datum:
     is_pulled = spec.name == "dro"  # towards the sampler, whatever the advantage is
     if is_pulled or ("mask" in floats and spec.coefficient == "advantages"):
         is_trained = mask != 0
-    wide = (len(targets), -1)
-    arrays = (targets, weights, advantages, rollout, is_trained)
-    return Datum(raw.tokens, *(a.reshape(wide) for a in arrays), is_flat=targets.ndim == 1)
+    targets, weights, advantages, rollout, is_trained = (
+        array.reshape(len(targets), -1)
+        for array in (targets, weights, advantages, rollout, is_trained)
+    )
+    is_flat = len(shape) == 1
+    return Datum(raw.tokens, targets, weights, advantages, rollout, is_trained, is_flat)
 
 
 def _check_names(inputs: Mapping[str, Array], spec: LossSpec, where: str) -> None:

@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import Any
 
-from evolute.models.lora import ATTENTION, MLP
+from evolute.models.config import ATTENTION, MLP
 from evolute.server.errors import FieldError
 from evolute.train.tinker import bodies
 from evolute.train.tinker.checkpoints import parse

@@ -18,7 +18,7 @@ import numpy as np
 from evolute.train.tinker import tensors, wire
 from evolute.train.tinker.datums import RawDatum
 from evolute.train.tinker.tensors import FLOAT32, Array
-from evolute.types import RequestError
+from evolute.types import RequestError, WireError
 
 STOP, LENGTH = 0, 1
 OUTPUT_TYPE = "ArrayRecord"
@@ -217,5 +217,5 @@ def _bytes(values: Any, dtype: np.dtype[Any]) -> bytes:
 def _array(found: dict[int, list[wire.Value]], number: int, dtype: np.dtype[Any]) -> Array:
     raw = wire.bytes_of(found[number][-1]) if found.get(number) else b""
     if len(raw) % dtype.itemsize:
-        raise wire.WireError(f"{len(raw)} bytes are no {dtype} values.")
+        raise WireError(f"{len(raw)} bytes are no {dtype} values.")
     return np.frombuffer(raw, dtype)

@@ -65,10 +65,7 @@ def run(policy: Policy, requests: Sequence[Request], budget: int) -> list[Scored
     """
     datums = [datum for request in requests for datum in request.datums]
     owner = [i for i, request in enumerate(requests) for _ in request.datums]
-    found = [
-        Scored(*([np.zeros(d.targets.shape, np.float32) for d in r.datums] for _ in "ab"))
-        for r in requests
-    ]
+    found = [Scored(_zeros(request), _zeros(request)) for request in requests]
     first = np.cumsum([0, *(len(r.datums) for r in requests)])
     trained = [_trained(d, requests[i].is_backward) for d, i in zip(datums, owner)]
     samples = [_credited(d, t, n) for n, (d, t) in enumerate(zip(datums, trained))]
@@ -87,6 +84,10 @@ def prompt_length(datum: Datum, trained: Array) -> int:
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _zeros(request: Request) -> list[Array]:
+    return [np.zeros(datum.targets.shape, np.float32) for datum in request.datums]
 
 
 def _trained(datum: Datum, is_backward: bool) -> Array:

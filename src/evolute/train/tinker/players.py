@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evolute.train.tinker import results, sampling
@@ -96,13 +97,13 @@ class Players:
             self._room -= size
             task = self._loop.create_task(self._play(future))
             self._tasks[future.id] = task
-            task.add_done_callback(lambda _, id=future.id, size=size: self._ended(id, size))
+            task.add_done_callback(partial(self._ended, future.id, size))
         if later:
             with self._lock:
                 self._waiting.extendleft(reversed(later))
             self._loop.call_later(PAUSE_LOOK_S, self._fill)
 
-    def _ended(self, id: str, size: int) -> None:
+    def _ended(self, id: str, size: int, task: asyncio.Task[None]) -> None:
         self._tasks.pop(id, None)
         self._room += size
         self._fill()

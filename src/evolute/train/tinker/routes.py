@@ -147,13 +147,12 @@ def _models(router: APIRouter, desk: Desk) -> None:
     _post(router, "/save_weights", bodies.SaveBody, ask(Kind.SAVE))
     _post(router, "/save_weights_for_sampler", bodies.SaveSamplerBody, ask(Kind.SAVE_SAMPLER))
     _post(router, "/load_weights", bodies.LoadBody, load)
-    for path, is_paused in (("/pause_model", True), ("/resume_model", False)):
-        _post(
-            router,
-            path,
-            bodies.ModelBody,
-            lambda body, owner, p=is_paused: desk.pause(body.model_id, owner, is_paused=p),
-        )
+
+    def pause(is_paused: bool) -> Callable[[bodies.ModelBody, str], Any]:
+        return lambda body, owner: desk.pause(body.model_id, owner, is_paused=is_paused)
+
+    _post(router, "/pause_model", bodies.ModelBody, pause(True))
+    _post(router, "/resume_model", bodies.ModelBody, pause(False))
 
     @router.post("/forward_backward", response_model=None)
     async def forward_backward(request: Request) -> JSONResponse:

@@ -13,7 +13,6 @@ can cost the last moments, and leaves the file whole. Used from several threads.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import sqlite3
 import threading
@@ -189,9 +188,13 @@ class Store:
             self._run(f"PRAGMA user_version = {VERSION}")
 
 
-@functools.cache
+HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    if kind not in HINTS:
+        HINTS[kind] = typing.get_type_hints(kind)
+    return HINTS[kind]
 
 
 def _type_of(kind: type, name: str) -> str:

@@ -21,8 +21,13 @@ from evolute.types import RequestError, WireError
 
 Array = NDArray[Any]
 FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
-NAMES = {"float32": FLOAT32, "int64": INT64}
-WIRE_DTYPES = {1: FLOAT32, 2: INT64, 3: np.dtype(np.int32), 4: np.dtype(np.uint16)}
+NAMES: dict[str, np.dtype[Any]] = {"float32": FLOAT32, "int64": INT64}
+WIRE_DTYPES: dict[int, np.dtype[Any]] = {
+    1: FLOAT32,
+    2: INT64,
+    3: np.dtype(np.int32),
+    4: np.dtype(np.uint16),
+}
 BFLOAT16 = 4
 MAX_DENSE = 1 << 26  # cells of a sparse tensor when it is laid out
 KEYS = {"data", "dtype", "shape", "sparse_crow_indices", "sparse_col_indices"}

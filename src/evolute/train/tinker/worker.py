@@ -21,7 +21,7 @@ from evolute.train.tinker.actions import Actions
 from evolute.train.tinker.models import Models, adam_of
 from evolute.train.tinker.outcome import Outcome
 from evolute.train.tinker.queue import Queue
-from evolute.train.tinker.records import Future, Kind, Model, Status
+from evolute.train.tinker.records import Checkpoint, Future, Kind, Model, Sampler, Status
 from evolute.train.tinker.results import category_of, message_of
 from evolute.train.tinker.schedule import Item
 from evolute.train.tinker.settings import ServiceConfig
@@ -183,7 +183,7 @@ class Worker:
             for outcome in done.values():
                 changes |= outcome.changes
                 for record in outcome.records:
-                    self._store.replace(record)
+                    self._put(record)
             if state:
                 changes["state"] = state
                 self._store.change_all(
@@ -197,6 +197,12 @@ class Worker:
         for outcome in done.values():
             for after in outcome.afterwards:
                 after()
+
+    def _put(self, record: Checkpoint | Sampler) -> None:
+        if isinstance(record, Checkpoint):
+            self._store.replace(record)
+        else:
+            self._store.replace(record)
 
     def _end(self, future: Future, outcome: Outcome) -> None:
         if outcome.error is not None:
