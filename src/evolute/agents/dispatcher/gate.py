@@ -60,6 +60,8 @@ class Gate:
         self.inside -= 1
         while self.waiting and self.inside < self.limit:
             _, future = self._next()
+            if future.done():  # cancelled, and its task has not run since
+                continue
             self._admit()
             future.set_result(None)
 
@@ -83,6 +85,8 @@ class Gate:
 
     def _forget(self, entry: tuple[Ticket, asyncio.Future[None]]) -> None:
         group = entry[0].group
+        if entry not in self._waiting.get(group, ()):  # `leave` has passed over it
+            return
         self._waiting[group].remove(entry)
         self._drop_if_empty(group)
         self.waiting -= 1
