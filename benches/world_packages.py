@@ -28,8 +28,10 @@ from evolute.envs.sql.task import case_of, sql_task
 from evolute.envs.step import read_step
 from evolute.types import Problem, StepResult, Task
 
-ANSWERS = ("42", "$42$", r"\boxed{42}", "42.", "1,234", r"\frac12", "x + 1", r"\sqrt2", "(1, 2)",
-           "042", "41", r"$\frac{1}{2}$", "42 units", "x = 42", r"42^\circ", r"\text{42}")  # fmt: skip
+ANSWERS = (
+    "42", "$42$", r"\boxed{42}", "42.", "1,234", r"\frac12", "x + 1", r"\sqrt2", "(1, 2)", "042",
+    "41", r"$\frac{1}{2}$", "42 units", "x = 42", r"42^\circ", r"\text{42}",
+)  # fmt: skip
 GOLDS = ("42", "1/2", r"\frac{1}{2}", "1234", "x+1", r"\sqrt{2}", "(1,2)")
 KNOWN = {("42", "42."), ("42", "042")}  # right here, wrong there: see envs/maths/minerva.py
 
