@@ -268,7 +268,7 @@ def kernel(world: World) -> str:
             call("syscall", number, 1, 0, 0, 0, 0)
         for change in (lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.setgroups([0])):
             if os.getuid() != 0: attempt(lambda: change() or "root")
-        attempt(lambda: open("/proc/self/uid_map", "w").write("0 0 1"))
+        attempt(lambda: os.write(os.open("/proc/self/uid_map", os.O_WRONLY), b"0 0 1"))
         pid = attempt(lambda: libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0), False)
         if pid == 0: print("ESCAPED clone", flush=True); os._exit(0)
         print("done")

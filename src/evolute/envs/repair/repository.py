@@ -24,6 +24,7 @@ VERBS = ("tidy", "pick", "shift", "fold", "trim", "gather", "blend", "sift", "se
 NOUNS = ("rows", "marks", "steps", "values", "items", "points", "parts", "slots", "peaks", "gaps")
 EDGES = ((), (0,), (-3,), (4, 4), (-2, 2, -2), (9, -9, 9, -9), (1, 2, 3, 4, 5, 6, 7))
 NUM_INPUTS = 24
+MIN_SHOWN = 3  # inputs that show the bug
 TRIES = 2000
 
 
@@ -85,17 +86,20 @@ class Repository:
 
     def tests(self) -> Iterator[Test]:
         for function in self.functions:
-            drawn = random.Random(f"tests/{self.package}/{function.name}/{function.steps}")
-            inputs = list(EDGES)
-            while len(inputs) < NUM_INPUTS:
-                inputs.append(tuple(drawn.randint(-12, 12) for _ in range(drawn.randint(1, 9))))
-            for xs in inputs:
-                right = self.value(function, xs, is_mended=True)
-                yield Test(function, xs, right, right != self.value(function, xs, is_mended=False))
+            yield from self.tests_of(function)
+
+    def tests_of(self, function: Function) -> Iterator[Test]:
+        drawn = random.Random(f"tests/{self.package}/{function.name}/{function.steps}")
+        inputs = list(EDGES)
+        while len(inputs) < NUM_INPUTS:
+            inputs.append(tuple(drawn.randint(-12, 12) for _ in range(drawn.randint(1, 9))))
+        for xs in inputs:
+            right = self.value(function, xs, is_mended=True)
+            yield Test(function, xs, right, right != self.value(function, xs, is_mended=False))
 
     def symptom(self) -> Test:
         """The shortest input that shows the bug in the function that has it."""
-        shown = [t for t in self.tests() if t.shows_bug and t.function is self.buggy]
+        shown = [test for test in self.tests_of(self.buggy) if test.shows_bug]
         return min(shown, key=lambda test: (len(test.xs), test.xs))
 
     # -- internals ---------------------------------------------------------------
@@ -167,13 +171,11 @@ def draw_repository(source: random.Random, shape: Shape, split: str) -> Reposito
     for k, name in enumerate(names):
         steps = _steps(source, shape, split, functions)
         functions.append(Function(name, modules[k // shape.functions], steps))
-    for _ in range(TRIES):
-        k = source.randrange(len(functions))
-        broken = _with_bug(source, functions[k])
-        if broken is None:
-            continue
+    bugs = [(k, bug) for k, function in enumerate(functions) for bug in _bugs(function)]
+    source.shuffle(bugs)
+    for k, broken in bugs:
         made = Repository(package, (*functions[:k], broken, *functions[k + 1 :]))
-        if sum(t.shows_bug and t.function is broken for t in made.tests()) >= 3:
+        if sum(test.shows_bug for test in made.tests_of(broken)) >= MIN_SHOWN:
             return made
     return draw_repository(source, shape, split)
 
@@ -195,13 +197,10 @@ def _steps(
     raise AssertionError(f"no {shape.steps} steps of split {split}")
 
 
-def _with_bug(source: random.Random, function: Function) -> Function | None:
-    kind = source.choice(("mistake", "missing", "order"))
+def _bugs(function: Function) -> list[Function]:
+    """The function with each bug that it can have."""
     places = range(len(function.steps))
-    if kind == "mistake":
-        good = [k for k in places if getattr(OPERATIONS.get(function.steps[k]), "mistake", "")]
-    elif kind == "missing":
-        good = list(places) if len(function.steps) > 1 else []
-    else:
-        good = list(places)[:-1]
-    return replace(function, bug=kind, place=source.choice(good)) if good else None
+    mistakes = [k for k in places if getattr(OPERATIONS.get(function.steps[k]), "mistake", "")]
+    missing = list(places) if len(function.steps) > 1 else []
+    kinds = {"mistake": mistakes, "missing": missing, "order": list(places)[:-1]}
+    return [replace(function, bug=kind, place=k) for kind, ks in kinds.items() for k in ks]

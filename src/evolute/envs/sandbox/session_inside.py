@@ -154,7 +154,8 @@ def begin_program(
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
         os.execvpe(arguments[0], arguments, environment)
     except BaseException as error:
-        os.write(2, f"{request['arguments'][0]} cannot be started: {error}\n".encode())
+        name, why = os.fsdecode(request["arguments"][0]), getattr(error, "strerror", error)
+        os.write(2, f"{name} cannot be started: {why}\n".encode("utf-8", "replace"))
     finally:
         os._exit(127)
 
