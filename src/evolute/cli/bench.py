@@ -18,6 +18,7 @@ app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
     *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star", "grammar", "programs"),
+    "dispatch",
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -33,7 +34,8 @@ Name = Annotated[
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
         "student feels; s_star: policies that choose among programs; grammar: answers with and "
-        "without jump-forward; programs: those of evolute.lang.shapes, in every way to run them"
+        "without jump-forward; programs: those of evolute.lang.shapes, in every way to run them; "
+        "dispatch: agents in sandboxes, pipeline of stages against bounded batch"
     ),
 ]
 Model = Annotated[
@@ -173,8 +175,8 @@ def _in_process(
     from evolute.bench import run_bench
     from evolute.types import ConfigError
 
-    if name == "generator" and (model or words):
-        raise ConfigError("bench generator runs no model; drop --model and --set.")
+    if name in ("generator", "dispatch") and (model or words):
+        raise ConfigError(f"bench {name} runs no model; drop --model and --set.")
     config = _config(words)
     model = model or DEFAULT_MODEL
     if name == "programs":
