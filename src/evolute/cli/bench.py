@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
+<<<<<<< HEAD
     *(
         "asynchrony",
         "soak",
@@ -30,6 +31,10 @@ OWN_WORK = (
         "grammar",
         "programs",
     ),
+=======
+    *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star", "grammar", "programs"),
+    "dispatch",
+>>>>>>> w-agents
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -45,8 +50,13 @@ Name = Annotated[
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
         "student feels; s_star: policies that choose among programs; grammar: answers with and "
+<<<<<<< HEAD
         "without jump-forward; asynchrony: training while rollouts go on, beside one after the "
         "other; programs: those of evolute.lang.shapes, in every way to run them"
+=======
+        "without jump-forward; programs: those of evolute.lang.shapes, in every way to run them; "
+        "dispatch: agents in sandboxes, pipeline of stages against bounded batch"
+>>>>>>> w-agents
     ),
 ]
 Model = Annotated[
@@ -214,8 +224,8 @@ def _in_process(
     from evolute.bench import run_bench
     from evolute.types import ConfigError
 
-    if name == "generator" and (model or words):
-        raise ConfigError("bench generator runs no model; drop --model and --set.")
+    if name in ("generator", "dispatch") and (model or words):
+        raise ConfigError(f"bench {name} runs no model; drop --model and --set.")
     config = _config(words)
     model = model or DEFAULT_MODEL
     if name == "programs":
