@@ -19,22 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 OWN_WORK = (
     *("adapters", "fairness", "training", "speculation", "generator", "radix", "routing"),
-<<<<<<< HEAD
-    *(
-        "asynchrony",
-        "soak",
-        "thoughts",
-        "tier",
-        "sft",
-        "demonstrations",
-        "s_star",
-        "grammar",
-        "programs",
-    ),
-=======
     *("soak", "thoughts", "tier", "sft", "demonstrations", "s_star", "grammar", "programs"),
-    "dispatch",
->>>>>>> w-agents
+    *("asynchrony", "dispatch"),
 )
 NAMES = ("serving", "replay", *OWN_WORK)
 DEFAULT_MODEL = "smollm2-135m"
@@ -50,13 +36,9 @@ Name = Annotated[
         "routing: simulated replicas under each router; soak: everything at random on a server, "
         "for --minutes; sft: supervised updates; demonstrations: which changes to traces a "
         "student feels; s_star: policies that choose among programs; grammar: answers with and "
-<<<<<<< HEAD
         "without jump-forward; asynchrony: training while rollouts go on, beside one after the "
-        "other; programs: those of evolute.lang.shapes, in every way to run them"
-=======
-        "without jump-forward; programs: those of evolute.lang.shapes, in every way to run them; "
+        "other; programs: those of evolute.lang.shapes, in every way to run them; "
         "dispatch: agents in sandboxes, pipeline of stages against bounded batch"
->>>>>>> w-agents
     ),
 ]
 Model = Annotated[
