@@ -8,6 +8,7 @@ import pytest
 
 from evolute.engine import Engine
 from evolute.models import load_model
+from evolute.telemetry import read_records
 from evolute.testing.waiting import until
 from evolute.train import Controller, TrainConfig, Trainer
 from evolute.train.control.pending import Pending
@@ -114,7 +115,7 @@ def test_finished_rollouts_of_a_stopped_run_are_used_by_the_next(tmp_path, monke
 
         def late(trainer, rollouts):
             """As long as nothing is finished ahead of it."""
-            until(lambda: len(Pending(tmp_path / "pending.jsonl").read()) >= 8 + 4)
+            until(lambda: len(read_records(tmp_path / "pending.jsonl")) >= 8 + 4)
             return update(trainer, rollouts)
 
         patched.setattr(Trainer, "update", late)
