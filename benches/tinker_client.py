@@ -108,6 +108,11 @@ def write_inputs(place: Path, python: str) -> None:
     ):
         directory = place / name
         directory.mkdir(parents=True, exist_ok=True)
+        card = directory.parent / "README.md"  # gsm8k's parts have names
+        if name.endswith("/main"):
+            files = [f"  - split: {s}\n    path: main/{s}.jsonl\n" for s in ("train", "test")]
+            head = "configs:\n- config_name: main\n  data_files:\n"
+            card.write_text(f"---\n{head}{''.join(files)}---\n")
         for split in ("train", "test"):
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (directory / f"{split}.jsonl").write_text(lines)
