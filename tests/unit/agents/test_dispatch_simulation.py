@@ -144,11 +144,13 @@ def test_without_variance_the_makespan_is_the_bound(cap):
     found = compare(config)
     rows = {row.schedule: row for row in found.rows}
     for name in (f"bounded batch {cap}", f"pipeline {cap}, live {cap}"):
-        assert rows[name].makespan_s == pytest.approx(200 / cap * 40, rel=1e-6)
+        assert rows[name].makespan_s == pytest.approx(EXACT.rollouts / cap * 40, rel=1e-6)
     pipeline = rows[f"pipeline {cap}, no queue limit"]
-    assert pipeline.makespan_s == pytest.approx(200 / cap * 20 + 20, rel=1e-6)  # and its fill
+    assert pipeline.makespan_s == pytest.approx(
+        EXACT.rollouts / cap * 20 + 20, rel=1e-6
+    )  # and its fill
     assert found.ratio == pytest.approx(40 / 20, rel=0.11)
-    assert pipeline.bound_s == pytest.approx(200 / cap * 20)
+    assert pipeline.bound_s == pytest.approx(EXACT.rollouts / cap * 20)
 
 
 def test_failures_are_tried_again_and_counted():
