@@ -65,7 +65,8 @@ class OpenEnv:
     """One episode: a session of the server's."""
 
     def __init__(self, task: OpenEnvTask, seed: int) -> None:
-        self._task, self._seed, self._client = task, seed, None
+        self._task, self._seed = task, seed
+        self._client: Any = None
         self.turns = 0
 
     def init(self, prompt: Sequence[Message]) -> tuple[list[Message], dict[str, Any]]:
@@ -73,13 +74,13 @@ class OpenEnv:
         core = module_of("openenv.core", "openenv")
         try:
             self._client = core.GenericEnvClient(base_url=self._task.url).sync()
-            result = self._client.reset(seed=self._seed)  # type: ignore[attr-defined]
+            result = self._client.reset(seed=self._seed)
         except Exception as error:
             raise EpisodeError(
                 f"the OpenEnv server at {self._task.url} cannot be reset: {error!r}"
             ) from error
-        told = shown(result.observation, self._task.show)
-        return [*prompt, {"role": "user", "content": told}], {}
+        told: Message = {"role": "user", "content": shown(result.observation, self._task.show)}
+        return [*prompt, told], {}
 
     def step(self, action: str) -> StepResult:
         assert self._client is not None, "step before init"

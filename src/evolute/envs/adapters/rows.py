@@ -46,10 +46,10 @@ def messages_of(row: Row) -> tuple[Message, ...]:
     prompt = row["prompt"]
     if isinstance(prompt, str):
         return ({"role": "user", "content": prompt},)
-    messages = tuple({"role": m["role"], "content": m["content"]} for m in prompt)
+    messages: list[Message] = [{"role": m["role"], "content": m["content"]} for m in prompt]
     if not messages or not all(isinstance(v, str) for m in messages for v in m.values()):
         raise ValueError("the prompt is no chat of texts")
-    return messages
+    return tuple(messages)
 
 
 def draw_rows(name: str, rows: Sequence[Row], split: str, count: int, seed: int) -> list[Problem]:

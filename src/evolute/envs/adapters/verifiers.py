@@ -143,11 +143,13 @@ def _check(name: str, task: Any) -> None:
 
 
 def _messages(task: Any) -> tuple[Message, ...]:
-    data, found = task.data, []
+    data = task.data
+    found: list[Message] = []
     if data.system_prompt:
         found.append({"role": "system", "content": data.system_prompt})
     if isinstance(data.prompt, str):
-        return (*found, {"role": "user", "content": data.prompt})
+        found.append({"role": "user", "content": data.prompt})
+        return tuple(found)
     for message in data.prompt:
         if not isinstance(message.content, str):
             raise ConfigError(f"task {task.key!r} has a prompt that is not text alone.")
