@@ -55,24 +55,22 @@ def serve(
         bool,
         typer.Option(help="start the serving process again when it dies, and answer meanwhile"),
     ] = True,
-    train: Annotated[
-        bool,
-        typer.Option(help="the training API beside it; its settings: --set train.KEY=VALUE"),
-    ] = False,
+    train: Annotated[bool, typer.Option(help="the Tinker API; --set train.KEY=VALUE")] = False,
     set_: Set = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Serve a model; prints `ready http://HOST:PORT` when requests are accepted."""
     from evolute.cli.serve_worker import Fleet, Options, work
 
-    served = _pairs(adapter or [])
     if print_config:
         _print(set_ or [], train)
     file = str(tenants) if tenants else None
     who = (api_key, file, admin_key, max_in_flight, requests_per_minute)
     how = (max_connections, drain_s, stall_s, tool_format)
     fleet = Fleet(replicas, routing, route_quantum, ray_address)
-    options = Options(model, host, port, served, *who, *how, fleet, set_ or [], train)
+    options = Options(
+        model, host, port, _pairs(adapter or []), *who, *how, fleet, set_ or [], train
+    )
     if not supervise:
         return work(options)
     raise typer.Exit(_supervise(options))

@@ -31,10 +31,22 @@ Work = Callable[[str], dict[str, Any]]
 
 def router(service: Service, desk: Desk) -> APIRouter:
     made = APIRouter()
-    store = service.store
+    _runs(made, service, desk)
+    _sessions(made, service, desk)
+    _about_weights(made, service, desk)
+    _files(made, service, desk)
+    return made
 
-    async def answer(request: Request, work: Work) -> JSONResponse:
-        return JSONResponse(await asyncio.to_thread(work, owner_of(request) or ""))
+
+# -- internals ---------------------------------------------------------------
+
+
+async def _answer(request: Request, work: Work) -> JSONResponse:
+    return JSONResponse(await asyncio.to_thread(work, owner_of(request) or ""))
+
+
+def _runs(made: APIRouter, service: Service, desk: Desk) -> None:
+    store = service.store
 
     @made.get("/training_runs", response_model=None)
     async def runs(request: Request) -> JSONResponse:
@@ -45,19 +57,19 @@ def router(service: Service, desk: Desk) -> APIRouter:
             shown = [_run(service, row) for row in rows]
             return {"training_runs": shown, "cursor": _cursor(limit, offset, total)}
 
-        return await answer(request, work)
+        return await _answer(request, work)
 
     @made.get("/training_runs/{run}", response_model=None)
     async def one_run(request: Request, run: str) -> JSONResponse:
-        return await answer(request, lambda owner: _run(service, desk.model(run, owner)))
+        return await _answer(request, lambda owner: _run(service, desk.model(run, owner)))
 
     @made.get("/training_runs/{run}/checkpoints", response_model=None)
     async def of_run(request: Request, run: str) -> JSONResponse:
-        return await answer(request, lambda owner: _of_model(service, desk.model(run, owner).id))
+        return await _answer(request, lambda owner: _of_model(service, desk.model(run, owner).id))
 
     @made.get("/models/{run}/checkpoints", response_model=None)
     async def of_model(request: Request, run: str) -> JSONResponse:
-        return await answer(request, lambda owner: _of_model(service, desk.model(run, owner).id))
+        return await _answer(request, lambda owner: _of_model(service, desk.model(run, owner).id))
 
     @made.get("/checkpoints", response_model=None)
     async def checkpoints(request: Request) -> JSONResponse:
@@ -68,7 +80,11 @@ def router(service: Service, desk: Desk) -> APIRouter:
             shown = [_checkpoint(row) for row in rows]
             return {"checkpoints": shown, "cursor": _cursor(limit, offset, total)}
 
-        return await answer(request, work)
+        return await _answer(request, work)
+
+
+def _sessions(made: APIRouter, service: Service, desk: Desk) -> None:
+    store = service.store
 
     @made.get("/sessions", response_model=None)
     async def sessions(request: Request) -> JSONResponse:
@@ -78,7 +94,7 @@ def router(service: Service, desk: Desk) -> APIRouter:
             rows, _ = store.page(Session, limit, offset, "owner = ?", owner)
             return {"sessions": [row.id for row in rows]}
 
-        return await answer(request, work)
+        return await _answer(request, work)
 
     @made.get("/sessions/{session_id}", response_model=None)
     async def session(request: Request, session_id: str) -> JSONResponse:
@@ -93,7 +109,7 @@ def router(service: Service, desk: Desk) -> APIRouter:
                 "display_name": row.extra.get("display_name"),
             }
 
-        return await answer(request, work)
+        return await _answer(request, work)
 
     @made.get("/samplers/{sampler_id}", response_model=None)
     async def sampler(request: Request, sampler_id: str) -> JSONResponse:
@@ -102,14 +118,7 @@ def router(service: Service, desk: Desk) -> APIRouter:
             told = {"sampler_id": row.id, "base_model": row.base_model}
             return told | ({"model_path": row.model_path} if row.model_path else {})
 
-        return await answer(request, work)
-
-    _about_weights(made, service, desk)
-    _files(made, service, desk)
-    return made
-
-
-# -- internals ---------------------------------------------------------------
+        return await _answer(request, work)
 
 
 def _about_weights(made: APIRouter, service: Service, desk: Desk) -> None:
