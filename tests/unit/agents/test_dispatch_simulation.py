@@ -17,7 +17,7 @@ from evolute.types.settings import load
 RECIPE = Path(__file__).parents[3] / "recipes" / "simulate" / "dispatch.toml"
 SMALL = WorkConfig(rollouts=96, group=8)
 EXACT = WorkConfig(
-    rollouts=400,
+    rollouts=200,
     group=8,
     init_s=10,
     eval_s=20,
