@@ -3,9 +3,9 @@
     check_effective(config)        ConfigError that names every changed setting without effect
     effective_settings(config)     a line for people about each, as `train rl` shows at start
 
-ROWS has each key under `algorithm`, `asynchrony` and `failures`, and those that choose a schedule,
-with the condition under which it acts. One that is left at its default may be idle; one that was
-changed may not.
+ROWS has each key under `algorithm`, `asynchrony`, `failures`, `agent` and `dispatch`, and those
+that choose a schedule, with the condition under which it acts. One that is left at its default may
+be idle; one that was changed may not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evolute.train.algorithms import LOSSES, RULES, TOKEN_RULES
-from evolute.train.effective_control import CONTROL_ROWS, PLAIN, control_notes
+from evolute.train.effective_control import (
+    AGENTS,
+    CONTROL_ROWS,
+    NO_TOOLS,
+    PLAIN,
+    control_notes,
+)
 from evolute.train.settings import TrainConfig
 from evolute.train.valid import check_values
 from evolute.types import ConfigError
@@ -176,6 +182,8 @@ def effective_settings(config: TrainConfig) -> list[str]:
         short = key.removeprefix("algorithm.")
         if acts(config):
             acting.append(f"{short}={_shown(config, key, value)}")
+        elif key.partition(".")[0] in AGENTS and not config.has_tools:
+            idle[NO_TOOLS] = [f"{name}.*" for name in AGENTS]
         else:
             idle[why].append(short)
     lines = ["in force: " + ", ".join(acting)]
@@ -198,7 +206,7 @@ def _values(config: TrainConfig) -> Iterator[tuple[str, Any, Any]]:
             else:
                 yield f"{path}.{field.name}", value, getattr(default, field.name)
 
-    for name in ("algorithm", "asynchrony", "failures"):
+    for name in ("algorithm", "asynchrony", "failures", *AGENTS):
         yield from walk(getattr(config, name), name)
     for field in dataclasses.fields(config):
         if field.name in PLAIN:

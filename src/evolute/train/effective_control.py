@@ -1,16 +1,23 @@
 """Which settings of the schedule act? Rows for `effective.py`, and what it says of stale tokens.
 
-CONTROL_ROWS has each key under `asynchrony` and `failures`, and those that choose a schedule.
+CONTROL_ROWS has each key under `asynchrony`, `failures`, `agent` and `dispatch`, and those that
+choose a schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
+from evolute.agents import AgentConfig, DispatchConfig
 from evolute.train.settings import TrainConfig
 
 Acts = Callable[[TrainConfig], bool]
 PLAIN = ("schedule", "replay", "episode_timeout_s", "stall_timeout_s")  # keys without a section
+
+
+def _never(config: TrainConfig) -> bool:
+    return False
 
 
 def _plays(config: TrainConfig) -> bool:
@@ -29,6 +36,12 @@ def _adaptive(config: TrainConfig) -> bool:
     return _asynchronous(config) and config.asynchrony.adaptive
 
 
+def _agent(config: TrainConfig) -> bool:
+    return config.has_tools and not config.replay
+
+
+AGENTS = ("agent", "dispatch")  # sections that only tasks with tools read
+NO_TOOLS = "the task has no tools, so that nothing is played by an agent"
 REPLAYED = "replay takes the rollouts of another run, nothing is played"
 ONLY = "only the schedule 'asynchronous' reads it"
 CONTROL_ROWS: dict[str, tuple[Acts, str]] = {
@@ -55,6 +68,15 @@ CONTROL_ROWS: dict[str, tuple[Acts, str]] = {
         f"failures.{cause}": (lambda c: True, "")
         for cause in ("engine", "environment", "grader", "timeout", "other")
     },
+    **{f"agent.{field.name}": (_agent, NO_TOOLS) for field in fields(AgentConfig)},
+    **{f"dispatch.{field.name}": (_agent, NO_TOOLS) for field in fields(DispatchConfig)},
+    "agent.temperature": (_never, "the run's own temperature is the agent's"),
+    "agent.top_p": (_never, "what is trained on is drawn from the whole distribution"),
+    "agent.keep_samples": (_never, "a run trains on the samples"),
+    "agent.max_new_tokens": (
+        lambda c: _agent(c) and not c.max_new_tokens,
+        f"{NO_TOOLS}, or the run's own max_new_tokens is the agent's",
+    ),
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evolute.agents import AgentConfig, DispatchConfig
+from evolute.envs.tools.registry import TOOL_TASKS
 from evolute.models import LoraConfig
 from evolute.train.algorithms import (
     LOSSES,
@@ -109,6 +111,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     asynchrony: AsynchronyConfig = field(default_factory=AsynchronyConfig)
     failures: FailureConfig = field(default_factory=FailureConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)  # of tasks with tools
+    dispatch: DispatchConfig = field(default_factory=DispatchConfig)  # of tasks with tools
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     method: Literal["lora", "full"] = "lora"  # full: every weight, published as the base
@@ -118,6 +122,11 @@ class TrainConfig:
         from evolute.train.effective import check_effective
 
         check_effective(self)
+
+    @property
+    def has_tools(self) -> bool:
+        """The task's problems are worked on by an agent with tools."""
+        return self.task.partition("?")[0] in TOOL_TASKS
 
     @property
     def max_groups(self) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from evolute.agents import AgentConfig, DispatchConfig
 from evolute.train import TrainConfig, effective_settings
 from evolute.train.algorithms import LOSSES, RULES, TOKEN_RULES
 from evolute.train.effective import ROWS
@@ -29,6 +30,8 @@ def test_each_setting_has_a_row():
         "algorithm": AlgorithmConfig,
         "asynchrony": AsynchronyConfig,
         "failures": FailureConfig,
+        "agent": AgentConfig,
+        "dispatch": DispatchConfig,
     }
     named = {f"{name}.{key}" for name, section in sections.items() for key in keys(section)}
     assert set(ROWS) == named | set(PLAIN)

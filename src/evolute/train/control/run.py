@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from evolute.agents import AgentPlayer
 from evolute.engine import Engine
-from evolute.envs import EpisodePlayer, make_task
+from evolute.envs import EpisodePlayer
+from evolute.envs.tools import ToolTask
 from evolute.models import LoadedModel
 from evolute.telemetry import Tracer
 from evolute.train.companions import companions
@@ -32,6 +34,7 @@ from evolute.train.control.cap import Pressure
 from evolute.train.control.episodes import Episodes
 from evolute.train.control.parts import Parts
 from evolute.train.control.pending import Pending
+from evolute.train.control.playing import agent_player, task_of
 from evolute.train.control.records import RunRecords, StepReport
 from evolute.train.control.replayed import Replayed
 from evolute.train.control.rows import restore, unused
@@ -42,7 +45,7 @@ from evolute.train.rollouts import ProblemSource
 from evolute.train.settings import TrainConfig
 from evolute.train.sync import PublishProof, publish
 from evolute.train.trainer import Trainer, UpdateReport, make_policy
-from evolute.types import Player, Problem, Rollout, SamplingParams, TrainingError
+from evolute.types import Player, Problem, Rollout, SamplingParams, Task, TrainingError
 from evolute.types.settings import to_toml
 
 FOR_USERS = 4  # places in the engine's batch that rollouts leave free, so that nobody queues
@@ -69,13 +72,14 @@ class Controller:
             1, "evolute-update", initializer=step_back, initargs=(config.update_nice,)
         )
         self.adapter = adapter if config.method == "lora" else None  # None: the base itself
-        self.task = make_task(config.task)
+        self.task = task_of(config)
+        self._agents: AgentPlayer | None = None
         self.policy = make_policy(model, config)
         beside = companions(model, config)
         self.trainer = Trainer(self.policy, config, beside.reference, beside.teacher)
         self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
         self.sampling = SamplingParams(
-            max_new_tokens=config.max_new_tokens or self.task.max_new_tokens,
+            max_new_tokens=config.max_new_tokens or _length(config, self.task),
             temperature=config.temperature,
         )
         self.digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:16]
@@ -95,9 +99,13 @@ class Controller:
         records.on_step = on_step
         first = records.resume() + 1
         parts = self._parts(records, pending, should_stop)
-        await parts.weights.publish(first)
-        if first < self.config.steps:
-            await parts.waits.guard(self._schedule(parts, records).run(first))
+        try:
+            await parts.weights.publish(first)
+            if first < self.config.steps:
+                await parts.waits.guard(self._schedule(parts, records).run(first))
+        finally:
+            if self._agents is not None:
+                await self._agents.dispatcher.close()
         records.close()
         return records.done
 
@@ -132,8 +140,11 @@ class Controller:
         """Those of the players that were given, or the task's on the engine."""
         if self._players:
             return Episodes(self._players, self.config, waits)
-        player = EpisodePlayer(self.task, self.engine, self.sampling, self.adapter)
         places = max(1, self.engine.config.max_running - FOR_USERS)
+        if isinstance(self.task, ToolTask):
+            self._agents = agent_player(self.config, self.task, self.engine, self.adapter, places)
+            return Episodes([self._agents], self.config, waits)  # they queue by themselves
+        player = EpisodePlayer(self.task, self.engine, self.sampling, self.adapter)
         return Episodes([player], self.config, waits, places)
 
     def _schedule(self, parts: Parts, records: RunRecords) -> Schedule:
@@ -180,6 +191,10 @@ class _Weights:
         return await publish(
             run.engine, run.adapter, run.policy, version, run.canary, freeze=self.freeze
         )
+
+
+def _length(config: TrainConfig, task: Task | ToolTask) -> int:
+    return config.agent.max_new_tokens if isinstance(task, ToolTask) else task.max_new_tokens
 
 
 def step_back(nice: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from evolute.envs.tools import ToolTask
 from evolute.types import ConfigError, Problem, Task
 
 POOL = 2048
@@ -17,7 +18,7 @@ POOL = 2048
 class ProblemSource:
     """`batch(step)` gives the problems of one step."""
 
-    def __init__(self, task: Task, per_step: int, seed: int) -> None:
+    def __init__(self, task: Task | ToolTask, per_step: int, seed: int) -> None:
         self._per_step, self._seed = per_step, seed
         self._pool = _largest_pool(task, per_step, seed)
 
@@ -39,7 +40,7 @@ class ProblemSource:
         return self._pool[order[number % size]]
 
 
-def _largest_pool(task: Task, per_step: int, seed: int) -> list[Problem]:
+def _largest_pool(task: Task | ToolTask, per_step: int, seed: int) -> list[Problem]:
     count = POOL
     while True:
         try:
