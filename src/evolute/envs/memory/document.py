@@ -12,23 +12,8 @@ import random
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
+from evolute.envs.madewords import made_word
 
-SYLLABLES = (
-    "ba",
-    "ko",
-    "ri",
-    "ten",
-    "lu",
-    "mas",
-    "do",
-    "vel",
-    "ni",
-    "sa",
-    "por",
-    "ge",
-    "mi",
-    "tor",
-)
 LINKS = (
     ("{x} owns the {y} key.", "the key that {x} owns"),
     ("The {x} key opens the {y} box.", "the box that {x} opens"),
@@ -59,7 +44,7 @@ def draw_document(source: random.Random, parts: int, lines: int, hops: int, spli
 
     def name() -> str:
         while True:
-            word = "".join(source.choices(SYLLABLES, k=source.randint(2, 4))).capitalize()
+            word = made_word(source, 2, 4)
             if split_of(f"name {word}") == split and word not in taken:
                 taken.add(word)
                 return word

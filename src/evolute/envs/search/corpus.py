@@ -13,23 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
+from evolute.envs.madewords import made_word
 
-SYLLABLES = (
-    "ba",
-    "ko",
-    "ri",
-    "ten",
-    "lu",
-    "mas",
-    "do",
-    "vel",
-    "ni",
-    "sa",
-    "por",
-    "ge",
-    "mi",
-    "tor",
-)
 FIRST = ("Ada", "Bo", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ines", "Jon", "Kim", "Lea", "Milo")
 PRODUCTS = ("bicycles", "clocks", "kettles", "lamps", "looms", "pianos", "pumps", "radios", "ropes",
             "saddles", "sails", "tents", "tiles", "violins", "wagons")  # fmt: skip
@@ -162,7 +147,7 @@ def _names(source: random.Random, docs: int, split: str) -> dict[str, Iterator[s
     def drawn(form: str) -> Iterator[str]:
         seen: set[str] = set()
         while True:
-            word = "".join(source.choices(SYLLABLES, k=source.randint(2, 4))).capitalize()
+            word = made_word(source, 2, 4)
             name = form.format(word=word, first=source.choice(FIRST))
             if split_of(f"name {word}") == split and word not in taken:
                 taken.add(word)

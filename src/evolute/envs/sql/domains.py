@@ -12,22 +12,7 @@ import random
 from dataclasses import dataclass
 from functools import partial
 
-SYLLABLES = (
-    "ba",
-    "ko",
-    "ri",
-    "ten",
-    "lu",
-    "mas",
-    "do",
-    "vel",
-    "ni",
-    "sa",
-    "por",
-    "ge",
-    "mi",
-    "tor",
-)
+from evolute.envs.madewords import made_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +112,7 @@ def draw_names(source: random.Random, rows: int) -> Names:
     count = max(2, rows // 2) + rows
     drawn: dict[str, None] = {}
     while len(drawn) < count:
-        drawn["".join(source.choices(SYLLABLES, k=source.randint(2, 3))).capitalize()] = None
+        drawn[made_word(source, 2, 3)] = None
     names = tuple(drawn)
     return Names(names[:-rows], names[-rows:])
 
