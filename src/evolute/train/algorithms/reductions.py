@@ -41,13 +41,13 @@ def prompt_mean(lengths: Sequence[int], groups: Sequence[Hashable], longest: int
 def seq_mean_token_sum_norm(
     lengths: Sequence[int], groups: Sequence[Hashable], longest: int
 ) -> list[float]:
-    return [1 / (len(lengths) * longest)] * len(lengths)
+    return [1 / (max(len(lengths), 1) * longest)] * len(lengths)
 
 
 def seq_mean_token_sum(
     lengths: Sequence[int], groups: Sequence[Hashable], longest: int
 ) -> list[float]:
-    return [1 / len(lengths)] * len(lengths)
+    return [1 / max(len(lengths), 1)] * len(lengths)
 
 
 def token_sum(lengths: Sequence[int], groups: Sequence[Hashable], longest: int) -> list[float]:

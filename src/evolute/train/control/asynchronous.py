@@ -34,7 +34,7 @@ class Asynchronous:
         config = parts.config
         self._parts, self._state = parts, state
         size, chosen, high = config.prompts_per_step, config.asynchrony, config.max_groups
-        burst = (chosen.burst or size) if chosen.adaptive else sys.maxsize
+        burst = (chosen.burst or high) if chosen.adaptive else sys.maxsize
         self.control = StalenessControl(size, chosen.max_staleness, high)
         self.cap = InFlightCap(min(chosen.min_groups, high), high, burst)
         self.buffer = Buffer(size * (chosen.max_staleness + 1) + len(state.finished))

@@ -90,7 +90,8 @@ async def roll_out(parts: Parts, step: int, version: int, played: dict[Key, Play
         found = await gathered(config.prompts_per_step, play, chosen, config.failures)
     metrics: dict[str, float] = {}
     if config.algorithm.selection.dynamic != "off":
-        metrics = {"num_batches": found.num_batches, "num_useless_groups": found.num_useless}
+        counts = {"num_batches": found.num_batches, "num_useless_groups": found.num_useless}
+        metrics = {name: float(count) for name, count in counts.items()}
     used = [_key(parts, step, group) for group in range(len(problems))]
     return Batch(
         step, problems, found.played, found.chosen, begun_s, clock(), used=used, metrics=metrics
