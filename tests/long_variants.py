@@ -35,6 +35,12 @@ LONG = {
         "test_attention_of_decodes": ("None-dtype1",),
         "test_attention_of_chunks": ("None-dtype1",),
     },
+    "integration/test_asynchronous.py": {
+        "test_a_crash_between_any_two_parts_of_a_step_loses_and_doubles_nothing": (
+            *("one_step_off-rows", "one_step_off-checkpoint", "one_step_off-journal"),
+            *("asynchronous-update", "asynchronous-checkpoint"),
+        ),
+    },
     "integration/test_bench_serving.py": {
         "test_a_running_server_answers_each_kind_of_workload": (
             *("vtc-overload", "slora-uniform", "sglang-json", "single"),
