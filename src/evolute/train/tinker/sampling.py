@@ -34,7 +34,8 @@ def request_of(
         raise RequestError(f"num_samples is {body.num_samples}; it must lie in [1, {MAX_SAMPLES}].")
     params = body.sampling_params
     most = max(context - len(prompt), 1) if params.max_tokens is None else params.max_tokens
-    stop = _stop(params.stop)
+    stop, first = _stop(params.stop), _first(body, len(prompt))
+    has_targets = body.target_prompt_logprobs is not None
     sampling = SamplingParams(
         max_new_tokens=most,
         temperature=params.temperature,
@@ -43,8 +44,8 @@ def request_of(
         seed=params.seed,
         n=body.num_samples,
         top_logprobs=body.topk_sample_logprobs,
-        prompt_logprobs=bool(body.prompt_logprobs),
-        prompt_logprobs_from=_first(body, len(prompt)),
+        prompt_logprobs=bool(body.prompt_logprobs or body.topk_prompt_logprobs or has_targets),
+        prompt_logprobs_from=0 if has_targets else first,  # targets are of every prompt token
         prompt_top_logprobs=body.topk_prompt_logprobs,
         logprob_token_ids=tuple(np.unique(_targets(body, len(prompt), vocab)[1]).tolist()),
         **stop,
@@ -76,6 +77,8 @@ def result_of(outputs: Sequence[Output], body: SampleBody) -> dict[str, Any]:
     if body.prompt_logprobs:
         told = [math.nan if x is None else x for x in first.prompt_logprobs]
         result["prompt_logprobs"] = np.array([math.nan] * (count - len(told)) + told, FLOAT32)
+        if body.prompt_logprobs_last_n is not None:
+            result["prompt_logprobs"][: count - body.prompt_logprobs_last_n] = math.nan
     if body.topk_prompt_logprobs:
         empty: list[tuple[TopLogprob, ...]] = [()] * (count - len(first.prompt_top_logprobs))
         rows = [*empty, *first.prompt_top_logprobs]
