@@ -17,6 +17,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=6,
 )
+# threads of the served service draw random numbers while a strategy draws, and Hypothesis takes
+# those for the strategy's own
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 DATUM = text_datum("some text here")
 PASSED = {"data": [DATUM], "loss_fn": "cross_entropy", "loss_fn_config": {"x": 1.0}}
@@ -155,3 +158,23 @@ def test_any_datums_are_answered(served, data):
 def test_paths_that_lead_nowhere(served, path):
     assert served.http.get(f"/api/v1/{path}").status_code in (400, 404)
     assert served.http.post("/api/v1/auth/token", json={}).status_code == 400
+
+
+@pytest.mark.parametrize("last", [None, 1])
+def test_alternatives_and_targets_of_a_prompt_are_told_on_their_own(served, last):
+    body = BODIES["asample"] | {"prompt": tokens([65, 66, 67])}
+    body["target_prompt_logprobs"] = tensor([[66], [67]], "int64")
+    if last:
+        body |= {"prompt_logprobs": True, "prompt_logprobs_last_n": last}
+    found = served.result(served.http.post("/api/v1/asample", json=body).json())
+    alone = served.result(
+        served.http.post(
+            "/api/v1/asample", json={**BODIES["asample"], "prompt": body["prompt"],
+            "target_prompt_logprobs": None, "prompt_logprobs": True},
+        ).json()
+    )  # fmt: skip
+    told = alone["prompt_logprobs"]
+    assert found["target_prompt_logprobs"]["data"] == pytest.approx(told[1:], abs=1e-5)
+    assert [row is not None for row in found["topk_prompt_logprobs"]] == [False, True, True]
+    if last:
+        assert found["prompt_logprobs"] == [None, None, pytest.approx(told[2], abs=1e-5)]
