@@ -34,16 +34,16 @@ SHELL = (
     "su -c id; sudo id {e}; chmod u+s /bin/bash {e}; id -u | grep -x 0 {e}",
     "(while :; do :; done) & (while :; do :; done) & sleep 0.1; echo done",
     "chmod 000 .; cd ..; rm -rf work; mkdir -p work; echo x > work/f; chmod 700 work",
-    "rm -rf /box/work; ln -s / /box/work; ls /box/work | head; rm -f /box/work; mkdir /box/work",
+    "rm -rf /box/home; ln -s / /box/home; ls /box/home | head; rm -f /box/home; mkdir /box/home",
     "{quoted}",
     ":(){{ :|:& }};:",
 )  # the last one takes its whole time
 
 PATHS = (
-    "{canary}", "../../..{canary}", "/box/work/../..{canary}", "link", "root{canary}",
+    "{canary}", "../../..{canary}", "/box/home/../..{canary}", "link", "root{canary}",
     "/proc/1/root{canary}", "/proc/self/root{canary}", "/proc/1/environ", "/etc/shadow", "/run.py",
     "/dev/sda", "/dev/zero", "p", "a\0b", "", " ", "x" * 5000, "a/" * 500, "\n", "*", "~/.bashrc",
-    "/box", "..", ".", "/", "link/../../x", "//box/work/../../etc/hosts", "/tmp/x.py", "ü/ö.py",
+    "/box", "..", ".", "/", "link/../../x", "//box/home/../../etc/hosts", "/tmp/x.py", "ü/ö.py",
     "f.py", "/dev/stdin", "/proc/self/mem", "/proc/sys/kernel/core_pattern",
 )  # fmt: skip
 TEXTS = (

@@ -63,7 +63,7 @@ async def one_session(sandbox, world, source, count, outcomes):
         # what it may have done to its own folder is mended from inside, as an agent would
         told, _ = await call(
             Bash(session, seconds=5.0),
-            {"command": "cd /; chmod 700 /box/work; echo $((7 * 7))"},
+            {"command": "cd /; chmod 700 /box/home; echo $((7 * 7))"},
             context,
         )
         assert told.splitlines()[-1] == "49", told

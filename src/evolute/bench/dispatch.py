@@ -216,8 +216,10 @@ class ScriptedModel:
             )
         ]
 
-    def stream(self, request: GenerateRequest) -> AsyncIterator[Delta]:
-        raise NotImplementedError("the script answers as a whole")
+    async def stream(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """The whole answer as one piece."""
+        (output,) = await self.agenerate(request)
+        yield Delta(0, output.text, output.token_ids, output.logprobs, output=output)
 
 
 async def _shell(session: Session, line: str) -> str:

@@ -38,8 +38,8 @@ def test_files_stay_and_processes_do_not():
 
     first, second = in_session(play)
     assert (first.ending, first.exit_code, first.stdout) == (Ending.EXITED, 0, "started\n")
-    assert first.folder == "/box/work/d"
-    assert second.stdout.startswith("hi\n/box/work/d\n") and "sleep" not in second.stdout
+    assert first.folder == "/box/home/d"
+    assert second.stdout.startswith("hi\n/box/home/d\n") and "sleep" not in second.stdout
 
 
 def test_streams_are_apart_unless_merged():

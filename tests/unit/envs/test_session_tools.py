@@ -64,7 +64,7 @@ def test_the_shell_keeps_its_folder_and_tells_failures():
         bash("echo a; echo b >&2"),
         bash("ls", timeout=0),
     )
-    assert said[1].startswith("/box/work/pkg\n\n") and said[1].endswith("[exit code 3]")
+    assert said[1].startswith("/box/home/pkg\n\n") and said[1].endswith("[exit code 3]")
     assert "[stopped" in said[2] and said[3] == "[no output, exit code 0]"
     assert said[4].startswith("ToolError: command is empty")
     assert said[5].startswith("1\n2\n") and "left out" in said[5] and said[5].endswith("100000")
@@ -101,7 +101,7 @@ def test_python_shows_its_last_value_and_its_errors_alone():
 def test_the_editor_views_files_folders_and_ranges():
     said = told(
         edit("view", "notes.txt"),
-        edit("view", "/box/work/notes.txt", view_range=[2, -1]),
+        edit("view", "/box/home/notes.txt", view_range=[2, -1]),
         edit("view", "."),
         edit("view", "notes.txt", view_range=[3, 9]),
         edit("view", "notes.txt", view_range=[4, 5]),
@@ -172,7 +172,7 @@ def test_links_lead_the_editor_nowhere_else():
         bash("cat notes.txt; ls -l inner | cut -c1; ls /box"),
     )
     assert all("outside" in one for one in said[1:4])
-    assert said[5] == "one\n2\nthree\nl\nwork"
+    assert said[5] == "one\n2\nthree\nl\nhome"
 
 
 def test_the_code_index_follows_edits_and_survives_hostile_files():

@@ -30,7 +30,7 @@ from evolute.envs.sandbox.watch import END_S, MIB, SETUP_S, Launch, rlimits
 from evolute.types import ConfigError, SandboxError
 
 INSIDE = Path(__file__).with_name("session_inside.py")
-FOLDER = "/box/work"
+FOLDER = "/box/home"
 SESSION_LIMITS = SandboxLimits(
     seconds=30.0, cpu_seconds=30.0, memory_mb=1024, max_processes=32, max_open_files=256, disk_mb=64
 )
