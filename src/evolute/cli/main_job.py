@@ -177,6 +177,7 @@ class MainJob:
                 count=self.config.eval_count,
                 adapter=adapter,
                 max_new_tokens=self.config.train.max_new_tokens,
+                concurrency=engine.config.bulk_places,
                 on_progress=bar.advance,
             )
         mean, low, high = dataclasses.astuple(accuracy.interval)

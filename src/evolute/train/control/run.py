@@ -48,7 +48,6 @@ from evolute.train.trainer import Trainer, UpdateReport, make_policy
 from evolute.types import Player, Problem, Rollout, SamplingParams, Task, TrainingError
 from evolute.types.settings import to_toml
 
-FOR_USERS = 4  # places in the engine's batch that rollouts leave free, so that nobody queues
 Schedule = Asynchronous | OneStepOff | Synchronous | Replayed
 
 
@@ -140,7 +139,7 @@ class Controller:
         """Those of the players that were given, or the task's on the engine."""
         if self._players:
             return Episodes(self._players, self.config, waits)
-        places = max(1, self.engine.config.max_running - FOR_USERS)
+        places = self.engine.config.bulk_places
         if isinstance(self.task, ToolTask):
             self._agents = agent_player(self.config, self.task, self.engine, self.adapter, places)
             return Episodes([self._agents], self.config, waits)  # they queue by themselves
