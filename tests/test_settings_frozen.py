@@ -215,6 +215,7 @@ SFT_KEYS = (
 
 SERVICE_KEYS = (
     "directory",
+    "database",
     "names",
     "tokenizer",
     "alpha",
