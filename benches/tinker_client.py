@@ -95,7 +95,7 @@ def write_inputs(place: Path, python: str) -> None:
         subprocess.run([python, "-c", EXPORT, str(place / MODEL)], check=True)
     rng = random.Random(0)
     chats, problems = [], []
-    for _ in range(512):
+    for _ in range(1024):
         a, b = rng.randrange(5), rng.randrange(5)
         question = f"{a}+{b}?"
         answer = f"\\boxed{{{a + b}}}"
@@ -236,15 +236,15 @@ def recipe(name: str, place: Path, url: str) -> dict[str, Any]:
     common = [f"base_url={url}", f"model_name={MODEL}", f"log_path={logs}"]
     words = {
         "sl_loop": [
-            *("batch_size=16", "max_steps=32", "lora_rank=16", "learning_rate=1e-2"),
+            *("batch_size=16", "max_steps=64", "lora_rank=16", "learning_rate=1e-2"),
             *("train_on_what=last_assistant_message", "max_length=1024", "save_every=20"),
         ],
         "rl_loop": [
-            *("batch_size=8", "group_size=8", "max_steps=24", "lora_rank=16"),
+            *("batch_size=8", "group_size=8", "max_steps=40", "lora_rank=16"),
             *("learning_rate=2e-3", "max_tokens=16", "save_every=0"),
         ],
         "sl_basic": [
-            *("num_epochs=4", "learning_rate=1e-2", "eval_every=0", "lora_rank=16"),
+            *("num_epochs=2", "learning_rate=1e-2", "eval_every=0", "lora_rank=16"),
             "save_every=0",
         ],
         "math_rl": [

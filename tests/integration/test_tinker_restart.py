@@ -57,6 +57,12 @@ def start(directory, database=""):
     return process, line.split()[1]
 
 
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    with process:  # closes its pipe
+        process.wait(timeout=60)
+
+
 def work(url, kill=()):
     """The losses of a run, and of a sample at its end; `kill(i)` is called in step i."""
     client = Client(Patient(url))
@@ -95,8 +101,7 @@ def _calm_and_killed_are_one(tmp_path, database):
     try:
         calm = work(url)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        stop(process)
     process, url = start(tmp_path / "killed", database)
 
     def kill():
@@ -105,8 +110,7 @@ def _calm_and_killed_are_one(tmp_path, database):
     try:
         killed = work(url, kill=((2, kill), (7, kill), (-1, kill)))
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        stop(process)
     assert killed[2] > calm[2], "nobody was killed"
     assert killed[0] == calm[0]
     assert killed[1] == calm[1]
