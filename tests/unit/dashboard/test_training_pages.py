@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 from fastapi import FastAPI
@@ -72,6 +73,12 @@ def test_pages_lead_from_the_run_to_each_token(run_dir):
     for answer in (overview, listed, one):
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(("lock", "goes_on"), [("own", True), ("4194305", False), ("", True)])
+def test_a_run_goes_on_while_its_process_lives(run_dir, lock, goes_on):
+    (run_dir / ".lock").write_text(str(os.getpid()) if lock == "own" else lock)
+    assert ("http-equiv" in client(run_dir).get("/run").text) == goes_on
 
 
 def test_what_the_world_said_has_no_advantage_and_nothing_runs(run_dir):

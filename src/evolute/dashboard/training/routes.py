@@ -10,6 +10,7 @@ They only read. Whoever sees them sees all that the model was asked and said.
 from __future__ import annotations
 
 import codecs
+import os
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -30,7 +31,8 @@ from evolute.train.settings import TrainConfig
 from evolute.types import ConfigError, Rollout, Tokenizer
 from evolute.types.settings import from_mapping
 
-GOES_ON_S = 120.0  # a run whose files have not changed for so long has stopped
+LOCK = ".lock"  # of the run directory: who works in it
+GOES_ON_S = 120.0  # a run without one, whose files have not changed for so long, has stopped
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -135,6 +137,17 @@ def pieces(ids: Sequence[int], token_bytes: Callable[[int], bytes]) -> list[str]
 
 
 def _is_going_on(run_dir: Path) -> bool:
+    """The process that holds the run is alive; for one that nobody holds, its files tell."""
+    try:
+        owner = int((run_dir / LOCK).read_text())
+        os.kill(owner, 0)
+    except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, PermissionError):  # another user's process
+            return True
+        if isinstance(error, ProcessLookupError):
+            return False
+    else:
+        return True
     files = [run_dir / name for name in ("metrics.jsonl", "pending.jsonl", "rollouts.jsonl")]
     times = [file.stat().st_mtime for file in files if file.exists()]
     return bool(times) and time.time() - max(times) < GOES_ON_S
