@@ -13,7 +13,8 @@ from evolute.reasoning.demonstrations import perturb as module
 from evolute.reasoning.demonstrations.chains import (
     check_steps,
     demonstrate,
-    skill,
+    draw_exercise,
+    solve,
     wrong_demonstration,
 )
 from evolute.reasoning.demonstrations.perturb import (
@@ -224,7 +225,7 @@ def test_the_teachers_traces_are_right_coherent_and_written_so_that_they_are_rea
 ):
     chain = draw_chain(rng, (1, 10), (0, 4), modulus)
     trace = demonstrate(chain, rng)
-    assert trace.solution == f"{chain.asked} = {chain.values[chain.asked]}"
+    assert trace.solution == f"{chain.asked} is {chain.values[chain.asked]}"
     found = check_steps(trace.thought, chain)
     assert found.num_grounded == found.num_steps >= len(chain.path)
     slips = sum(step.role == "DOUBT" for step in trace.steps)
@@ -241,7 +242,7 @@ def test_wrong_traces_are_wrong_where_they_say(rng, how):
     chain = draw_chain(rng, (2, 8), (0, 3), 10)
     trace = wrong_demonstration(chain, rng, how)
     found = check_steps(trace.thought, chain)
-    assert trace.solution != f"{chain.asked} = {chain.values[chain.asked]}"
+    assert trace.solution != f"{chain.asked} is {chain.values[chain.asked]}"
     assert found.num_grounded == found.num_steps == len(chain.path)
     assert found.num_steps - found.num_right == (how == "slip")
 
@@ -253,4 +254,13 @@ def test_shuffled_chains_lose_their_coherence_and_corrupted_ones_their_arithmeti
     assume(shuffle(trace, 1.0, random.Random(0)).steps != trace.steps)
     shuffled = check_steps(shuffle(trace, 1.0, random.Random(1)).thought, chain)
     assert shuffled.coherence < 1
-    skill(rng, 10)
+
+
+@given(SEEDS, st.sampled_from([2, 10, 100]), st.sampled_from([3, 12, 26]))
+def test_an_exercise_is_right_and_no_step_rests_on_a_step(rng, modulus, letters):
+    chain = draw_exercise(rng, modulus, letters)
+    found = check_steps(solve(chain, rng).thought, chain)
+    assert found.num_steps == found.num_grounded == found.num_right == found.num_true
+    assert found.num_steps == len(chain.definitions)
+    given_names = {d.name for d in chain.definitions if not d.source}
+    assert all(d.source in given_names for d in chain.definitions if d.source)

@@ -16,7 +16,7 @@ from evolute.envs.chains import read_chain
 from evolute.models import load_model
 from evolute.types import ConfigError
 
-SMALL = Sizes(width=64, num_layers=1, skills=32, lessons=16, traces=6, epochs=1, heldout=2)
+SMALL = Sizes(width=64, num_layers=1, skills=32, traces=6, epochs=1, heldout=2)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_each_variant_has_its_figures_and_a_killed_run_goes_on(tmp_path, monkeyp
     del told[:]
     monkeypatch.setattr(lab_module, "_train", lambda *a: (told.append(a[1].name), train(*a))[1])
     again = run(True, sizes=SMALL, variants=variants, repeats=2, keep=tmp_path / "cut")
-    assert told == ["skills", "lessons", "wrong", "lora"]  # the first two have nothing left to do
+    assert told == ["skills", "wrong", "lora"]  # the first has nothing left to do
     assert again.figures == whole.figures
     other = dataclasses.replace(SMALL, traces=7)
     with pytest.raises(ConfigError, match="other sizes"):
@@ -69,7 +69,7 @@ def test_variants_are_what_their_names_say(tmp_path):
     assert {len(traces) for traces in sets.values()} == {20}
     assert sets["delete-100"][0].steps == () and len(sets["short"][0].steps) >= 4
     for name, traces in sets.items():
-        right = [f"{(c := read_chain(t.problem_id)).asked} = {c.values[c.asked]}" for t in traces]
+        right = [f"{(c := read_chain(t.problem_id)).asked} is {c.values[c.asked]}" for t in traces]
         same = [t.solution == r for t, r in zip(traces, right)]
         assert not any(same) if name == "wrong" else all(same) or name == "digits-100-solution"
     changed = {n for n in VARIANTS if sets[n] != sets["correct"]}
@@ -100,6 +100,9 @@ def test_costs_are_paired_and_groups_are_compared_over_seeds():
     assert found["cost/structure"] == 7 / 8 and found["cost/content"] == 1 / 8
     assert found["structure_above_content"] == 0.75
     assert found["structure_above_content_low"] < 0.75 < found["structure_above_content_high"]
+    assert found["structure_to_content"] == 7
+    assert 1 < found["structure_to_content_low"] < 7  # above, draws in which content costs nothing
+    assert "structure_to_content_high" not in found
     assert notes_of(seeds) == ("8 held-out problems over 2 seeds, one taught student",)
     dull = [{**seeds[0], "base": answers(1, 1, 1, 0), "wrong": answers(1, 1, 1, 1)}]
     assert "little room" in notes_of([{**dull[0], "correct": answers(1, 1, 1, 0)}])[1]

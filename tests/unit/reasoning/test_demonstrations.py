@@ -213,4 +213,5 @@ def test_the_student_writes_a_digit_as_a_token_and_phrases_whole():
     tokenizer = student().tokenizer
     text = "Work mod 10. b = a + 3; a = 2. What is b?" + render(Trace((), (), "b = 5"))
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert len(tokenizer.encode("12 + 37 = 49.")) == 9
+    assert len(tokenizer.encode("12 + 37 = 49.")) == 8
+    assert len(tokenizer.encode("c = b + 3. b is 5. c is 8.\n\n")) == 10

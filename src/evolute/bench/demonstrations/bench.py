@@ -31,7 +31,7 @@ from evolute.types.settings import nearest
 STRUCTURE = tuple(
     f"{kind}-{share}" for kind in ("shuffle", "delete", "insert") for share in (33, 67, 100)
 )
-CONTENT = ("wrong", "digits-50", "digits-100", "keywords-100")
+CONTENT = ("wrong", "digits-50", "digits-70", "digits-100", "keywords-100")
 VARIANTS = ("correct", "lora", "short", *CONTENT, "digits-100-solution", *STRUCTURE)
 FEW = (
     "correct",
@@ -43,7 +43,7 @@ FEW = (
     "keywords-100",
     "lora",
 )
-QUICK = Sizes(skills=800, lessons=160, traces=50, epochs=1, heldout=20)
+QUICK = Sizes(skills=800, traces=50, epochs=1, heldout=20)
 
 
 def run(

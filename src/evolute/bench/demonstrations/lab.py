@@ -1,6 +1,6 @@
 """One seed of the experiment on demonstrations: its data, its students, and what they answer.
 
-    teach(folder, sizes, config) -> Taught       phase A: steps, and short chains
+    teach(folder, sizes, config) -> Taught       phase A: single steps, and chains of up to two
     Lab(folder, seed, sizes, config, taught)
         .variant(name) -> traces                 what that variant's student reads
         .answers(name) -> Answers                phase B, then greedy answers; kept in `folder`
@@ -25,8 +25,8 @@ from evolute.models import LoadedModel, LoraConfig, merge
 from evolute.reasoning.demonstrations.chains import (
     SHORT,
     demonstrate,
-    lookups,
-    skill,
+    draw_exercise,
+    solve,
     wrong_demonstration,
 )
 from evolute.reasoning.demonstrations.perturb import perturb
@@ -36,6 +36,7 @@ from evolute.train.settings import OptimizerConfig
 from evolute.train.sft import SftConfig, SftController
 
 LORA = LoraConfig(rank=16)
+EXERCISES = 0.65  # of the talks of phase A
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,6 @@ class Sizes:
     width: int = 128
     num_layers: int = 4
     skills: int = 48_000
-    lessons: int = 9_600
     skill_batch: int = 16
     skill_lr: float = 2e-3
     traces: int = 200
@@ -57,11 +57,12 @@ class Sizes:
     steps: tuple[int, int] = (4, 6)
     traps: tuple[int, int] = (1, 2)
     modulus: int = 10
+    letters: int = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """The student after phase A, and the share of new operations and short chains it does right."""
+    """The student after phase A, and the share of new single steps it does right."""
 
     model: LoadedModel
     skills: float
@@ -76,7 +77,7 @@ class Lab:
         self._folder, self._seed, self._sizes, self._config = folder, seed, sizes, config
         self._taught = taught
         rng = random.Random(f"lab/{seed}")
-        task = ChainTask(steps=sizes.steps, traps=sizes.traps, modulus=sizes.modulus)
+        task = _task(sizes)
         train = task.problems("train", sizes.traces, seed)
         self._heldout = task.problems("heldout", sizes.heldout, seed)
         self.traces = [demonstrate(read_chain(p.id), rng) for p in train]
@@ -120,32 +121,34 @@ class Lab:
 
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
-    """The taught student that all variants start from: operations, finding definitions and short
-    chains; then whole thoughts on chains of up to three steps among them, since what is not seen
-    for a while is forgotten."""
+    """The taught student that all variants start from: single steps, many at a time, and whole
+    thoughts on chains of one or two. They are mixed, since what is not seen for a while is
+    forgotten."""
     rng = random.Random("skills")
-    skills = [_talk(rng, sizes.modulus, 0.0) for _ in range(sizes.skills)]
-    lessons = [_talk(rng, sizes.modulus, 0.5) for _ in range(sizes.lessons)]
+    talks = [_talk(rng, sizes) for _ in range(sizes.skills)]
     wide = replace(sizes, batch_size=sizes.skill_batch)
     model = student(0, sizes.width, sizes.num_layers)
-    model = _train(model, folder / "skills", skills, wide, 1, sizes.skill_lr, 0)
-    model = _train(model, folder / "lessons", lessons, wide, 1, sizes.skill_lr / 2, 0)
-    file = folder / "lessons" / "skills.json"
+    model = _train(model, folder / "skills", talks, wide, 1, sizes.skill_lr, 0)
+    file = folder / "skills" / "skills.json"
     if not file.exists():
-        _write(file, {"skills": skill_share(model, sizes.heldout, sizes.modulus, config)})
+        share = skill_share(model, sizes.heldout, sizes.modulus, sizes.letters, config)
+        _write(file, {"skills": share})
     return Taught(model, json.loads(file.read_text())["skills"])
 
 
 # -- internals ---------------------------------------------------------------
 
 
-def _talk(rng: random.Random, modulus: int, thoughts: float) -> Trace:
-    """A whole thought with that probability, else a skill: as often looking up as any other."""
-    if rng.random() < thoughts:
-        return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng)
-    if rng.random() < 0.5:
-        return lookups(draw_chain(rng, (1, 5), (0, 2), modulus), rng)
-    return skill(rng, modulus)
+def _task(sizes: Sizes) -> ChainTask:
+    return ChainTask(
+        steps=sizes.steps, traps=sizes.traps, modulus=sizes.modulus, letters=sizes.letters
+    )
+
+
+def _talk(rng: random.Random, sizes: Sizes) -> Trace:
+    if rng.random() < EXERCISES:
+        return solve(draw_exercise(rng, sizes.modulus, sizes.letters), rng)
+    return demonstrate(draw_chain(rng, (1, 2), (0, 5), sizes.modulus, sizes.letters), rng)
 
 
 def _train(

@@ -1,7 +1,7 @@
 """What does a student know? Greedy answers to held-out problems, and what is seen in them.
 
 ask(model, problems, config) -> Answers              long chains
-skill_share(model, count, modulus, config) -> share  operations and short chains
+skill_share(model, count, modulus, letters, config) -> share  single steps
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from evolute.engine import Engine, EngineConfig
 from evolute.envs.chains import grade_chain, read_chain
 from evolute.models import LoadedModel
-from evolute.reasoning.demonstrations.chains import skill
+from evolute.reasoning.demonstrations.chains import check_steps, draw_exercise, solve
 from evolute.reasoning.demonstrations.measures import measure
 from evolute.types import Problem, SamplingParams
 
-LONG, SHORT = 400, 100  # tokens of an answer
+LONG, SHORT = 400, 200  # tokens of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,16 @@ def ask(model: LoadedModel, problems: Sequence[Problem], config: EngineConfig) -
     )
 
 
-def skill_share(model: LoadedModel, count: int, modulus: int, config: EngineConfig) -> float:
+def skill_share(
+    model: LoadedModel, count: int, modulus: int, letters: int, config: EngineConfig
+) -> float:
+    """Of the variables of `count` new exercises, those whose value is told right."""
     rng = random.Random("probe")
-    probes = [skill(rng, modulus) for _ in range(count)]
-    asked = [Problem(t.problem_id, t.prompt, t.solution.split()[-1]) for t in probes]
-    texts = _greedy(model, asked, SHORT, config)
-    return sum(grade_chain(text, p.gold) >= 1 for text, p in zip(texts, asked)) / count
+    chains = [draw_exercise(rng, modulus, letters) for _ in range(count)]
+    traces = [solve(chain, rng) for chain in chains]
+    texts = _greedy(model, [Problem(t.problem_id, t.prompt) for t in traces], SHORT, config)
+    found = sum(check_steps(text, chain).num_true for text, chain in zip(texts, chains))
+    return found / sum(len(chain.definitions) for chain in chains)
 
 
 # -- internals ---------------------------------------------------------------

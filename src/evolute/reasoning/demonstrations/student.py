@@ -3,11 +3,14 @@
 student(seed) -> LoadedModel        untrained; about 0.8 million weights
 
 Its vocabulary is bytes and phrases, each a token: those of `chain-with-traps` unless others are
-given. A digit is a token.
+given. A digit is a token; so is a name with the word behind it (`c = `, `c needs `, `c is `) and a
+sign with the digit behind it (` + 3`), as in a vocabulary of words: what was said of a name stands
+right behind its token.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -23,11 +26,22 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|answer|>' if m.role == 'assistant' else '<|question|>' }}"
     "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}"
 )
+FORMS = (" = ", " needs ", " is ")
 PHRASES = (
-    *(f"{tag}\n\n" for tag in (THOUGHT, SOLUTION)),
-    *(f"\n\n{tag}" for tag in (THOUGHT_END, SOLUTION_END)),
-    *("Work mod ", ". What is ", "Plan: ", " needs ", " is given.", "Wait, ", " looks wrong."),
-    *("Going back to ", "Check ", " It holds.", "Alternatively, ", " It agrees.", "So ", " is "),
+    *(f"{THOUGHT}\n\n", f"{THOUGHT_END}\n\n{SOLUTION}\n\n", f"\n\n{SOLUTION_END}"),
+    *(f"{name}{form}" for name in string.ascii_lowercase for form in FORMS),
+    *(
+        "Work mod ",
+        ". What is ",
+        "Plan: ",
+        "nothing",
+        "each?",
+        "Wait, ",
+        " looks wrong",
+        "Going back to ",
+    ),
+    *("Check that ", "Alternatively, ", ": ", "So "),
+    *(f" {sign} {digit}" for sign in "+-*" for digit in range(10)),
     *(" = ", " + ", " - ", " * ", "; ", ". ", ".\n\n", "\n\n"),
 )
 
