@@ -9,12 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evolute.envs.chains import draw_chain
+from evolute.envs.walks import draw_walk, read_walk
 from evolute.reasoning.demonstrations import perturb as module
 from evolute.reasoning.demonstrations.chains import (
     check_steps,
     demonstrate,
-    draw_exercise,
-    solve,
     wrong_demonstration,
 )
 from evolute.reasoning.demonstrations.perturb import (
@@ -40,6 +39,12 @@ from evolute.reasoning.demonstrations.trace import (
     render,
     row_of,
     training_row,
+)
+from evolute.reasoning.demonstrations.walks import (
+    check_walk,
+    demonstrate_walk,
+    exercise,
+    wrong_walk,
 )
 from evolute.types import ConfigError
 
@@ -225,7 +230,7 @@ def test_the_teachers_traces_are_right_coherent_and_written_so_that_they_are_rea
 ):
     chain = draw_chain(rng, (1, 10), (0, 4), modulus)
     trace = demonstrate(chain, rng)
-    assert trace.solution == f"{chain.asked} is {chain.values[chain.asked]}"
+    assert trace.solution == f"{chain.asked} = {chain.values[chain.asked]}"
     found = check_steps(trace.thought, chain)
     assert found.num_grounded == found.num_steps >= len(chain.path)
     slips = sum(step.role == "DOUBT" for step in trace.steps)
@@ -242,7 +247,7 @@ def test_wrong_traces_are_wrong_where_they_say(rng, how):
     chain = draw_chain(rng, (2, 8), (0, 3), 10)
     trace = wrong_demonstration(chain, rng, how)
     found = check_steps(trace.thought, chain)
-    assert trace.solution != f"{chain.asked} is {chain.values[chain.asked]}"
+    assert trace.solution != f"{chain.asked} = {chain.values[chain.asked]}"
     assert found.num_grounded == found.num_steps == len(chain.path)
     assert found.num_steps - found.num_right == (how == "slip")
 
@@ -256,11 +261,37 @@ def test_shuffled_chains_lose_their_coherence_and_corrupted_ones_their_arithmeti
     assert shuffled.coherence < 1
 
 
-@given(SEEDS, st.sampled_from([2, 10, 100]), st.sampled_from([3, 12, 26]))
-def test_an_exercise_is_right_and_no_step_rests_on_a_step(rng, modulus, letters):
-    chain = draw_exercise(rng, modulus, letters)
-    found = check_steps(solve(chain, rng).thought, chain)
-    assert found.num_steps == found.num_grounded == found.num_right == found.num_true
-    assert found.num_steps == len(chain.definitions)
-    given_names = {d.name for d in chain.definitions if not d.source}
-    assert all(d.source in given_names for d in chain.definitions if d.source)
+# -- the teacher of walks ----------------------------------------------------
+
+
+@given(SEEDS, st.sampled_from([3, 10, 100]))
+def test_traces_of_walks_are_right_coherent_and_read_back(rng, modulus):
+    walk = draw_walk(rng, (1, 9), modulus)
+    assert read_walk(walk.question) == walk
+    trace = demonstrate_walk(walk, rng)
+    assert trace.solution == f"The end is {walk.values[-1]}"
+    found = check_walk(trace.thought, walk)
+    assert found.num_grounded == found.num_steps >= walk.times
+    slips = sum(step.role == "DOUBT" for step in trace.steps)
+    assert found.num_steps - found.num_right == found.num_steps - found.num_true == slips
+    args = (trace.prompt, trace.problem_id, trace.domain)
+    assert parse(render(trace), *args, by="paragraphs") == trace
+
+
+@given(SEEDS, st.sampled_from(["slip", "random"]))
+def test_wrong_walks_are_wrong_where_they_say(rng, how):
+    walk = draw_walk(rng, (1, 8), 10)
+    trace = wrong_walk(walk, rng, how)
+    found = check_walk(trace.thought, walk)
+    assert trace.solution != f"The end is {walk.values[-1]}"
+    assert found.num_grounded == found.num_steps == walk.times
+    assert found.num_steps - found.num_right == (how == "slip")
+
+
+@given(SEEDS)
+def test_shuffled_walks_lose_their_coherence_and_exercises_have_none_to_lose(rng):
+    walk = draw_walk(rng, (6, 8), 10)
+    trace = demonstrate_walk(walk, rng)
+    assert check_walk(shuffle(trace, 1.0, rng).thought, walk).coherence < 1
+    steps = exercise(rng, 10, 8).steps
+    assert [s.role for s in steps] == ["PLAN", "STEP"] * (len(steps) // 2)

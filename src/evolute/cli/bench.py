@@ -69,7 +69,7 @@ Keep = Annotated[
 Variants = Annotated[
     str | None,
     typer.Option(
-        help="comma-separated; demonstrations: changes to traces, by default eight of them; "
+        help="comma-separated; demonstrations: changes to traces, by default fourteen of them; "
         "programs: ways to run them, by default all"
     ),
 ]

@@ -87,7 +87,6 @@ class ChainTask:
     steps: tuple[int, int] = (6, 10)
     traps: tuple[int, int] = (2, 4)
     modulus: int = 100
-    letters: int = len(string.ascii_lowercase)  # variables are among the first so many
 
     @property
     def max_new_tokens(self) -> int:
@@ -101,7 +100,7 @@ class ChainTask:
         return TextEnv(lambda action: grade_chain(action, problem.gold))
 
     def _draw(self, source: random.Random) -> tuple[str, str]:
-        chain = draw_chain(source, self.steps, self.traps, self.modulus, self.letters)
+        chain = draw_chain(source, self.steps, self.traps, self.modulus)
         return chain.question, str(chain.values[chain.asked])
 
 
@@ -112,46 +111,34 @@ def chain_task(name: str) -> ChainTask:
         key, _, value = part.partition("=")
         options[key] = value
     for key in options:
-        if key not in ("steps", "traps", "modulus", "letters"):
-            known = nearest(key, ("steps", "traps", "modulus", "letters"))
+        if key not in ("steps", "traps", "modulus"):
+            known = nearest(key, ("steps", "traps", "modulus"))
             raise ConfigError(f"{PREFIX} has no option {key!r}. {known}")
     steps, traps = _range(options, "steps", (6, 10), 1), _range(options, "traps", (2, 4), 0)
     modulus = _range(options, "modulus", (100, 100), 2)[0]
-    letters = _range(options, "letters", (26, 26), 1)[0]
-    if steps[1] + traps[1] > min(letters, len(string.ascii_lowercase)):
+    if steps[1] + traps[1] > len(string.ascii_lowercase):
         raise ConfigError(f"{name!r} needs {steps[1] + traps[1]} variables, there are 26 letters.")
-    return ChainTask(name, steps, traps, modulus, letters)
+    return ChainTask(name, steps, traps, modulus)
 
 
 def draw_chain(
-    rng: random.Random,
-    steps: tuple[int, int],
-    traps: tuple[int, int],
-    modulus: int,
-    letters: int = len(string.ascii_lowercase),
+    rng: random.Random, steps: tuple[int, int], traps: tuple[int, int], modulus: int
 ) -> Chain:
-    """A chain at random, its variables among the first `letters`; numbers lie below the modulus,
-    factors between 2 and 9."""
+    """A chain at random; numbers lie below the modulus, factors between 2 and 9."""
     length, extra = rng.randint(*steps), rng.randint(*traps)
-    names = rng.sample(string.ascii_lowercase[:letters], length + extra)
+    names = rng.sample(string.ascii_lowercase, length + extra)
     path, others = names[:length], names[length:]
     made = [Definition(path[0], "", "", rng.randrange(modulus))]
-    made += [derive(rng, name, source, modulus) for source, name in pairwise(path)]
+    made += [_derived(rng, name, source, modulus) for source, name in pairwise(path)]
     known = list(path)
     for name in others:
         given = Definition(name, "", "", rng.randrange(modulus))
-        made.append(given if rng.random() < 0.3 else derive(rng, name, rng.choice(known), modulus))
+        made.append(
+            given if rng.random() < 0.3 else _derived(rng, name, rng.choice(known), modulus)
+        )
         known.append(name)
     rng.shuffle(made)
     return Chain(tuple(made), path[-1], modulus)
-
-
-def derive(rng: random.Random, name: str, source: str, modulus: int) -> Definition:
-    """A definition of `name` by `source` at random."""
-    operation = rng.choice(OPERATIONS)
-    high = min(modulus, 10) - 1
-    number = rng.randint(min(2, high), high) if operation == "*" else rng.randrange(1, modulus)
-    return Definition(name, source, operation, number)
 
 
 def read_chain(question: str) -> Chain:
@@ -178,6 +165,13 @@ def grade_chain(action: str, gold: str) -> float:
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _derived(rng: random.Random, name: str, source: str, modulus: int) -> Definition:
+    operation = rng.choice(OPERATIONS)
+    high = min(modulus, 10) - 1
+    number = rng.randint(min(2, high), high) if operation == "*" else rng.randrange(1, modulus)
+    return Definition(name, source, operation, number)
 
 
 def _range(

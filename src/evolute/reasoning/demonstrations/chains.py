@@ -2,34 +2,26 @@
 
     demonstrate(chain, rng, style) -> Trace      plan, steps, slips that are noticed, checks
     wrong_demonstration(chain, rng, how)         ends in a wrong answer: by a slip, or at random
-    draw_exercise(rng, modulus, letters) -> Chain   many single steps, none resting on another
-    solve(chain, rng) -> Trace                   of an exercise, all of them
     check_steps(text, chain) -> StepCheck        do steps rest on what was derived before?
 
 Segmentation of these traces is exact, so edits of structure are too. The plan is found backwards
-from what is asked, one look at a time; the steps then go forward. Whatever a step needs it says
-again first (`c = b + 3. b is 5. c is 8.`), so that each word is a look at one place, or one
-operation: a small network can do it, and what a step rests on can be read off it.
+from what is asked, one look at a time; the steps then go forward.
 """
 
 from __future__ import annotations
 
 import random
 import re
-import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from evolute.envs.chains import Chain, Definition, derive
+from evolute.envs.chains import Chain, Definition, compute
 from evolute.reasoning.demonstrations.trace import Step, Trace
 from evolute.types import Message
 
-_STEP = re.compile(
-    r"\b([a-z]) = (?:([a-z]) ([-+*]) (\d+)\. ([a-z]) is (\d+)|(\d+))\. ([a-z]) is (\d+)\."
-)
+_STEP = re.compile(r"\b([a-z]) = (?:([a-z]) ([-+*]) (\d+) = (\d+) [-+*] (\d+) = )?(\d+)\.")
 DOMAIN = "chain-with-traps"
-SHARED = 0.2  # of the steps of an exercise: from any of those given
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,47 +82,24 @@ def wrong_demonstration(
             return _finished(chain, steps, answer)
 
 
-def draw_exercise(rng: random.Random, modulus: int, letters: int) -> Chain:
-    """Breadth without depth: half of the variables are given, each other one is a single step from
-    one of them, most from one that no other uses."""
-    names = rng.sample(string.ascii_lowercase[:letters], rng.randint(3, min(10, letters)))
-    half = len(names) // 2
-    given = [Definition(name, "", "", rng.randrange(modulus)) for name in names[:half]]
-    sources = [rng.choice(names[:half]) if rng.random() < SHARED else n for n in names[:half]]
-    sources += rng.sample(names[:half], len(names) - 2 * half)
-    derived = [derive(rng, name, source, modulus) for name, source in zip(names[half:], sources)]
-    return Chain(tuple(rng.sample([*given, *derived], len(names))), names[-1], modulus)
-
-
-def solve(chain: Chain, rng: random.Random) -> Trace:
-    """Every variable of an exercise: what each needs, then those given, then each other, in an
-    order by chance."""
-    given = [d for d in chain.definitions if not d.source]
-    derived = rng.sample(rest := [d for d in chain.definitions if d.source], len(rest))
-    values = _all_values(chain)
-    steps = [Step("PLAN", _needs(rng.sample(derived, len(derived))))]
-    steps += [Step("STEP", _line(one, values, values[one.name])) for one in (*given, *derived)]
-    question = f"{chain.question.rpartition(' ')[0]} each?"
-    last = derived[-1].name
-    return Trace(_asked(question), tuple(steps), f"{last} is {values[last]}", question, "exercise")
-
-
 def check_steps(text: str, chain: Chain) -> StepCheck:
     """Read the steps of a thought and hold them against each other and the chain. A later step may
     mend an earlier one."""
     known: dict[str, int] = {}
-    told = {str(definition) for definition in chain.definitions}
+    defined = {d.name: d for d in chain.definitions}
     true = _all_values(chain)
     steps = grounded = right = truly = 0
-    for name, source, operation, number, again, left, given, named, value in _STEP.findall(text):
+    for name, source, operation, number, left, again, value in _STEP.findall(text):
         steps += 1
-        middle = f"{source} {operation} {number}" if source else given
-        is_said = f"{name} = {middle}" in told and again == source and named == name
-        grounded += is_said and (not source or known.get(source) == int(left))
-        one = Definition(name, source, operation, int(number or given))
-        right += one.value(int(left or 0), chain.modulus) == int(value)
-        truly += true.get(named) == int(value)
-        known[named] = int(value)
+        given = defined.get(name)
+        if source:
+            grounded += known.get(source) == int(left) and number == again
+            right += compute(int(left), operation, int(again), chain.modulus) == int(value)
+        else:
+            grounded += given is not None and not given.source
+            right += given is not None and not given.source and given.number == int(value)
+        truly += true.get(name) == int(value)
+        known[name] = int(value)
     return StepCheck(steps, grounded, right, truly)
 
 
@@ -139,11 +108,8 @@ def check_steps(text: str, chain: Chain) -> StepCheck:
 
 def _plan(chain: Chain) -> Iterator[Step]:
     """Backwards from what is asked, in one step."""
-    yield Step("PLAN", _needs(tuple(reversed(chain.path))))
-
-
-def _needs(definitions: Sequence[Definition]) -> str:
-    return " ".join(["Plan:", *(f"{d.name} needs {d.source or 'nothing'}." for d in definitions)])
+    needs = [f"{one.name} needs {one.source}." for one in reversed(chain.path) if one.source]
+    yield Step("PLAN", " ".join(["Plan:", *needs, f"{chain.path[0].name} is given."]))
 
 
 def _resolve(
@@ -159,15 +125,13 @@ def _resolve(
         yield Step("STEP", right)
     values[one.name] = true
     if one.source and rng.random() < style.checks:
-        yield Step("CHECK", f"Check that {_sum(one, values)} = {true}: {one.name} is {true}.")
+        yield Step("CHECK", f"Check {one.name}: {_sum(one, values)} = {true}. It holds.")
     if one.operation in ("+", "-") and rng.random() < style.others:
-        agrees = _backwards(one, values, modulus)
-        yield Step("ALT", f"Alternatively, {agrees}: {one.name} is {true}.")
+        yield Step("ALT", f"Alternatively, {_backwards(one, values, modulus)}. It agrees.")
 
 
 def _line(one: Definition, values: dict[str, int], value: int) -> str:
-    premise = f" {one.source} is {values[one.source]}." if one.source else ""
-    return f"{one}.{premise} {one.name} is {value}."
+    return f"{one} = {_sum(one, values)} = {value}." if one.source else f"{one.name} = {value}."
 
 
 def _sum(one: Definition, values: dict[str, int]) -> str:
@@ -182,7 +146,7 @@ def _backwards(one: Definition, values: dict[str, int], modulus: int) -> str:
 
 def _finished(chain: Chain, steps: list[Step], answer: int) -> Trace:
     steps = [*steps, Step("CONCLUDE", f"So {chain.asked} is {answer}.")]
-    question, solution = chain.question, f"{chain.asked} is {answer}"
+    question, solution = chain.question, f"{chain.asked} = {answer}"
     return Trace(_asked(question), tuple(steps), solution, question, DOMAIN)
 
 
