@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import load_file, save_file
+
 from evolute.bench.demonstrations.probes import Answers, ask, skill_share
 from evolute.bench.told import tell
 from evolute.engine import EngineConfig
 from evolute.envs.walks import WalkTask, draw_walk, read_walk
-from evolute.models import LoadedModel, LoraConfig, merge
+from evolute.models import LoadedModel, LoraConfig, ModelWeights, merge
 from evolute.reasoning.demonstrations.chains import SHORT
 from evolute.reasoning.demonstrations.perturb import perturb
 from evolute.reasoning.demonstrations.student import student
@@ -160,6 +162,9 @@ def _train(
     lora: LoraConfig | None = None,
 ) -> LoadedModel:
     """The model after a supervised run in `place`; an adapter is merged."""
+    done = place / "weights.safetensors"
+    if done.exists():
+        return replace(model, weights=ModelWeights(load_file(done)))
     place.mkdir(parents=True, exist_ok=True)
     rows = place / "rows.jsonl"
     rows.write_text("".join(json.dumps(training_row(trace)) + "\n" for trace in traces))
@@ -177,9 +182,12 @@ def _train(
     )
     run = SftController(config, place / "run", model)
     run.run(_told(place))
-    if lora and run.policy.lora:
-        return replace(model, weights=merge(model.weights, run.policy.lora))
-    return replace(model, weights=run.policy.base_weights())
+    adapter = run.policy.lora
+    weights = merge(model.weights, adapter) if adapter else run.policy.base_weights()
+    temporary = done.with_suffix(".tmp")
+    save_file({name: weights.dense(name) for name in weights}, temporary)
+    temporary.replace(done)
+    return replace(model, weights=weights)
 
 
 def _told(place: Path) -> Callable[[SftReport], None]:

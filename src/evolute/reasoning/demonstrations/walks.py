@@ -31,9 +31,8 @@ _STEP = re.compile(r"(?:^|\n\n)(?:Check: |Going back: )?(\d+) ([-+]) (\d+) = (\d
 
 def demonstrate_walk(walk: Walk, rng: random.Random, style: Style | None = None) -> Trace:
     """A right trace; without plans (a short one) each step is only told."""
-    style, steps = style or Style(), []
-    if style.plans:
-        steps.append(plan_of(walk))
+    style = style or Style()
+    steps = [plan_of(walk)] if style.plans else []
     for done in range(walk.times):
         steps += _step(walk, done, rng, style)
     return _finished(walk, steps, walk.values[-1])
