@@ -50,7 +50,7 @@ class Sizes:
     width: int = 64
     num_layers: int = 2
     skills: int = 12_800
-    sums: int = 9_600
+    sums: int = 19_200
     skill_batch: int = 32
     skill_lr: float = 5e-3
     short: tuple[int, int] = (1, 2)
