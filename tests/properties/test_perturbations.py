@@ -12,6 +12,7 @@ from evolute.envs.chains import draw_chain
 from evolute.envs.walks import draw_walk, read_walk
 from evolute.reasoning.demonstrations import perturb as module
 from evolute.reasoning.demonstrations.chains import (
+    Style,
     check_steps,
     demonstrate,
     wrong_demonstration,
@@ -281,7 +282,8 @@ def test_traces_of_walks_are_right_coherent_and_read_back(rng, modulus):
 @given(SEEDS, st.sampled_from(["slip", "random"]))
 def test_wrong_walks_are_wrong_where_they_say(rng, how):
     walk = draw_walk(rng, (1, 8), 10)
-    trace = wrong_walk(walk, rng, how)
+    assert wrong_walk(walk, rng, how).solution != f"The end is {walk.values[-1]}"
+    trace = wrong_walk(walk, rng, how, Style(0.0, 0.0, 0.0))
     found = check_walk(trace.thought, walk)
     assert trace.solution != f"The end is {walk.values[-1]}"
     assert found.num_grounded == found.num_steps == walk.times

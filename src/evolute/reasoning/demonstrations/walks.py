@@ -31,24 +31,20 @@ _STEP = re.compile(r"(?:^|\n\n)(?:Check: |Going back: )?(\d+) ([-+]) (\d+) = (\d
 
 def demonstrate_walk(walk: Walk, rng: random.Random, style: Style | None = None) -> Trace:
     """A right trace; without plans (a short one) each step is only told."""
-    style = style or Style()
-    steps = [plan_of(walk)] if style.plans else []
-    for done in range(walk.times):
-        steps += _step(walk, done, rng, style)
-    return _finished(walk, steps, walk.values[-1])
+    steps, value = _walked(walk, rng, style or Style(), slipped=-1)
+    return _finished(walk, steps, value)
 
 
-def wrong_walk(walk: Walk, rng: random.Random, how: Literal["slip", "random"] = "slip") -> Trace:
-    """A trace with a wrong answer: `slip`, one step goes wrong unnoticed and all later ones follow
-    from it; `random`, right steps and then another answer."""
+def wrong_walk(
+    walk: Walk,
+    rng: random.Random,
+    how: Literal["slip", "random"] = "slip",
+    style: Style | None = None,
+) -> Trace:
+    """A trace with a wrong answer by the same teacher: `slip`, one step goes wrong unnoticed and all
+    later ones follow from it; `random`, right steps and then another answer."""
     slipped = rng.randrange(walk.times) if how == "slip" else -1
-    steps, value = [plan_of(walk)], walk.start
-    for done in range(walk.times):
-        before = value
-        value = walk.next(before, done)
-        if done == slipped:
-            value = _other(value, walk.modulus, rng)
-        steps.append(Step("STEP", _line(walk, done, before, value)))
+    steps, value = _walked(walk, rng, style or Style(), slipped)
     return _finished(walk, steps, value if how == "slip" else _other(value, walk.modulus, rng))
 
 
@@ -99,22 +95,34 @@ def plan_of(walk: Walk) -> Step:
 # -- internals ---------------------------------------------------------------
 
 
-def _step(walk: Walk, done: int, rng: random.Random, style: Style) -> Iterator[Step]:
-    before, true = walk.values[done : done + 2]
-    right = _line(walk, done, before, true)
+def _walked(walk: Walk, rng: random.Random, style: Style, slipped: int) -> tuple[list[Step], int]:
+    """All steps and where they lead; the step after `slipped` others is wrong and stays so."""
+    steps, value = [plan_of(walk)] if style.plans else [], walk.start
+    for done in range(walk.times):
+        before, value = value, walk.next(value, done)
+        if done == slipped:
+            value = _other(value, walk.modulus, rng)
+        steps += _step(walk, done, before, value, rng, style)
+    return steps, value
+
+
+def _step(
+    walk: Walk, done: int, before: int, value: int, rng: random.Random, style: Style
+) -> Iterator[Step]:
+    line = _line(walk, done, before, value)
     if rng.random() < style.slips:
-        wrong = _other(true, walk.modulus, rng)
+        wrong = _other(value, walk.modulus, rng)
         yield Step("STEP", _line(walk, done, before, wrong))
         yield Step("DOUBT", f"Wait, {wrong} looks wrong.")
-        yield Step("BACKTRACK", f"Going back: {right}")
+        yield Step("BACKTRACK", f"Going back: {line}")
     else:
-        yield Step("STEP", right)
+        yield Step("STEP", line)
     if rng.random() < style.checks:
-        yield Step("CHECK", f"Check: {right}")
+        yield Step("CHECK", f"Check: {line}")
     if rng.random() < style.others:
         rule = walk.rules[done % 2]
-        again = f"{true} {_INVERSE[rule.operation]} {rule.number} = {before}"
-        yield Step("ALT", f"Alternatively, {again}: {_state(walk, done + 1, true)}")
+        again = f"{value} {_INVERSE[rule.operation]} {rule.number} = {before}"
+        yield Step("ALT", f"Alternatively, {again}: {_state(walk, done + 1, value)}")
 
 
 def _line(walk: Walk, done: int, before: int, value: int) -> str:
