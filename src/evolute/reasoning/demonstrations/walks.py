@@ -41,8 +41,8 @@ def wrong_walk(
     how: Literal["slip", "random"] = "slip",
     style: Style | None = None,
 ) -> Trace:
-    """A trace with a wrong answer by the same teacher: `slip`, one step goes wrong unnoticed and all
-    later ones follow from it; `random`, right steps and then another answer."""
+    """A trace with a wrong answer by the same teacher: `slip`, one step goes wrong unnoticed and
+    all later ones follow from it; `random`, right steps and then another answer."""
     slipped = rng.randrange(walk.times) if how == "slip" else -1
     steps, value = _walked(walk, rng, style or Style(), slipped)
     return _finished(walk, steps, value if how == "slip" else _other(value, walk.modulus, rng))
