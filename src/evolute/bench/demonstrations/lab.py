@@ -55,8 +55,8 @@ class Sizes:
     skill_lr: float = 5e-3
     short: tuple[int, int] = (1, 2)
     traces: int = 300
-    epochs: int = 5
-    lr: float = 3e-3
+    epochs: int = 9
+    lr: float = 1e-3
     lora_lr: float = 1e-2
     batch_size: int = 8
     heldout: int = 200
