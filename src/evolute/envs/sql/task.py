@@ -1,9 +1,11 @@
 """Answer questions to a database by a query: through tools, in several turns.
 
-    sql_task("sql?level=1-3&rows=12&schema=shown&queries=6")     a ToolTask
+    sql_task("sql?level=1-3&rows=12&schema=shown&spelling=fixed&queries=6")     a ToolTask
 
-`level` is how hard, 1 to 3; `schema` what the question shows of the tables: shown (all of it),
-names or hidden; `queries` how many may be tried before the answer. The answer is a query: it must
+`level` is how hard, 0 to 3; `schema` what the question shows of the tables: shown (all of it),
+names or hidden; `queries` how many may be tried before the answer. With `spelling=drawn` the rows
+spell words in one of four ways that only the database itself tells (`domains.SPELLINGS`), so a
+query is right at once one time in four: more turns are worth more. The answer is a query: it must
 give the right rows on the database and on a second filling of it, so no constant passes. Rows count
 as a multiset unless the question asks for an order (SkyRL's set equality forgives duplicates).
 """
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 from evolute.envs.base import split_of
 from evolute.envs.puzzles.task import Options, between, choice, read_options
-from evolute.envs.sql.domains import DOMAINS, Domain, draw_names, script_of
+from evolute.envs.sql.domains import DOMAINS, SPELLINGS, Domain, draw_names, script_of
 from evolute.envs.sql.execute import Database, QueryRefused
 from evolute.envs.sql.questions import Question, draw_question
 from evolute.envs.sql.rows import is_ordered, same_rows
@@ -27,8 +29,15 @@ from evolute.envs.tools.sql import SqlTool
 from evolute.envs.tools.worlds import Call, Lifetime
 from evolute.types import ConfigError, Message, Problem
 
-DEFAULTS: Options = {"level": "1-2", "rows": 12, "schema": "shown", "queries": 6}
+DEFAULTS: Options = {
+    "level": "1-2",
+    "rows": 12,
+    "schema": "shown",
+    "spelling": "fixed",
+    "queries": 6,
+}
 MAX_ROWS = 5000
+SPELT = "The rows spell their words in one of these ways: north, North, NORTH, nor."
 TRIES = 4000  # databases drawn without one that fits
 
 
@@ -38,6 +47,7 @@ class Shape:
     rows: int
     schema: str
     queries: int
+    spelling: str = "fixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +122,9 @@ def sql_task(name: str) -> SqlTask:
 
 def shape_of(family: str, options: Options) -> Shape:
     low, _, high = str(options["level"]).partition("-")
-    if not all(one in ("1", "2", "3") for one in (low, high or low)) or low > (high or low):
+    if not all(one in ("0", "1", "2", "3") for one in (low, high or low)) or low > (high or low):
         raise ConfigError(
-            f"option 'level' of task {family!r} is {options['level']!r}; it is 1, 2 or 3, or a "
+            f"option 'level' of task {family!r} is {options['level']!r}; it is 0, 1, 2 or 3, or a "
             "range such as 1-2."
         )
     return Shape(
@@ -122,6 +132,7 @@ def shape_of(family: str, options: Options) -> Shape:
         between(family, options, "rows", 4, 200),
         choice(family, options, "schema", ("shown", "names", "hidden")),
         between(family, options, "queries", 0, 50),
+        choice(family, options, "spelling", ("fixed", "drawn")),
     )
 
 
@@ -186,14 +197,22 @@ def draw_case(key: str, shape: Shape) -> Case | None:
     source = random.Random(key)
     domain = DOMAINS[source.choice(sorted(DOMAINS))]
     names = draw_names(source, shape.rows)
-    question = draw_question(source, domain, names, source.randint(*shape.levels))
+    stored, level = domain, source.randint(*shape.levels)
+    before = source.getstate()
+    question = draw_question(source, domain, names, level)
     if split_of(question.text) != key.partition("/")[0]:
         return None
-    scripts = (script_of(domain, names, source), script_of(domain, names, source))
+    nothing: tuple[int | None, ...] = (None,)
+    if shape.spelling == "drawn":
+        stored = domain.spelt(random.Random(f"{key}/spelling").choice(SPELLINGS))
+        source.setstate(before)  # the same question, to the words as they are stored
+        question = Question(question.text, draw_question(source, stored, names, level).query)
+        nothing = (None, 0)  # what a wrong spelling gives as well
+    scripts = (script_of(stored, names, source), script_of(stored, names, source))
     database = Database(scripts[0])
     rows = database.query(question.query).rows
     database.close()
-    is_empty = not rows or all(value is None for row in rows for value in row)
+    is_empty = all(value in nothing for row in rows for value in row)
     return None if is_empty else Case(domain, scripts, question)
 
 
@@ -209,8 +228,9 @@ def instruction(case: Case, shape: Shape) -> str:
 
 def schema_lines(case: Case, shape: Shape) -> list[str]:
     tables = (case.domain.parent, case.domain.child)
+    lines: list[str] = []
     if shape.schema == "shown":
-        return ["Tables:", *(case.domain.schema(table) for table in tables)]
-    if shape.schema == "names":
-        return [f"Tables: {', '.join(table.name for table in tables)}"]
-    return []
+        lines = ["Tables:", *(case.domain.schema(table) for table in tables)]
+    elif shape.schema == "names":
+        lines = [f"Tables: {', '.join(table.name for table in tables)}"]
+    return [*lines, SPELT] if shape.spelling == "drawn" else lines

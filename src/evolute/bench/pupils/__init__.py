@@ -1,0 +1,17 @@
+"""Small models that are taught to act badly through tools, and learn by reinforcement to act well."""
+
+from evolute.bench.pupils.learning import Sizes, evaluated, learn, taught
+from evolute.bench.pupils.pupil import tool_pupil
+from evolute.bench.pupils.teacher import Teacher
+from evolute.bench.pupils.worlds import WORLDS, World
+
+__all__ = [
+    "WORLDS",
+    "Sizes",
+    "Teacher",
+    "World",
+    "evaluated",
+    "learn",
+    "taught",
+    "tool_pupil",
+]
