@@ -1,4 +1,4 @@
-"""Small models that are taught to act badly through tools, and learn by reinforcement to act well."""
+"""Small models, taught to act badly through tools, that learn by reinforcement to act well."""
 
 from evolute.bench.pupils.learning import Sizes, evaluated, learn, taught
 from evolute.bench.pupils.pupil import tool_pupil

@@ -12,6 +12,8 @@ checkpoints.
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +22,12 @@ from typing import Any
 from evolute.agents.run import AgentsConfig, run_agents
 from evolute.bench.pupils.pupil import tool_pupil
 from evolute.bench.pupils.teacher import lessons
-from evolute.bench.pupils.worlds import World
+from evolute.bench.pupils.worlds import TOLD_OF, World
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import paired_difference, wilson
 from evolute.envs.tools.registry import make_tool_task
 from evolute.models import export_model, load_model
+from evolute.models.tokenizer import ChatTokenizer
 from evolute.train import Controller, StepReport, TrainConfig
 from evolute.train.settings import OptimizerConfig
 from evolute.train.sft import SftConfig, SftController, SftReport
@@ -37,8 +40,9 @@ ENGINE = EngineConfig(page_size=4, precision="float32", num_threads=1)
 class Sizes:
     """The pupil and its lessons."""
 
-    lessons: int = 4_000
-    epochs: int = 1
+    lessons: int = 3_200
+    exercises: int = 3_200  # in worlds that have some
+    epochs: int = 2
     batch: int = 32
     lr: float = 2e-3
     width: int = 128
@@ -61,16 +65,10 @@ def taught(
     model = tool_pupil(seed, world.phrases, sizes.width, sizes.num_layers)
     if not (folder / "untaught").exists():
         export_model(model, folder / "untaught")
-    file = folder / "lessons.jsonl"
-    if not file.exists():
-        task = make_tool_task(train.task)
-        problems = task.problems("train", sizes.lessons, seed=1_000 + seed)
-        agents = [replace(train.agent, max_turns=turns) for turns in world.turns]
-        played = lessons(world.script, task, model.tokenizer, agents, problems, file, seed)
-        _check(asyncio.run(played))
+    files = _examples(folder, world, train, sizes, model.tokenizer, seed)
     config = SftConfig(
         model=str(folder / "untaught"),
-        data=(str(file),),
+        data=tuple(map(str, files)),
         epochs=sizes.epochs,
         batch_size=sizes.batch,
         micro_batch_tokens=8192,
@@ -136,6 +134,34 @@ def figures(before: Mapping[str, bool], after: Mapping[str, bool]) -> dict[str, 
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _examples(
+    folder: Path,
+    world: World,
+    train: TrainConfig,
+    sizes: Sizes,
+    tokenizer: ChatTokenizer,
+    seed: int,
+) -> list[Path]:
+    """Files of lessons and exercises, made where they are missing."""
+    task, file, exercises = make_tool_task(train.task), folder / "lessons.jsonl", world.exercise
+    problems = task.problems("train", sizes.lessons, seed=1_000 + seed)
+    if not file.exists():
+        agents = [replace(train.agent, max_turns=turns) for turns in world.turns]
+        played = lessons(world.script, task, tokenizer, agents, problems, file, seed)
+        _check(asyncio.run(played))
+    if exercises is None:
+        return [file]
+    source, rows = random.Random(f"exercises/{seed}"), list[dict[str, Any]]()
+    for _ in range(sizes.exercises):
+        talk = exercises(task, source.sample(problems, TOLD_OF), source)
+        turns = [turn for pair in talk for turn in zip(("user", "assistant"), pair)]
+        if turns:
+            rows.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    more = folder / "exercises.jsonl"
+    more.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [file, more]
 
 
 def _check(rollouts: Any) -> None:

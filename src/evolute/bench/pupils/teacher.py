@@ -87,8 +87,8 @@ async def lessons(
     path: Path,
     seed: int,
 ) -> list[Rollout]:
-    """One trajectory of each problem, by the agents in turn, in their order in `path` as `train sft`
-    reads it. Readers see a whole file or none."""
+    """One trajectory of each problem, by the agents in turn; in their order in `path`, as `train
+    sft` reads it. Readers see a whole file or none."""
     limits = DispatchConfig(schedule="bounded", max_run=AT_ONCE)
     async with Dispatcher(limits) as dispatcher:
 

@@ -1,38 +1,49 @@
-"""Worlds that a pupil is taught to act in, badly: what its teacher does, and what its vocabulary is.
+"""Worlds that a pupil is taught to act in, badly: what its teacher does, what its vocabulary is.
 
-WORLDS[name] -> World(script, phrases, turns)
+WORLDS[name] -> World(script, phrases, turns, exercises)
 
 A script knows the right way and takes it now and then. What it does wrong else is what agents do
 wrong: it answers before it looked, it looks and does not mind what it saw, it forgets. No script
-makes a call that its tool refuses, so what is left to learn is when to do what.
+makes a call that its tool refuses, so what is left to learn is when to do what. Where a pupil has
+to find a fact in a text, it is taught to read by exercises: a text and questions to all its facts.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from evolute.bench.pupils.pupil import opened
+from evolute.bench.pupils.pupil import opened, written
 from evolute.bench.pupils.teacher import Call, Script
+from evolute.envs.code.list_operations import OPERATIONS
 from evolute.envs.memory.document import FILLER, LINKS
+from evolute.envs.repair.repository import MODULES, NOUNS, PACKAGES, VERBS
+from evolute.envs.sandbox.session import FOLDER
 from evolute.envs.search import corpus
+from evolute.envs.search.task import case_of
 from evolute.envs.sql.domains import DOMAINS, SPELLINGS
 from evolute.envs.sql.task import SPELT
 from evolute.types import Problem
 
 Calls = Generator[Call, str, None]
+Talk = list[tuple[str, str]]  # questions and answers; the first question has the text
+Exercise = Callable[[Any, Sequence[Problem], random.Random], Talk]
+TOLD_OF = 3  # problems an exercise may use
 LAST = "last turn"  # in what an agent is told before it
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`turns` are the agent's in the lessons, one after the other."""
+    """`turns` are the agent's in the lessons, one after the other; an exercise is questions and
+    answers about a few problems of the task."""
 
     script: Script
     phrases: tuple[str, ...]
     turns: tuple[int, ...]
+    exercise: Exercise | None = None
 
 
 # -- SQL: which of four spellings has this database? ---------------------------------------------
@@ -72,7 +83,8 @@ def found_rows(told: str) -> bool:
 
 
 def _sql_phrases() -> Iterable[str]:
-    yield from (opened("sql", "query"), opened("finish", "answer"), SPELT + "\n", "name", "id")
+    yield from (opened("sql", "query"), opened("finish", "answer"), "sql", "finish", "name", "id")
+    yield SPELT + "\n"
     yield from ("Answer a question to a SQLite database by one SQL query.\n", "Question: ")
     yield from ("How many ", " have the ", "What are the names of all ", " with the ", "?\n")
     yield from ("What is the ", "average", "total", "greatest", "least", " of the ")
@@ -84,7 +96,7 @@ def _sql_phrases() -> Iterable[str]:
         for table in (domain.parent, domain.child):
             yield from (table.name, *table.numbers, *table.kinds)
             for words in table.kinds.values():
-                yield from (spell(word) for word in words for spell in (str, *SPELLINGS))
+                yield from words
 
 
 # -- a document in parts: what is not written down is lost ---------------------------------------
@@ -105,11 +117,28 @@ def memory(problem: Problem, source: random.Random, told: str) -> Calls:
         told = yield ("next_with_summary", {"summary": noted})
 
 
+def read_document(task: Any, problems: Sequence[Problem], source: random.Random) -> Talk:
+    """Parts of several documents, and who owns which key."""
+    parts = [problem.messages[0]["content"].split("\n\n")[1] for problem in problems]
+    text = " ".join(part.partition(":\n")[2] for part in parts)
+    facts = re.findall(r"(\w+) owns the (\w+) key\.", text)
+    source.shuffle(facts)
+    asked = "What is the name of the key that {} owns? Answer with the name alone."
+    talk = [(asked.format(owner), key) for owner, key in facts]
+    head = f"Document, part 1 of 2:\n{text}\n\n"
+    return [(head + talk[0][0], talk[0][1]), *talk[1:]] if talk else []
+
+
 def _memory_phrases() -> Iterable[str]:
     yield from (opened("next_with_summary", "summary"), opened("finish", "answer"))
     yield from ("next_with_summary", "finish", "unknown", NOTHING, "Your memory:\n", "\n\n")
     yield from ("What is the name of ", "? Answer with the name alone.\n\n", "Document, part ")
-    yield from (" of ", ":\n", "This is the last part: call finish with the answer.")
+    yield from (
+        " of ",
+        ":\n",
+        "? Answer with the name alone.",
+        "This is the last part: call finish with the answer.",
+    )
     yield "Call next_with_summary to go on."
     yield from _pieces(form for link in LINKS for form in link)
     yield from _pieces(FILLER)
@@ -143,6 +172,20 @@ def asked(problem: Problem) -> tuple[corpus.Relation, str]:
     raise AssertionError(f"{question!r} is no question of one hop")
 
 
+def read_page(task: Any, problems: Sequence[Problem], source: random.Random) -> Talk:
+    """A page of a problem's corpus, and what it tells."""
+    case = case_of(task.name, problems[0], task.shape)
+    page = source.choice(case.corpus.pages)
+    kind = case.corpus.kinds[page.title]
+    relations = [one for one in corpus.RELATIONS if one.kind == kind]
+    source.shuffle(relations)
+    talk = [
+        (f"What is {one.phrase.format(x=page.title)}?", case.corpus.facts[page.title, one.name])
+        for one in relations
+    ]
+    return [(f"1. {page.title}\n{page.text}\n{talk[0][0]}", talk[0][1]), *talk[1:]]
+
+
 def _search_phrases() -> Iterable[str]:
     yield from (opened("search", "query"), opened("finish", "answer"), "unknown", "search")
     yield from ("What is ", "?\nSearch: what is needed lies on one page. Hand in the answer with ")
@@ -153,18 +196,91 @@ def _search_phrases() -> Iterable[str]:
     yield from _pieces(corpus.FILLER.values())
 
 
+# -- a repository of one function: look, mend, hand in -------------------------------------------
+
+GIVES_UP, BOTCHES = 0.35, 0.3  # hands in without an edit; mends it in another wrong way
+
+
+def repair(problem: Problem, source: random.Random, told: str) -> Calls:
+    """View the file, write what the docstring says, finish."""
+    path = re.search(r"The function is in (\S+),", told)
+    assert path is not None, "the issue does not say where the function is"
+    how = source.random()
+    seen = yield ("editor", {"command": "view", "path": path[1]})
+    code = re.findall(r"^ *\d+\t(    xs = .+)$", seen, re.MULTILINE)
+    said = re.search(r'"""(.+)\."""', seen.partition("def ")[2])
+    if how >= GIVES_UP and said is not None:
+        steps = [_step(one) for one in said[1].split("; then ")]
+        if how < GIVES_UP + BOTCHES:
+            steps[source.randrange(len(steps))] = source.choice(sorted(OPERATIONS))
+        right = [f"    xs = {OPERATIONS[step].expression}" for step in steps]
+        if right != code:
+            edit = {"old_str": "\n".join(code), "new_str": "\n".join(right)}
+            yield ("editor", {"command": "str_replace", "path": path[1], **edit})
+    yield ("finish", {})
+
+
+def _step(said: str) -> str:
+    """The operation that a docstring names."""
+    return next(n for n, one in OPERATIONS.items() if one.phrase == said[0].lower() + said[1:])
+
+
+def _repair_phrases() -> Iterable[str]:
+    view = written("editor", {"command": "view", "path": "P"})
+    edit = written(
+        "editor", {"command": "str_replace", "path": "P", "old_str": "O", "new_str": "N"}
+    )
+    yield view.partition('P"')[0]
+    yield from re.split(r"(?<=\")[PON](?=\")", edit)[:-1]
+    yield from (written("finish", {}), "editor", "finish", ".py is edited:\n", ".py")
+    yield from (
+        "The Python package `",
+        "` in ",
+        FOLDER,
+        " has a bug. `",
+        "(",
+        "[",
+        "]",
+        ")` gives ",
+    )
+    yield from ("; by its docstring it should give ", ".\nThe function is in ", "xs", ", ")
+    yield ", and the mistake is in it.\n"
+    yield "Mend the function so that it does what its docstring says, then call finish."
+    yield from ('"""Functions on ', ': lists of whole numbers in, lists out."""\n', "def ")
+    yield from (
+        "(xs):\n",
+        '    """',
+        '."""\n',
+        "; then ",
+        "    xs = ",
+        "\\n    xs = ",
+        "    return xs",
+    )
+    yield from (f"     {number}\t" for number in range(1, 10))
+    yield from (*PACKAGES, *MODULES, *(f"{verb}_" for verb in VERBS), *NOUNS)
+    for one in OPERATIONS.values():
+        yield from (one.phrase, one.phrase[0].upper() + one.phrase[1:], one.expression)
+        yield from ([one.mistake] if one.mistake else [])
+
+
 def _pieces(forms: Iterable[str]) -> Iterable[str]:
     """What stands between the blanks of sentences."""
     for form in forms:
         yield from (piece for piece in re.split(r"\{\w\}", form) if len(piece) > 2)
 
 
-def _world(script: Script, phrases: Iterable[str], turns: Sequence[int]) -> World:
-    return World(script, tuple(dict.fromkeys(phrases)), tuple(turns))
+def _world(
+    script: Script,
+    phrases: Iterable[str],
+    turns: Sequence[int],
+    exercise: Exercise | None = None,
+) -> World:
+    return World(script, tuple(dict.fromkeys(phrases)), tuple(turns), exercise)
 
 
 WORLDS = {
     "sql": _world(sql, _sql_phrases(), (1, 3, 5, 5)),
-    "memory": _world(memory, _memory_phrases(), (4,)),
-    "search": _world(search, _search_phrases(), (4,)),
+    "memory": _world(memory, _memory_phrases(), (4,), read_document),
+    "search": _world(search, _search_phrases(), (4,), read_page),
+    "repair": _world(repair, _repair_phrases(), (5,)),
 }

@@ -1,6 +1,6 @@
 """A long document with a few facts in much else, and a question that needs them.
 
-    draw_document(source, parts, lines, hops, split) -> Document
+    draw_document(source, parts, lines, hops, split, names) -> Document
 
 The facts are links of a chain, in any order over the parts: who has a key, in which box it lies, in
 which room the box stands. The other lines tell of other people, keys, boxes and rooms.
@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
-from evolute.envs.madewords import made_word
+from evolute.envs.madewords import NAMES, made_word
 
 LINKS = (
     ("{x} owns the {y} key.", "the key that {x} owns"),
@@ -38,13 +38,15 @@ class Document:
     facts: tuple[tuple[int, str], ...]
 
 
-def draw_document(source: random.Random, parts: int, lines: int, hops: int, split: str) -> Document:
+def draw_document(
+    source: random.Random, parts: int, lines: int, hops: int, split: str, names: str = "long"
+) -> Document:
     """`parts` of `lines` lines each; `hops` 1 to 4 facts are needed."""
     taken: set[str] = set()
 
     def name() -> str:
         while True:
-            word = made_word(source, 2, 4)
+            word = made_word(source, *NAMES[names])
             if split_of(f"name {word}") == split and word not in taken:
                 taken.add(word)
                 return word

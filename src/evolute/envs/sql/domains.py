@@ -53,12 +53,7 @@ class Domain:
         return f"CREATE TABLE {table.name} ({', '.join(columns)})"
 
 
-def shortened(word: str) -> str:
-    """`north` is `nor.`; the words of one column stay different."""
-    return f"{word[:3].lower()}."
-
-
-SPELLINGS: tuple[Spelling, ...] = (str.lower, str.capitalize, str.upper, shortened)
+SPELLINGS: tuple[Spelling, ...] = ("{}".format, "#{}".format, "[{}]".format, "{}.".format)
 COLOURS = ("red", "green", "blue", "white")
 REGIONS = ("north", "south", "east", "west")
 _T = partial(Table)

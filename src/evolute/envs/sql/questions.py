@@ -2,8 +2,9 @@
 
     draw_question(source, domain, names, level) -> Question
 
-Level 0: one table and a word. 1: one table and a filter. 2: aggregates, groups, orders. 3: both tables, subqueries. The text
-says what comes back and, where that matters, in which order, so that one result is right.
+Level 0: one table and a word. 1: one table and a filter. 2: aggregates, groups, orders. 3: both
+tables, subqueries. The text says what comes back and, where that matters, in which order, so that
+one result is right.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
+from evolute.envs.blocking import run_blocking
 from evolute.envs.puzzles.task import Options, between, choice, read_options
 from evolute.envs.sql.domains import DOMAINS, SPELLINGS, Domain, draw_names, script_of
 from evolute.envs.sql.execute import Database, QueryRefused
@@ -37,7 +38,8 @@ DEFAULTS: Options = {
     "queries": 6,
 }
 MAX_ROWS = 5000
-SPELT = "The rows spell their words in one of these ways: north, North, NORTH, nor."
+SPELT = "The rows spell all words in one of these ways: north, #north, [north], north."
+JUDGE_S = 35.0  # of one query: its own limit, and the machine's
 TRIES = 4000  # databases drawn without one that fits
 
 
@@ -137,11 +139,20 @@ def shape_of(family: str, options: Options) -> Shape:
 
 
 async def judge(databases: Sequence[Database], gold: str, query: str) -> tuple[bool, bool]:
-    """Does the query run, and does it give the gold query's rows on each database?"""
+    """Does the query run, and does it give the gold query's rows on each database? All of it in
+    one thread: a busy machine starts few."""
+    seconds = JUDGE_S * 2 * len(databases)
+    found: tuple[bool, bool] = await run_blocking(
+        _judged, databases, gold, query, timeout_s=seconds
+    )
+    return found
+
+
+def _judged(databases: Sequence[Database], gold: str, query: str) -> tuple[bool, bool]:
     for database in databases:
-        right = await database.ask(gold, max_rows=MAX_ROWS)
+        right = database.query(gold, max_rows=MAX_ROWS)
         try:
-            given = await database.ask(unfenced(query), max_rows=MAX_ROWS)
+            given = database.query(unfenced(query), max_rows=MAX_ROWS)
         except QueryRefused:
             return False, False
         if given.is_cut or not same_rows(given.rows, right.rows, ordered=is_ordered(gold)):
