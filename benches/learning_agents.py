@@ -115,7 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--pupil", type=int, default=0, help="seed of the pupil")
-    parser.add_argument("--lessons", type=int, default=3200)
+    parser.add_argument("--lessons", type=int, default=1600)
     parser.add_argument("--epochs", type=int, default=4, help="passes over the lessons")
     parser.add_argument("--count", type=int, default=200, help="held-out problems")
     parser.add_argument("--train-turns", type=int, nargs="*", help="default: the recipe's")

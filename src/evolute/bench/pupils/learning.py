@@ -40,13 +40,13 @@ ENGINE = EngineConfig(page_size=4, precision="float32", num_threads=1)
 class Sizes:
     """The pupil and its lessons."""
 
-    lessons: int = 3_200
-    exercises: int = 3_200  # in worlds that have some
-    epochs: int = 2
-    batch: int = 32
+    lessons: int = 1_600
+    exercises: int = 1_600  # in worlds that have some
+    epochs: int = 4
+    batch: int = 8
     lr: float = 2e-3
     width: int = 128
-    num_layers: int = 4
+    num_layers: int = 3
 
 
 def taught(
@@ -57,11 +57,12 @@ def taught(
     seed: int,
     on_step: Callable[[SftReport], None] | None = None,
 ) -> Path:
-    """An untrained model in `folder/untaught`, its lessons, and what it is after them."""
+    """An untrained model in `folder/untaught`, its lessons, and what it is after them. Raises
+    ConfigError for a folder of a pupil that was taught otherwise, or has another vocabulary."""
+    _claim(folder, world, train, sizes, seed)
     done = folder / "warm" / "model"
     if done.exists():
         return done
-    folder.mkdir(parents=True, exist_ok=True)
     model = tool_pupil(seed, world.phrases, sizes.width, sizes.num_layers)
     if not (folder / "untaught").exists():
         export_model(model, folder / "untaught")
@@ -134,6 +135,27 @@ def figures(before: Mapping[str, bool], after: Mapping[str, bool]) -> dict[str, 
 
 
 # -- internals ---------------------------------------------------------------
+
+
+def _claim(folder: Path, world: World, train: TrainConfig, sizes: Sizes, seed: int) -> None:
+    """Lessons are token ids: with another vocabulary they would teach something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "task": train.task,
+        "agent": asdict(train.agent),
+        "sizes": asdict(sizes),
+        "seed": seed,
+        "turns": world.turns,
+        "phrases": world.phrases,
+    }
+    file, text = folder / "pupil.json", json.dumps(asked, indent=1)
+    if not file.exists():
+        file.write_text(text)
+    elif file.read_text() != text:
+        raise ConfigError(
+            f"{folder} holds a pupil that was taught otherwise (see pupil.json there); take "
+            "another --run-dir, or the same settings."
+        )
 
 
 def _examples(

@@ -117,18 +117,6 @@ def memory(problem: Problem, source: random.Random, told: str) -> Calls:
         told = yield ("next_with_summary", {"summary": noted})
 
 
-def read_document(task: Any, problems: Sequence[Problem], source: random.Random) -> Talk:
-    """Parts of several documents, and who owns which key."""
-    parts = [problem.messages[0]["content"].split("\n\n")[1] for problem in problems]
-    text = " ".join(part.partition(":\n")[2] for part in parts)
-    facts = re.findall(r"(\w+) owns the (\w+) key\.", text)
-    source.shuffle(facts)
-    asked = "What is the name of the key that {} owns? Answer with the name alone."
-    talk = [(asked.format(owner), key) for owner, key in facts]
-    head = f"Document, part 1 of 2:\n{text}\n\n"
-    return [(head + talk[0][0], talk[0][1]), *talk[1:]] if talk else []
-
-
 def _memory_phrases() -> Iterable[str]:
     yield from (opened("next_with_summary", "summary"), opened("finish", "answer"))
     yield from ("next_with_summary", "finish", "unknown", NOTHING, "Your memory:\n", "\n\n")
@@ -280,7 +268,7 @@ def _world(
 
 WORLDS = {
     "sql": _world(sql, _sql_phrases(), (1, 3, 5, 5)),
-    "memory": _world(memory, _memory_phrases(), (4,), read_document),
+    "memory": _world(memory, _memory_phrases(), (4,)),
     "search": _world(search, _search_phrases(), (4,), read_page),
     "repair": _world(repair, _repair_phrases(), (5,)),
 }

@@ -39,9 +39,17 @@ class Document:
 
 
 def draw_document(
-    source: random.Random, parts: int, lines: int, hops: int, split: str, names: str = "long"
+    source: random.Random,
+    parts: int,
+    lines: int,
+    hops: int,
+    split: str,
+    names: str = "long",
+    *,
+    decoys: bool = True,
 ) -> Document:
-    """`parts` of `lines` lines each; `hops` 1 to 4 facts are needed."""
+    """`parts` of `lines` lines each; `hops` 1 to 4 facts are needed. Without `decoys` all other
+    lines are filler."""
     taken: set[str] = set()
 
     def name() -> str:
@@ -59,7 +67,7 @@ def draw_document(
         told.get(slot)
         or (
             source.choice(FILLER).format(x=name())
-            if source.random() < 0.5
+            if source.random() < 0.5 or not decoys
             else source.choice(LINKS[:hops])[0].format(x=name(), y=name())
         )
         for slot in range(parts * lines)

@@ -1,10 +1,11 @@
 """Answer a question about a document that is read in parts, with a memory that one writes oneself.
 
-    memory_task("memory-qa?parts=4&lines=12&hops=2&names=long")     a ToolTask
+    memory_task("memory-qa?parts=4&lines=12&hops=2&names=long&decoys=yes")     a ToolTask
 
 Each call of `next_with_summary` clears the talk, so a rollout has as many training samples as parts
 were read. The answer counts by exact match. Names are `long`, or `short`: two syllables, for models
-that read syllables.
+that read syllables. Without `decoys` no line tells a fact of the kind that is asked for but those
+that are needed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from evolute.envs.tools.worlds import Call, Lifetime
 from evolute.types import ConfigError, Message, Problem
 
 FAMILY = "memory-qa"
-DEFAULTS: Options = {"parts": 4, "lines": 12, "hops": 2, "names": "long"}
+DEFAULTS: Options = {"parts": 4, "lines": 12, "hops": 2, "names": "long", "decoys": "yes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class MemoryTask:
     lines: int
     hops: int
     names: str
+    decoys: bool
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """As many as are asked for, the same for the same seed."""
@@ -81,7 +83,8 @@ class MemoryTask:
                 return document
 
     def _drawn(self, source: random.Random, split: str) -> Document:
-        return draw_document(source, self.parts, self.lines, self.hops, split, self.names)
+        shape = (self.parts, self.lines, self.hops)
+        return draw_document(source, *shape, split, self.names, decoys=self.decoys)
 
     def _ask(self, document: Document) -> str:
         return f"{document.question} Answer with the name alone."
@@ -119,4 +122,5 @@ def memory_task(name: str) -> MemoryTask:
             f"task {name!r} may need {needed} short names; there are {MAX_SHORT}. Take fewer parts "
             "or lines, or names=long."
         )
-    return MemoryTask(name, parts, lines, hops, names)
+    decoys = choice(FAMILY, options, "decoys", ("yes", "no")) == "yes"
+    return MemoryTask(name, parts, lines, hops, names, decoys)

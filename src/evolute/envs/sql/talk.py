@@ -27,6 +27,7 @@ DEFAULTS: Options = {
     "rows": 12,
     "schema": "shown",
     "spelling": "fixed",
+    "domains": 10,
     "turns": 5,
     "think": "no",
 }

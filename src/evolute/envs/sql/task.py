@@ -1,9 +1,10 @@
 """Answer questions to a database by a query: through tools, in several turns.
 
-    sql_task("sql?level=1-3&rows=12&schema=shown&spelling=fixed&queries=6")     a ToolTask
+    sql_task("sql?level=1-3&rows=12&schema=shown&spelling=fixed&domains=10&queries=6")   a ToolTask
 
 `level` is how hard, 0 to 3; `schema` what the question shows of the tables: shown (all of it),
-names or hidden; `queries` how many may be tried before the answer. With `spelling=drawn` the rows
+names or hidden; `domains` what the databases are about, of ten; `queries` how many may be tried
+before the answer. With `spelling=drawn` the rows
 spell words in one of four ways that only the database itself tells (`domains.SPELLINGS`), so a
 query is right at once one time in four: more turns are worth more. The answer is a query: it must
 give the right rows on the database and on a second filling of it, so no constant passes. Rows count
@@ -35,6 +36,7 @@ DEFAULTS: Options = {
     "rows": 12,
     "schema": "shown",
     "spelling": "fixed",
+    "domains": len(DOMAINS),
     "queries": 6,
 }
 MAX_ROWS = 5000
@@ -50,6 +52,7 @@ class Shape:
     schema: str
     queries: int
     spelling: str = "fixed"
+    domains: int = len(DOMAINS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ def shape_of(family: str, options: Options) -> Shape:
         choice(family, options, "schema", ("shown", "names", "hidden")),
         between(family, options, "queries", 0, 50),
         choice(family, options, "spelling", ("fixed", "drawn")),
+        between(family, options, "domains", 1, len(DOMAINS)),
     )
 
 
@@ -206,7 +210,7 @@ def case_of(name: str, problem: Problem, shape: Shape) -> Case:
 def draw_case(key: str, shape: Shape) -> Case | None:
     """None when the drawn question belongs to the other split, or its answer is empty."""
     source = random.Random(key)
-    domain = DOMAINS[source.choice(sorted(DOMAINS))]
+    domain = DOMAINS[source.choice(sorted(DOMAINS)[: shape.domains])]
     names = draw_names(source, shape.rows)
     stored, level = domain, source.randint(*shape.levels)
     before = source.getstate()
