@@ -53,7 +53,7 @@ def main() -> None:
     found = read_records(place / "results.jsonl")
     named = BenchResult("learning_agents", dataclasses.asdict(train), {}, len(found), {})
     print(json.dumps({"machine": named.machine, "commit": named.commit, "config": named.config,
-                      "gains": _gains(found), "runs": found}))  # fmt: skip
+                      "gains": _over_seeds(found), "runs": found}))  # fmt: skip
 
 
 async def _seed(place: Path, pupil: Path, train: TrainConfig, options: Any) -> None:
@@ -62,19 +62,14 @@ async def _seed(place: Path, pupil: Path, train: TrainConfig, options: Any) -> N
     key = {"world": options.world, "seed": train.seed, "train_turns": trained_at}
     if any(key.items() <= record.items() for record in read_records(results)):
         return
-    folder, started = place / f"turns-{trained_at}" / f"seed-{train.seed}", time.perf_counter()
+    folder = place / f"turns-{trained_at}" / f"seed-{train.seed}"
+    before = await _evaluate(place / "pupil", pupil, train, options)
+    started = time.perf_counter()
     model = await learn(folder / "rl", pupil, train, _say(f"seed {train.seed}"))
     record: dict[str, Any] = {**key, "training_s": time.perf_counter() - started}
-    for turns in options.turns or [trained_at]:
-        for name, temperature in TEMPERATURES.items():
-            how = {"turns": turns, "temperature": temperature}
-            base, was = await evaluated(
-                place / "pupil" / f"at-{turns}-{name}", pupil, train, options.count, **how
-            )
-            right, means = await evaluated(
-                folder / f"at-{turns}-{name}", model, train, options.count, **how
-            )
-            record[f"{name}/{turns}"] = figures(base, right) | {"before": was, "after": means}
+    for name, (right, means) in (await _evaluate(folder, model, train, options)).items():
+        base, was = before[name]
+        record[name] = figures(base, right) | {"was": was, "is": means}
     steps = [r for r in read_records(folder / "rl" / "metrics.jsonl") if "update_s" in r]
     record["accuracy_by_step"] = [round(s["accuracy_mean"], 3) for s in steps]
     record["logprob_abs_diff_mean_max"] = max(s["logprob_abs_diff_mean"] for s in steps)
@@ -84,7 +79,20 @@ async def _seed(place: Path, pupil: Path, train: TrainConfig, options: Any) -> N
     print(json.dumps(short), file=sys.stderr, flush=True)
 
 
-def _gains(found: list[dict[str, Any]]) -> dict[str, Any]:
+async def _evaluate(folder: Path, model: Path, train: TrainConfig, options: Any) -> dict[str, Any]:
+    """Right or wrong and means, by way and turns; greedily at the turns of training alone."""
+    found: dict[str, Any] = {}
+    for turns in options.turns or [train.agent.max_turns]:
+        for name, temperature in TEMPERATURES.items():
+            if name == "sampled" or turns == train.agent.max_turns:
+                place = folder / f"at-{turns}-{name}"
+                found[f"{name}/{turns}"] = await evaluated(
+                    place, model, train, options.count, turns=turns, temperature=temperature
+                )
+    return found
+
+
+def _over_seeds(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Over the seeds, by turns of training, and way and turns of evaluation."""
     gains: dict[str, list[float]] = {}
     for record in found:

@@ -3,21 +3,33 @@
 import asyncio
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from evolute.agents import AgentConfig
-from evolute.bench.pupils import WORLDS, Teacher, tool_pupil
+from evolute.bench.pupils import (
+    WORLDS,
+    Sizes,
+    Teacher,
+    evaluated,
+    figures,
+    learn,
+    taught,
+    tool_pupil,
+)
 from evolute.bench.pupils.pupil import written
 from evolute.bench.pupils.teacher import lessons
 from evolute.bench.pupils.worlds import found_rows, spelt_queries
 from evolute.envs.tools.registry import make_tool_task
+from evolute.models import load_model
+from evolute.train import TrainConfig
 from evolute.train.sft import read
-from evolute.types import BackendError, GenerateRequest, SamplingParams
+from evolute.types import BackendError, ConfigError, GenerateRequest, SamplingParams
 
 TASKS = {
     "sql": "sql?level=0&schema=hidden&spelling=drawn&domains=2&rows=4&queries=6",
-    "memory": "memory-qa?parts=2&lines=4&hops=1&names=short&decoys=no",
+    "memory": "memory-qa?parts=2&lines=4&hops=1&names=short&decoys=no&answers=colours",
     "search": "search-qa?hops=1&docs=10&browser=no&results=1&names=short",
 }
 
@@ -110,3 +122,56 @@ def test_lessons_are_written_as_json_lines(tmp_path):
     rollouts, _ = played("search", tmp_path / "lessons.jsonl", count=5)
     rows = [json.loads(line) for line in (tmp_path / "lessons.jsonl").read_text().splitlines()]
     assert [row["problem_id"] for row in rows] == [r.problem_id for r in rollouts]
+
+
+SMALL = Sizes(lessons=8, exercises=4, epochs=1, width=32, num_layers=1)
+
+
+def test_a_pupil_is_taught_once_and_its_folder_is_its_own(tmp_path):
+    train = TrainConfig(task=TASKS["search"], method="full", agent=AgentConfig(max_turns=3))
+    steps = []
+    path = taught(tmp_path, WORLDS["search"], train, SMALL, 0, steps.append)
+    assert [report.step for report in steps] == [0, 1]
+    again = taught(tmp_path, WORLDS["search"], train, SMALL, 0, steps.append)
+    assert again == path and len(steps) == 2, "it was taught twice"
+    known = load_model(str(path)).tokenizer
+    lesson = read(tmp_path / "lessons.jsonl", known, "assistant")[0]
+    assert "Hand in the answer" in known.decode(lesson.prompt_ids)
+    for other in (replace(WORLDS["search"], phrases=("a",)), replace(WORLDS["search"], turns=(2,))):
+        with pytest.raises(ConfigError, match="taught otherwise"):
+            taught(tmp_path, other, train, SMALL, 0)
+
+
+def test_the_gain_is_paired():
+    before = {str(k): k < 10 for k in range(40)}
+    found = figures(before, {str(k): k < 30 for k in range(40)})
+    assert found["n"] == 40
+    assert found["gain"]["mean"] == pytest.approx(0.5)
+    assert 0 < found["gain"]["low"] < 0.5 < found["gain"]["high"]
+    assert found["before"]["mean"] == 0.25 and found["after"]["mean"] == 0.75
+
+
+@pytest.mark.slow
+def test_a_pupil_is_trained_and_evaluated_and_goes_on(tmp_path):
+    train = TrainConfig(
+        task=TASKS["search"],
+        method="full",
+        steps=2,
+        prompts_per_step=2,
+        samples_per_prompt=2,
+        agent=AgentConfig(max_turns=2, max_new_tokens=24),
+    )
+    pupil = taught(tmp_path / "pupil", WORLDS["search"], train, SMALL, 0)
+    done = []
+    model = asyncio.run(learn(tmp_path / "rl", pupil, train, done.append))
+    assert [report.step for report in done] == [0, 1]
+    assert asyncio.run(learn(tmp_path / "rl", pupil, train, done.append)) == model
+    assert len(done) == 2
+    right, means = asyncio.run(evaluated(tmp_path / "at", model, train, 6, turns=2))
+    assert len(right) == 6 and means["turns"] <= 2
+    assert asyncio.run(evaluated(tmp_path / "at", model, train, 6, turns=2))[0] == right
+
+
+def test_adapters_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="full"):
+        asyncio.run(learn(tmp_path, tmp_path, TrainConfig(model="tiny")))

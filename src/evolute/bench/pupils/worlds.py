@@ -19,7 +19,7 @@ from typing import Any
 from evolute.bench.pupils.pupil import opened, written
 from evolute.bench.pupils.teacher import Call, Script
 from evolute.envs.code.list_operations import OPERATIONS
-from evolute.envs.memory.document import FILLER, LINKS
+from evolute.envs.memory.document import COLOURS, FILLER, LINKS
 from evolute.envs.repair.repository import MODULES, NOUNS, PACKAGES, VERBS
 from evolute.envs.sandbox.session import FOLDER
 from evolute.envs.search import corpus
@@ -106,14 +106,15 @@ NOTHING = "Nothing yet."
 
 
 def memory(problem: Problem, source: random.Random, told: str) -> Calls:
-    """The fact that is asked for, copied into the memory where it is met."""
+    """What is asked for, written into the memory where it is met."""
     owner = problem.messages[0]["content"].partition("that ")[2].partition(" owns")[0]
     while True:
         fact = re.search(rf"{owner} owns the (\w+) key\.", told)
+        known = fact or re.search(r"Your memory:\n(\w+)\n", told)
         is_last = "call finish" in told
         if is_last or source.random() < EARLY:
-            yield ("finish", {"answer": fact[1] if fact else "unknown"})
-        noted = fact[0] if fact and source.random() >= FORGETS else NOTHING
+            yield ("finish", {"answer": known[1] if known else "unknown"})
+        noted = known[1] if known and source.random() >= FORGETS else NOTHING
         told = yield ("next_with_summary", {"summary": noted})
 
 
@@ -128,6 +129,7 @@ def _memory_phrases() -> Iterable[str]:
         "This is the last part: call finish with the answer.",
     )
     yield "Call next_with_summary to go on."
+    yield from COLOURS
     yield from _pieces(form for link in LINKS for form in link)
     yield from _pieces(FILLER)
 

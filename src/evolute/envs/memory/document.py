@@ -20,6 +20,7 @@ LINKS = (
     ("The {x} box stands in the {y} room.", "the room where {x} stands"),
     ("The {x} room belongs to the {y} house.", "the house that {x} belongs to"),
 )
+COLOURS = ("Red", "Green", "Blue", "White", "Black", "Brown", "Grey", "Pink")
 FILLER = (
     "{x} went to the market and came back late.",
     "Nobody saw {x} on that day.",
@@ -47,9 +48,10 @@ def draw_document(
     names: str = "long",
     *,
     decoys: bool = True,
+    answers: str = "names",
 ) -> Document:
     """`parts` of `lines` lines each; `hops` 1 to 4 facts are needed. Without `decoys` all other
-    lines are filler."""
+    lines are filler. `answers` are made-up names, or colours: words that every model knows."""
     taken: set[str] = set()
 
     def name() -> str:
@@ -59,7 +61,15 @@ def draw_document(
                 taken.add(word)
                 return word
 
-    chain = [name() for _ in range(hops + 1)]
+    def last() -> str:
+        return source.choice(COLOURS) if answers == "colours" else name()
+
+    def decoy() -> str:
+        link = source.choice(LINKS[:hops])
+        x = name()
+        return link[0].format(x=x, y=last() if link is LINKS[hops - 1] else name())
+
+    chain = [*(name() for _ in range(hops)), last()]
     facts = [LINKS[k][0].format(x=chain[k], y=chain[k + 1]) for k in range(hops)]
     slots = source.sample(range(parts * lines), hops)
     told = dict(zip(slots, facts))
@@ -68,7 +78,7 @@ def draw_document(
         or (
             source.choice(FILLER).format(x=name())
             if source.random() < 0.5 or not decoys
-            else source.choice(LINKS[:hops])[0].format(x=name(), y=name())
+            else decoy()
         )
         for slot in range(parts * lines)
     ]

@@ -1,11 +1,11 @@
 """Answer a question about a document that is read in parts, with a memory that one writes oneself.
 
-    memory_task("memory-qa?parts=4&lines=12&hops=2&names=long&decoys=yes")     a ToolTask
+    memory_task("memory-qa?parts=4&lines=12&hops=2&names=long&decoys=yes&answers=names")
 
 Each call of `next_with_summary` clears the talk, so a rollout has as many training samples as parts
 were read. The answer counts by exact match. Names are `long`, or `short`: two syllables, for models
 that read syllables. Without `decoys` no line tells a fact of the kind that is asked for but those
-that are needed.
+that are needed. `answers` may be `colours`, of which there are eight.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from evolute.envs.tools.worlds import Call, Lifetime
 from evolute.types import ConfigError, Message, Problem
 
 FAMILY = "memory-qa"
-DEFAULTS: Options = {"parts": 4, "lines": 12, "hops": 2, "names": "long", "decoys": "yes"}
+DEFAULTS: Options = {
+    "parts": 4,
+    "lines": 12,
+    "hops": 2,
+    "names": "long",
+    "decoys": "yes",
+    "answers": "names",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class MemoryTask:
     hops: int
     names: str
     decoys: bool
+    answers: str
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """As many as are asked for, the same for the same seed."""
@@ -84,7 +92,8 @@ class MemoryTask:
 
     def _drawn(self, source: random.Random, split: str) -> Document:
         shape = (self.parts, self.lines, self.hops)
-        return draw_document(source, *shape, split, self.names, decoys=self.decoys)
+        how = {"decoys": self.decoys, "answers": self.answers}
+        return draw_document(source, *shape, split, self.names, **how)
 
     def _ask(self, document: Document) -> str:
         return f"{document.question} Answer with the name alone."
@@ -123,4 +132,5 @@ def memory_task(name: str) -> MemoryTask:
             "or lines, or names=long."
         )
     decoys = choice(FAMILY, options, "decoys", ("yes", "no")) == "yes"
-    return MemoryTask(name, parts, lines, hops, names, decoys)
+    answers = choice(FAMILY, options, "answers", ("names", "colours"))
+    return MemoryTask(name, parts, lines, hops, names, decoys, answers)
