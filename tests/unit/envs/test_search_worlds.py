@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evolute.envs import make_task, validate
 from evolute.envs.madewords import SYLLABLES
-from evolute.envs.memory.document import draw_document
+from evolute.envs.memory.document import COLOURS, draw_document
 from evolute.envs.search import Page, is_same_answer, plain_answer
 from evolute.envs.search.corpus import FIRST, draw_corpus, draw_question
 from evolute.envs.step import read_step
@@ -205,3 +205,20 @@ def test_short_names_have_two_syllables(split):
 def test_more_short_names_than_there_are_are_refused(name):
     with pytest.raises(ConfigError, match="names"):
         make_tool_task(name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_decoys_one_line_tells_of_a_key(seed):
+    document = draw_document(
+        random.Random(seed), 2, 4, 1, "train", "short", decoys=False, answers="colours"
+    )
+    told = re.findall(r"\w+ owns the (\w+) key", " ".join(document.parts))
+    assert told == [document.answer] and document.answer in COLOURS
+
+
+def test_colours_are_the_last_of_a_chain_and_of_its_decoys():
+    document = draw_document(random.Random(3), 3, 12, 2, "train", answers="colours")
+    text = " ".join(document.parts)
+    assert document.answer in COLOURS
+    assert set(re.findall(r"opens the (\w+) box", text)) <= set(COLOURS)
+    assert not set(re.findall(r"owns the (\w+) key", text)) & set(COLOURS)

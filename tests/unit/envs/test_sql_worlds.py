@@ -214,3 +214,13 @@ def test_the_spelling_changes_no_question():
         return {p.id for p in make_tool_task(name).problems("heldout", 40)}
 
     assert len(asked("sql?level=1") & asked("sql?level=1&spelling=drawn")) > 30
+
+
+def test_domains_limit_what_databases_are_about():
+    from evolute.envs.sql.domains import DOMAINS
+
+    first = DOMAINS[sorted(DOMAINS)[0]]
+    for problem in make_tool_task("sql?level=0&domains=1").problems("train", 20):
+        assert re.search(rf"FROM ({first.parent.name}|{first.child.name}) ", problem.gold)
+    whole = make_tool_task("sql?level=1").problems("train", 20)
+    assert whole == make_tool_task("sql?level=1&domains=10").problems("train", 20)
