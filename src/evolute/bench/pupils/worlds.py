@@ -16,12 +16,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolute.bench.pupils.pupil import opened, written
+from evolute.bench.pupils.pupil import opened
 from evolute.bench.pupils.teacher import Call, Script
-from evolute.envs.code.list_operations import OPERATIONS
 from evolute.envs.memory.document import COLOURS, FILLER, LINKS
-from evolute.envs.repair.repository import MODULES, NOUNS, PACKAGES, VERBS
-from evolute.envs.sandbox.session import FOLDER
 from evolute.envs.search import corpus
 from evolute.envs.search.task import case_of
 from evolute.envs.sql.domains import DOMAINS, SPELLINGS
@@ -186,73 +183,6 @@ def _search_phrases() -> Iterable[str]:
     yield from _pieces(corpus.FILLER.values())
 
 
-# -- a repository of one function: look, mend, hand in -------------------------------------------
-
-GIVES_UP, BOTCHES = 0.35, 0.3  # hands in without an edit; mends it in another wrong way
-
-
-def repair(problem: Problem, source: random.Random, told: str) -> Calls:
-    """View the file, write what the docstring says, finish."""
-    path = re.search(r"The function is in (\S+),", told)
-    assert path is not None, "the issue does not say where the function is"
-    how = source.random()
-    seen = yield ("editor", {"command": "view", "path": path[1]})
-    code = re.findall(r"^ *\d+\t(    xs = .+)$", seen, re.MULTILINE)
-    said = re.search(r'"""(.+)\."""', seen.partition("def ")[2])
-    if how >= GIVES_UP and said is not None:
-        steps = [_step(one) for one in said[1].split("; then ")]
-        if how < GIVES_UP + BOTCHES:
-            steps[source.randrange(len(steps))] = source.choice(sorted(OPERATIONS))
-        right = [f"    xs = {OPERATIONS[step].expression}" for step in steps]
-        if right != code:
-            edit = {"old_str": "\n".join(code), "new_str": "\n".join(right)}
-            yield ("editor", {"command": "str_replace", "path": path[1], **edit})
-    yield ("finish", {})
-
-
-def _step(said: str) -> str:
-    """The operation that a docstring names."""
-    return next(n for n, one in OPERATIONS.items() if one.phrase == said[0].lower() + said[1:])
-
-
-def _repair_phrases() -> Iterable[str]:
-    view = written("editor", {"command": "view", "path": "P"})
-    edit = written(
-        "editor", {"command": "str_replace", "path": "P", "old_str": "O", "new_str": "N"}
-    )
-    yield view.partition('P"')[0]
-    yield from re.split(r"(?<=\")[PON](?=\")", edit)[:-1]
-    yield from (written("finish", {}), "editor", "finish", ".py is edited:\n", ".py")
-    yield from (
-        "The Python package `",
-        "` in ",
-        FOLDER,
-        " has a bug. `",
-        "(",
-        "[",
-        "]",
-        ")` gives ",
-    )
-    yield from ("; by its docstring it should give ", ".\nThe function is in ", "xs", ", ")
-    yield ", and the mistake is in it.\n"
-    yield "Mend the function so that it does what its docstring says, then call finish."
-    yield from ('"""Functions on ', ': lists of whole numbers in, lists out."""\n', "def ")
-    yield from (
-        "(xs):\n",
-        '    """',
-        '."""\n',
-        "; then ",
-        "    xs = ",
-        "\\n    xs = ",
-        "    return xs",
-    )
-    yield from (f"     {number}\t" for number in range(1, 10))
-    yield from (*PACKAGES, *MODULES, *(f"{verb}_" for verb in VERBS), *NOUNS)
-    for one in OPERATIONS.values():
-        yield from (one.phrase, one.phrase[0].upper() + one.phrase[1:], one.expression)
-        yield from ([one.mistake] if one.mistake else [])
-
-
 def _pieces(forms: Iterable[str]) -> Iterable[str]:
     """What stands between the blanks of sentences."""
     for form in forms:
@@ -272,5 +202,4 @@ WORLDS = {
     "sql": _world(sql, _sql_phrases(), (1, 3, 5, 5)),
     "memory": _world(memory, _memory_phrases(), (4,)),
     "search": _world(search, _search_phrases(), (4,), read_page),
-    "repair": _world(repair, _repair_phrases(), (5,)),
 }
