@@ -31,7 +31,7 @@ from evolute.types.settings import nearest
 STRUCTURE = tuple(
     f"{kind}-{share}" for kind in ("shuffle", "delete", "insert") for share in (33, 67, 100)
 )
-CONTENT = ("wrong", "digits-50", "digits-70", "digits-100", "keywords-100")
+CONTENT = ("wrong", "digits-20", "digits-50", "digits-70", "digits-100", "keywords-100")
 VARIANTS = ("correct", "lora", "short", *CONTENT, "digits-100-solution", *STRUCTURE)
 FEW = (
     *("correct", "shuffle-67", "wrong", "delete-67", "digits-50", "insert-67", "keywords-100"),
