@@ -92,8 +92,9 @@ class MemoryTask:
 
     def _drawn(self, source: random.Random, split: str) -> Document:
         shape = (self.parts, self.lines, self.hops)
-        how = {"decoys": self.decoys, "answers": self.answers}
-        return draw_document(source, *shape, split, self.names, **how)
+        return draw_document(
+            source, *shape, split, self.names, decoys=self.decoys, answers=self.answers
+        )
 
     def _ask(self, document: Document) -> str:
         return f"{document.question} Answer with the name alone."
