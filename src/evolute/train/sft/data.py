@@ -153,8 +153,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _recorded(record: Any, vocab_size: int) -> TrainingSample:
     if not isinstance(record, dict):
         raise ConfigError("a sample is no object.")
-    prompt, ids, mask = (record.get(k) for k in ("prompt_ids", "response_ids", "loss_mask"))
-    if not all(isinstance(part, list) for part in (prompt, ids, mask)) or len(ids) != len(mask):
+    parts: list[Any] = [record.get(k) for k in ("prompt_ids", "response_ids", "loss_mask")]
+    prompt, ids, mask = parts
+    if not all(isinstance(part, list) for part in parts) or len(ids) != len(mask):
         raise ConfigError(
             "a sample has lists 'prompt_ids', 'response_ids' and 'loss_mask', the last two alike "
             "in length."
