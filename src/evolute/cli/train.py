@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +37,6 @@ def rl(
     Any setting may follow by its name: --steps 3 --optimizer.lr 1e-4, or --train.steps 3.
     """
     from evolute.cli.run_state import hold
-    from evolute.engine import Engine, EngineConfig
     from evolute.models import load_model
     from evolute.telemetry import progress
     from evolute.train import Controller, StepReport, TrainConfig, effective_settings
@@ -51,7 +52,7 @@ def rl(
     last: dict[str, float] = {}
     with (
         hold(directory),
-        Engine(model, EngineConfig(page_size=4)) as engine,
+        _parts(config, directory, model) as (engine, parts),
         progress("train", config.steps) as bar,
     ):
 
@@ -59,7 +60,7 @@ def rl(
             last.update(report.metrics)
             bar.advance(report.step + 1, f"accuracy {report.metrics['accuracy_mean']:.2f}")
 
-        controller = Controller(config, directory, model, engine)
+        controller = Controller(config, directory, model, engine, **parts)
         done = asyncio.run(controller.run(show))
         adapter = controller.save_result()
     say(f"adapter: {adapter}")
@@ -109,6 +110,21 @@ def sft(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _parts(config: Any, run_dir: Path, model: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The engine of a run and what else its controller is given: of this process, or on Ray."""
+    if config.ray.is_on:
+        from evolute.train.ray import RayRun
+
+        with RayRun(config, run_dir) as ray:
+            yield ray.engines, {"crew": ray.crew, "players": ray.players}
+        return
+    from evolute.engine import Engine, EngineConfig
+
+    with Engine(model, EngineConfig(page_size=4)) as engine:
+        yield engine, {}
 
 
 def _found(path: str, recipe: Path) -> str:

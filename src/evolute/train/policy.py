@@ -97,6 +97,15 @@ class Policy:
     def parameters(self) -> list[Tensor]:
         return [tensor for _, tensor in self.named_parameters()]
 
+    def gradients(self) -> list[Tensor]:
+        """Of the trained tensors; zeros where no token of this process reached one."""
+        found = []
+        for parameter in self.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            found.append(parameter.grad)
+        return found
+
     def snapshot(self) -> LoraWeights | ModelWeights:
         """A detached copy, which later training does not change."""
         return self.base_weights() if self.lora is None else self.lora.clone()
