@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evolute.train.parallel import full, like
 from evolute.train.policy import Policy
 from evolute.types import CheckpointError
 
@@ -153,9 +154,9 @@ def state_of(trainer: Resumable | Remote) -> TrainerState:
         return trainer.checkpoint_state()
     tensors = {}
     for name, parameter in trainer.policy.named_parameters():
-        tensors[name] = parameter.detach().clone()
+        tensors[name] = full(parameter.detach()).clone()
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).clone()
+            tensors[f"{name}/{key}"] = full(torch.as_tensor(value)).clone()
     if isinstance(trainer, Accompanied):
         tensors |= {EXTRA + name: value for name, value in trainer.extra_state().items()}
     return TrainerState(trainer.num_updates, tensors)
@@ -169,8 +170,12 @@ def restore(trainer: Resumable | Remote, state: TrainerState) -> None:
     tensors = state.tensors
     with torch.no_grad():
         for name, parameter in trainer.policy.named_parameters():
-            parameter.copy_(tensors[name])
-            own = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith(f"{name}/")}
+            parameter.copy_(like(parameter, tensors[name]))
+            own = {
+                k.split("/")[1]: like(parameter, v) if v.shape == parameter.shape else v
+                for k, v in tensors.items()
+                if k.startswith(f"{name}/")
+            }
             trainer.optimizer.state.pop(parameter, None)
             if own:
                 trainer.optimizer.state[parameter] = own

@@ -4,6 +4,7 @@
     Alone()                  one process: everything is its own
     ProcessPeers(timeout_s)  ranks of torch.distributed's default group (gloo, NCCL)
     spread(samples, budget, peers) -> Share(mine, idle)      micro-batches of this rank
+    full(tensor), like(tensor, whole)        tensors that may be divided over the ranks
     shares(sizes, size)      which rank computes which of them
 
 Weights are baked into tokens before, so that the batch's gradient is the plain sum of its
@@ -68,6 +69,10 @@ class Peers(Protocol):
         """Raise on every rank when one of them has failed, and say which."""
         ...
 
+    def keep_step(self, error: Exception | None) -> None:
+        """As `agree`, within a pass that ranks may do by themselves; then only the one raises."""
+        ...
+
 
 class Alone:
     """One process."""
@@ -89,6 +94,8 @@ class Alone:
     def agree(self, error: Exception | None) -> None:
         if error is not None:
             raise error
+
+    keep_step = agree
 
 
 class ProcessPeers:
@@ -141,6 +148,12 @@ class ProcessPeers:
             if text is not None:
                 raise TrainingError(f"trainer rank {rank} failed, so nobody goes on: {text}")
 
+    def keep_step(self, error: Exception | None) -> None:
+        if self._in_step:
+            self.agree(error)
+        elif error is not None:
+            raise error
+
     # -- internals ---------------------------------------------------------------
 
     def _reduce(self, tensor: Tensor, op: Any) -> None:
@@ -180,6 +193,23 @@ def spread(samples: Sequence[Credited], budget: int, peers: Peers) -> Share:
         longest = max(len(c.sample.prompt_ids) + len(c.sample.response_ids) for c in samples)
         batches = pack(samples, min(budget, max(longest, -(-total // (peers.size * rounds)))))
     return peers.share(batches)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A whole tensor of one that may be divided over the ranks, which all call this."""
+    gather = getattr(tensor, "full_tensor", None)
+    whole: Tensor = tensor if gather is None else gather()
+    return whole
+
+
+def like(tensor: Tensor, whole: Tensor) -> Tensor:
+    """`whole`, divided as `tensor` is; every rank has all of it already."""
+    if not hasattr(tensor, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    divided: Any = tensor
+    return distribute_tensor(whole, divided.device_mesh, divided.placements, src_data_rank=None)
 
 
 # -- internals ---------------------------------------------------------------

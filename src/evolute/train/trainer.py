@@ -29,7 +29,7 @@ from evolute.train.algorithms import (
 )
 from evolute.train.credit import Scored, credit
 from evolute.train.evidence import Evidence
-from evolute.train.parallel import Alone, Peers, spread
+from evolute.train.parallel import Alone, Peers, full, spread
 from evolute.train.policy import Policy, TokenBatch
 from evolute.train.rollouts.packing import Credited, MicroBatch
 from evolute.train.scoring import gather, logprobs_of, score_samples
@@ -151,7 +151,7 @@ class Trainer:
         trained = int(self._peers.total({"trained": trained})["trained"])
         if trained != expected:
             raise TrainingError(f"{trained} tokens were trained, the masks hold {expected}.")
-        if self._peers.size > 1:
+        if self._peers.size > 1 and not self.policy.is_sharded:
             self._peers.add(self.policy.gradients())
         self._apply(sums)
 
@@ -172,8 +172,9 @@ class Trainer:
         )
         losses = losses + self._evidence.loss_terms(batch, tokens, scores, self._scored, sums)
         loss = losses.sum()
-        if not torch.isfinite(loss):
-            raise TrainingError("the loss is not finite; the step was not applied. Lower lr.")
+        is_finite = bool(torch.isfinite(loss))
+        text = "the loss is not finite; the step was not applied. Lower lr."
+        self._peers.keep_step(None if is_finite else TrainingError(text))
         torch.autograd.backward(loss)
         with torch.no_grad():
             _measure(sums, tokens, scores.logprobs, old, scores.entropy, factor, loss)
@@ -243,7 +244,8 @@ def apply_gradient(
 ) -> tuple[float, float]:
     """The `update`-th optimizer step of `total`. Returns its learning rate and the gradient's norm
     before clipping. Raises TrainingError for a gradient that is not finite."""
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm))
+    total_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+    norm = float(full(total_norm))
     if not math.isfinite(norm):
         raise TrainingError("the gradient is not finite; the step was not applied. Lower lr.")
     lr = learning_rate(update, total, settings)

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from evolute.models import LoraConfig, load_model
 from evolute.train import TrainConfig, Trainer, make_policy
 from evolute.train.algorithms import KlConfig, LossConfig
-from evolute.train.parallel import Alone, ProcessPeers, shares, spread
+from evolute.train.checkpoint import restore, state_of
+from evolute.train.parallel import Alone, ProcessPeers, full, shares, spread
 from evolute.train.ray.group import check_equal
 from evolute.train.rollouts.packing import Credited, pack
 from evolute.train.settings import AlgorithmConfig
+from evolute.train.sharded import ShardedPolicy
 from evolute.types import Outcome, Rollout, TrainingError, TrainingSample
 
 TINY = load_model("tiny")
@@ -51,7 +53,8 @@ CASES = {
         ),
         epochs=2,
     ),
-    "full": of(method="full", lora=LoraConfig(), fused=True),
+    "full": of(method="full", lora=LoraConfig()),
+    "full, kl": of(method="full", lora=LoraConfig(), algorithm=algorithm(kl=KlConfig(loss=0.1))),
 }
 
 
@@ -76,17 +79,26 @@ def rollouts(seed, groups=3, members=4):
     return made
 
 
-def updated(config, peers=Alone(), steps=2):  # noqa: B008
-    """After each of some updates: metrics, weights and the gradient that was applied."""
-    torch.manual_seed(0)
-    trainer = Trainer(make_policy(TINY, config), config, _reference(config), peers=peers)
+def updated(config, peers=Alone(), policy=None, steps=2):  # noqa: B008
+    """After each of some updates: metrics, weights and the gradient that was applied. Between them
+    the trainer is made anew from its state."""
+    policy = policy or make_policy(TINY, config)
+    trainer = Trainer(policy, config, _reference(config), peers=peers)
     found = []
     for step in range(steps):
         report = trainer.update(rollouts(step))
-        weights = torch.cat([p.detach().reshape(-1).clone() for p in trainer.policy.parameters()])
-        grads = torch.cat([p.grad.reshape(-1).clone() for p in trainer.policy.parameters()])
+        weights = flat(p.detach() for p in policy.parameters())
+        grads = flat(p.grad for p in policy.parameters())
         found.append((report.num_tokens, report.metrics, weights, grads))
+        state = state_of(trainer)
+        trainer = Trainer(policy, config, _reference(config), peers=peers)
+        restore(trainer, state)
+        assert policy.fingerprint() == policy.snapshot().fingerprint()
     return found
+
+
+def flat(tensors):
+    return torch.cat([full(tensor).reshape(-1).clone() for tensor in tensors])
 
 
 def _reference(config):
@@ -104,6 +116,11 @@ def rank_process(rank, size, place, results):
         timeout=timedelta(seconds=60),
     )
     found = {name: updated(config, ProcessPeers()) for name, config in CASES.items()}
+    for name in ("full", "full, kl"):
+        sharded = ShardedPolicy(TINY)
+        parts = sum(p.to_local().numel() for p in sharded.parameters())
+        found[f"{name} (sharded)"] = updated(CASES[name], ProcessPeers(in_step=True), sharded)
+        found[f"{name} (parts)"] = parts, sum(p.numel() for p in sharded.parameters())
     found["broken"] = _broken(rank)
     results.send_bytes(pickle.dumps(found))
     dist.destroy_process_group()
@@ -145,9 +162,9 @@ def ranks(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "full (sharded)", "full, kl (sharded)"])
 def test_two_ranks_do_the_update_of_one_process(ranks, name):
-    alone = updated(CASES[name])
+    alone = updated(CASES[name.removesuffix(" (sharded)")])
     for rank in ranks:
         for (tokens, metrics, weights, grads), one in zip(rank[name], alone, strict=True):
             assert tokens == one[0] and metrics.keys() == one[1].keys()
@@ -161,6 +178,12 @@ def test_two_ranks_do_the_update_of_one_process(ranks, name):
         shared = ours[1].keys() - {"update_s"}
         assert all(ours[1][key] == theirs[1][key] for key in shared)
     assert not torch.equal(alone[0][2], alone[1][2]), "the update changes something"
+
+
+def test_a_sharded_rank_holds_its_part_only(ranks):
+    held = [rank["full (parts)"] for rank in ranks]
+    assert sum(part for part, _ in held) == held[0][1] == held[1][1]
+    assert all(part < 0.6 * whole for part, whole in held)
 
 
 def test_a_rank_that_fails_stops_all_and_is_named(ranks):

@@ -31,7 +31,7 @@ from evolute.train.control.crew import Crew
 from evolute.train.control.episodes import Episodes
 from evolute.train.control.parts import Parts
 from evolute.train.control.pending import Pending
-from evolute.train.control.playing import agent_player, task_of
+from evolute.train.control.playing import agent_player, num_places, sampling_of, task_of
 from evolute.train.control.priority import step_back
 from evolute.train.control.records import RunRecords, StepReport
 from evolute.train.control.replayed import Replayed
@@ -44,10 +44,9 @@ from evolute.train.settings import TrainConfig
 from evolute.train.settings_ray import RayConfig, SyncConfig
 from evolute.train.sync import LiveEngine, Loopback, PublishProof, publish
 from evolute.train.trainer import Trainer, UpdateReport, make_policy
-from evolute.types import Player, Problem, Rollout, SamplingParams, Task, TrainingError
+from evolute.types import Player, Problem, Rollout, TrainingError
 from evolute.types.settings import to_toml
 
-FOR_USERS = 4  # places in the engine's batch that rollouts leave free, so that nobody queues
 Schedule = Asynchronous | OneStepOff | Synchronous | Replayed
 
 
@@ -79,10 +78,7 @@ class Controller:
             crew = _InProcess(self)
         self.crew = crew
         self.source = ProblemSource(self.task, config.prompts_per_step, config.seed)
-        self.sampling = SamplingParams(
-            max_new_tokens=config.max_new_tokens or _length(config, self.task),
-            temperature=config.temperature,
-        )
+        self.sampling = sampling_of(config, self.task)
         self.digest = hashlib.sha256(to_toml(_apart(config)).encode()).hexdigest()[:16]
         canary = self.task.problems("train", 1)[0]
         self.canary = tuple([*engine.tokenizer.chat(canary.messages), *_gold(engine, canary)])
@@ -141,7 +137,8 @@ class Controller:
     def _episodes(self, waits: Waits) -> Episodes:
         """Those of the players that were given, or the task's on the engine."""
         if self._players:
-            return Episodes(self._players, self.config, waits)
+            places = max(getattr(player, "places", 0) for player in self._players)
+            return Episodes(self._players, self.config, waits, places)
         places = num_places(self.engine)
         if isinstance(self.task, ToolTask):
             self._agents = agent_player(self.config, self.task, self.engine, self.adapter, places)
@@ -230,16 +227,6 @@ class _InProcess:
 def _apart(config: TrainConfig) -> TrainConfig:
     """Without what says where things are computed: a run may be resumed elsewhere."""
     return replace(config, sync=SyncConfig(), ray=RayConfig())
-
-
-def num_places(engine: LiveEngine) -> int:
-    """Episodes that may be asked for at once, of all replicas together."""
-    replicas = getattr(engine, "replica_config", None)
-    return max(1, engine.config.max_running - FOR_USERS) * (replicas.count if replicas else 1)
-
-
-def _length(config: TrainConfig, task: Task | ToolTask) -> int:
-    return config.agent.max_new_tokens if isinstance(task, ToolTask) else task.max_new_tokens
 
 
 def _gold(engine: LiveEngine, problem: Problem) -> list[int]:

@@ -29,13 +29,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from evolute.engine.replicas.actor import Failed
-from evolute.models import LoadedModel, LoraWeights, ModelWeights, load_model
+from evolute.models import LoraWeights, ModelWeights, load_model
 from evolute.train.checkpoint import TrainerState, check_state, restore, state_of
 from evolute.train.companions import companions
 from evolute.train.control.priority import step_back
 from evolute.train.parallel import Alone, Peers, ProcessPeers
 from evolute.train.ray.channel import Spec, channels_to
 from evolute.train.settings import TrainConfig
+from evolute.train.sharded import ShardedPolicy
 from evolute.train.sync import PublishProof, publish_remotely
 from evolute.train.trainer import Trainer, UpdateReport, make_policy
 from evolute.types import EvoluteError, Rollout, TrainingError
@@ -116,22 +117,24 @@ class TrainerRank:
         """Meet the other ranks and build what is trained; equal on all by the seed."""
         config, peers = self.config, self._peers(address)
         model = load_model(config.model)
-        self.policy = make_policy(model, config)
+        is_sharded = config.ray.parallel == "sharded"
+        self.policy = ShardedPolicy(model) if is_sharded else make_policy(model, config)
         beside = companions(model, config)
-        self.trainer = self._make(model, peers, beside.reference, beside.teacher)
-        digest = self.policy.snapshot().fingerprint()
-        return RankFacts(self.rank, os.getpid(), os.uname().nodename, digest)
+        self.trainer = Trainer(self.policy, config, beside.reference, beside.teacher, peers)
+        return RankFacts(self.rank, os.getpid(), os.uname().nodename, self.policy.fingerprint())
 
     @told
     def update(self, rollouts: list[Rollout]) -> RankUpdate:
         report = self.trainer.update(rollouts)
-        return RankUpdate(report, self.policy.snapshot().fingerprint())
+        return RankUpdate(report, self.policy.fingerprint())
 
     @told
     def prepare(self, version: int, canary: Sequence[int]) -> str:
         """The fingerprint of what was taken."""
         weights = self.policy.snapshot()
-        self._prepared = Prepared(version, weights, self.policy.logprobs(torch.tensor(canary)))
+        told = self.policy.logprobs(torch.tensor(canary))
+        if self.rank == 0:
+            self._prepared = Prepared(version, weights, told)
         return weights.fingerprint()
 
     def canary(self, version: int) -> list[float]:
@@ -172,7 +175,7 @@ class TrainerRank:
     def restore_state(self, state: TrainerState) -> str:
         """The fingerprint of the weights afterwards."""
         restore(self.trainer, state)
-        return self.policy.snapshot().fingerprint()
+        return self.policy.fingerprint()
 
     # -- internals ---------------------------------------------------------------
 
@@ -189,9 +192,6 @@ class TrainerRank:
             timeout=timeout,
         )
         return ProcessPeers(in_step=ray.parallel == "sharded")
-
-    def _make(self, model: LoadedModel, peers: Peers, reference: Any, teacher: Any) -> Trainer:
-        return Trainer(self.policy, self.config, reference, teacher, peers)
 
     def _known(self, version: int) -> Prepared:
         if self._prepared is None or self._prepared.version != version:

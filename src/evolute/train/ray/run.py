@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from evolute.engine import EngineConfig
 from evolute.engine.replicas import ReplicaConfig
 from evolute.engine.replicas.cluster import Cluster
+from evolute.train.control.playing import num_places
 from evolute.train.ray.engines import RolloutEngines
 from evolute.train.ray.group import TrainerGroup
 from evolute.train.ray.placement import Reserved, layout, reserve
+from evolute.train.ray.worker import EpisodeWorker
+from evolute.train.ray.workers import RayWorker, Workers
 from evolute.train.settings import TrainConfig
 from evolute.types import ConfigError, Player
 
@@ -63,6 +68,29 @@ class RayRun:
         self.crew = TrainerGroup(self.cluster, reserved, self.config, self.run_dir, self.engines)
         self._exit.callback(self.crew.close)
         self._check_nodes()
+        if ray.workers and not self.config.replay:
+            self.players = [self._workers(reserved)]
+
+    def _workers(self, reserved: Reserved) -> Workers:
+        config, ray = self.config, self.config.ray
+        adapter = "policy" if config.method == "lora" else None
+        places = num_places(self.engines)
+        args = (config, adapter, max(1, places // ray.workers))
+
+        def start(index: int) -> Any:
+            options = reserved.options("worker", index)
+            return self.cluster.start_actor(EpisodeWorker, args, 1, **options)
+
+        members = []
+        for index in range(ray.workers):
+            begin = partial(start, index)
+            patience_s = ray.start_timeout_s
+            members.append(RayWorker(index, begin, self.cluster, self.engines, patience_s))
+            self._exit.callback(members[-1].close)
+        for member in members:
+            member.wait()
+        queue = 0 if config.has_tools else places
+        return Workers(members, ray.requeues, ray.start_timeout_s, queue)
 
     def _engines(self, reserved: Reserved) -> RolloutEngines:
         ray = self.config.ray
