@@ -3,9 +3,9 @@
     calls = Calls(ray, name)
     calls.all(actors, method, *args, timeout_s=) -> answers by place
     calls.awaited()          who has not answered yet, for the watch-dog
-    calls.stop()             whoever waits gets Stopped soon
+    calls.stop()             whoever waits gets a GroupError soon
 
-Lost, Late and Refused say which member it was.
+Whatever goes wrong is a GroupError that names the member.
 """
 
 from __future__ import annotations
@@ -13,13 +13,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from evolute.engine.replicas.actor import Failed
 from evolute.types import TrainingError
 
 POLL_S = 0.5
 GRACE_S = 20.0  # for the others, once one has failed
+
+
+@runtime_checkable
+class Actors(Protocol):
+    """As much of `Cluster` as a group needs."""
+
+    @property
+    def ray(self) -> Any: ...
+    def start_actor(
+        self, cls: type, args: tuple[Any, ...], num_cpus: int, **options: Any
+    ) -> Any: ...
+    def kill(self, actor: Any) -> None: ...
 
 
 class GroupError(TrainingError):

@@ -1,6 +1,6 @@
 """The trainer group: N ranks that train one policy together. A `Crew`.
 
-    TrainerGroup(cluster, reserved, config, run_dir, engines)
+    TrainerGroup(cluster, options, config, run_dir, engines)      options(rank) are Ray's
     await group.update(rollouts), await group.publish(name, version, canary, freeze=)
     group.checkpoint_state(), .check_state(), .restore_state(state)     as a checkpoint's `Remote`
     group.weights(), group.awaited(), group.close()
@@ -14,17 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evolute.engine.replicas.cluster import Cluster
 from evolute.models import LoraWeights, ModelWeights
 from evolute.train.checkpoint import TrainerState
-from evolute.train.ray.calls import Calls, GroupError
-from evolute.train.ray.engines import RolloutEngines
-from evolute.train.ray.placement import Reserved
-from evolute.train.ray.publication import Publication
+from evolute.train.ray.calls import Actors, Calls, GroupError
+from evolute.train.ray.publication import Engines, Publication
 from evolute.train.ray.rank import RankFacts, RankUpdate, TrainerRank
 from evolute.train.settings import TrainConfig
 from evolute.train.sync import PublishProof
@@ -40,11 +37,11 @@ class TrainerGroup:
 
     def __init__(
         self,
-        cluster: Cluster,
-        reserved: Reserved,
+        cluster: Actors,
+        options: Callable[[int], dict[str, Any]],
         config: TrainConfig,
         run_dir: Path,
-        engines: RolloutEngines,
+        engines: Engines,
     ) -> None:
         self._cluster, self._config = cluster, config
         self.kept = self
@@ -53,7 +50,7 @@ class TrainerGroup:
         self._publication: Publication | None = None
         self.facts: list[RankFacts] = []
         try:
-            self._start(reserved)
+            self._start(options)
         except BaseException:
             self.close()
             raise
@@ -127,14 +124,13 @@ class TrainerGroup:
 
     # -- internals ---------------------------------------------------------------
 
-    def _start(self, reserved: Reserved) -> None:
+    def _start(self, options: Callable[[int], dict[str, Any]]) -> None:
         ray = self._config.ray
         for rank in range(ray.trainers):
             args = (rank, ray.trainers, self._config)
-            options = {**reserved.options("trainer", rank), "max_concurrency": AT_ONCE}
-            self._ranks.append(
-                self._cluster.start_actor(TrainerRank, args, ray.trainer_cpus, **options)
-            )
+            chosen = {**options(rank), "max_concurrency": AT_ONCE}
+            actor = self._cluster.start_actor(TrainerRank, args, ray.trainer_cpus, **chosen)
+            self._ranks.append(actor)
         address = self.ask_first("address", timeout_s=ray.start_timeout_s)
         self.facts = self.ask("join", address, timeout_s=ray.start_timeout_s)
         check_equal([facts.fingerprint for facts in self.facts], "the start")

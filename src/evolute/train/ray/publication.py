@@ -10,16 +10,17 @@ left out, and gets the weights from rank 0 when it comes back.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from evolute.engine.replicas.agreement import Kept
 from evolute.train.ray.calls import GroupError
 from evolute.train.ray.channel import Spec
-from evolute.train.ray.engines import RolloutEngines
+from evolute.train.ray.engines import Held
 from evolute.train.settings_ray import SyncConfig
 from evolute.train.sync import PublishProof
 from evolute.train.sync.loopback import file_of, folder_of, remove
@@ -31,6 +32,7 @@ SETTLE_S = 5.0  # within which the death of an engine is noticed
 POLL_S = 0.1
 
 
+@runtime_checkable
 class Ranks(Protocol):
     """As much of the trainer group as is needed."""
 
@@ -39,12 +41,25 @@ class Ranks(Protocol):
     def reference(self, method: str, *args: Any) -> Any: ...
 
 
+@runtime_checkable
+class Engines(Protocol):
+    """As much of `RolloutEngines` as is needed."""
+
+    def steady(self) -> AbstractContextManager[None]: ...
+    def living(self) -> dict[int, Any]: ...
+    def have_died(self, actors: dict[int, Any]) -> list[int]: ...
+    def later(self, fetch: Callable[[], tuple[str | None, Kept]]) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def install(
+        self, name: str | None, kept: Kept, canary: Sequence[int], timeout_s: float
+    ) -> dict[int, Held]: ...
+
+
 class Publication:
     """`version` is the last one that every engine has proved."""
 
-    def __init__(
-        self, ranks: Ranks, engines: RolloutEngines, sync: SyncConfig, run_dir: Path
-    ) -> None:
+    def __init__(self, ranks: Ranks, engines: Engines, sync: SyncConfig, run_dir: Path) -> None:
         self._ranks, self._engines, self._sync = ranks, engines, sync
         self.version = -1
         self._place: Path | None = None

@@ -65,7 +65,8 @@ class RayRun:
         self._exit.callback(reserved.free)
         self.engines = self._engines(reserved)
         self._exit.callback(self.engines.close)
-        self.crew = TrainerGroup(self.cluster, reserved, self.config, self.run_dir, self.engines)
+        options = partial(reserved.options, "trainer")
+        self.crew = TrainerGroup(self.cluster, options, self.config, self.run_dir, self.engines)
         self._exit.callback(self.crew.close)
         self._check_nodes()
         if ray.workers and not self.config.replay:
@@ -107,7 +108,7 @@ class RayRun:
             engine,
             replicas,
             self.cluster,
-            lambda index: reserved.options("engine", index),
+            partial(reserved.options, "engine"),
             ray.start_timeout_s,
         )
 

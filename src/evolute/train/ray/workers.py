@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from evolute.engine.replicas.actor import Failed
 from evolute.engine.replicas.cluster import Cluster
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 
 
+@runtime_checkable
 class Member(Protocol):
     """One worker."""
 
