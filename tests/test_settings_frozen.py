@@ -152,7 +152,6 @@ KEYS = (
     "train.ray.engine_cpus",
     "train.ray.trainer_cpus",
     "train.ray.engine_gpus",
-    "train.ray.trainer_gpus",
     "train.ray.engine_memory_mb",
     "train.ray.start_timeout_s",
     "train.ray.collective_timeout_s",

@@ -17,8 +17,7 @@ from evolute.types import ConfigError
 Acts = Callable[[TrainConfig], bool]
 OFF = "nothing is on Ray; set ray.engines and ray.trainers to at least 1"
 AT_LEAST_ONE = ("engine_cpus", "trainer_cpus", "engine_memory_mb")
-NOT_NEGATIVE = ("engines", "trainers", "workers", "stickiness", "requeues")
-GPUS = ("engine_gpus", "trainer_gpus")
+NOT_NEGATIVE = ("engines", "trainers", "workers", "stickiness", "requeues", "engine_gpus")
 SECONDS = ("start_timeout_s", "collective_timeout_s")
 
 
@@ -71,7 +70,7 @@ def ray_notes(config: TrainConfig) -> Iterator[str]:
     who = f"{ray.workers} workers play" if ray.workers else "this process plays"
     yield (
         f"on Ray: {ray.engines} engines ({ray.routing}), {ray.trainers} trainer ranks "
-        f"({ray.parallel}, {ray.device}), {ray.placement}; {who} the episodes"
+        f"({ray.parallel}), {ray.placement}; {who} the episodes"
     )
 
 
@@ -80,7 +79,7 @@ def ray_notes(config: TrainConfig) -> Iterator[str]:
 
 def _check_ranges(config: TrainConfig) -> None:
     ray, sync = config.ray, config.sync
-    for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0), (GPUS, 0)):
+    for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
         for name in names:
             if getattr(ray, name) < least:
                 text = f"ray.{name} is {getattr(ray, name)}; it must be at least {least}."
@@ -110,14 +109,10 @@ def _check_group(config: TrainConfig) -> None:
             f"ray.engines is {ray.engines} and ray.trainers {ray.trainers}; on Ray a run needs at "
             "least 1 of both, and without Ray both are 0."
         )
-    for name in GPUS:
-        gpus = getattr(ray, name)
-        if gpus > 1 and gpus != int(gpus):
-            raise ConfigError(f"ray.{name} is {gpus}; above 1 it must be a whole number.")
-    if ray.trainer_gpus > 1:
+    if ray.engine_gpus > 1 and ray.engine_gpus != int(ray.engine_gpus):
         raise ConfigError(
-            f"ray.trainer_gpus is {ray.trainer_gpus:g}, but a rank computes on one GPU; set it to "
-            "1 and ray.trainers to the number of GPUs."
+            f"ray.engine_gpus is {ray.engine_gpus}; above 1 it must be a whole number, over which "
+            "the engine divides its network."
         )
 
 
@@ -136,16 +131,6 @@ def _check_place(config: TrainConfig) -> None:
             f"ray.placement is 'colocated', where rollouts and updates take turns, but schedule is "
             f"{config.schedule!r}, where both go on at once; set ray.placement = 'apart', or "
             "schedule = 'synchronous'."
-        )
-    if (ray.engine_gpus > 0) != (ray.trainer_gpus > 0):
-        raise ConfigError(
-            "ray.placement is 'colocated', but only one of engine and trainer has a GPU; give both "
-            "a share (e.g. engine_gpus = 0.5 and trainer_gpus = 0.5), or set placement = 'apart'."
-        )
-    if ray.engine_gpus and ray.engine_gpus + ray.trainer_gpus > 1:
-        raise ConfigError(
-            f"ray.placement is 'colocated', but an engine ({ray.engine_gpus:g}) and a trainer "
-            f"({ray.trainer_gpus:g}) do not fit one GPU together; their shares must not exceed 1."
         )
 
 

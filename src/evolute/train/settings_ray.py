@@ -44,7 +44,6 @@ class RayConfig:
     engine_cpus: int = 1  # threads of an engine
     trainer_cpus: int = 1  # threads of a rank
     engine_gpus: float = 0.0  # of one engine; 0: it computes on CPUs
-    trainer_gpus: float = 0.0  # of one rank; 0: it computes on CPUs
     engine_memory_mb: int = 1024  # of keys and values in each engine
     start_timeout_s: float = 300.0  # for all actors to come up
     collective_timeout_s: float = 600.0  # one rank waits for another; then the step has failed
@@ -53,8 +52,3 @@ class RayConfig:
     @property
     def is_on(self) -> bool:
         return self.engines > 0 or self.trainers > 0
-
-    @property
-    def device(self) -> Literal["cpu", "cuda"]:
-        """Of the trainer group."""
-        return "cuda" if self.trainer_gpus > 0 else "cpu"

@@ -41,7 +41,6 @@ def ray(**changes):
             "set ray.placement = 'apart'",
         ),
         ({"ray": ray(placement="colocated"), "schedule": "one_step_off"}, "'apart'"),
-        ({"ray": ray(placement="colocated", engine_gpus=0.5)}, "only one of engine and trainer"),
         ({"ray": ray(engine_gpus=1.5)}, "whole number"),
         ({"ray": ray(engine_gpus=-1.0)}, "at least 0"),
         ({"ray": ray(trainer_cpus=0)}, "at least 1"),

@@ -44,7 +44,7 @@ class Layout:
 def layout(config: RayConfig) -> Layout:
     """Trainers come first, so that a packed group of them lies on as few machines as can be."""
     shares: dict[Kind, Bundle] = {
-        "trainer": _bundle(config.trainer_cpus, config.trainer_gpus),
+        "trainer": _bundle(config.trainer_cpus, 0),
         "engine": _bundle(config.engine_cpus, config.engine_gpus),
         "worker": _bundle(1, 0),
     }

@@ -49,7 +49,7 @@ class Workers:
     ) -> None:
         self.members, self.places = list(members), places
         self._requeues, self._patience_s = requeues, patience_s
-        self._busy = dict.fromkeys((member.index for member in members), 0)
+        self.busy = dict.fromkeys((member.index for member in members), 0)
         self._dice = random.Random(0)
         self.num_requeued = 0
 
@@ -73,11 +73,11 @@ class Workers:
 
     async def _once(self, problem: Problem, group: int, index: int, seed: int) -> Rollout:
         member = await self._least()
-        self._busy[member.index] += 1
+        self.busy[member.index] += 1
         try:
             return await member.play(problem, group=group, index=index, seed=seed)
         finally:
-            self._busy[member.index] -= 1
+            self.busy[member.index] -= 1
 
     async def _least(self) -> Member:
         """Among equals at random. Waits while none lives, `patience_s` at most."""
@@ -86,8 +86,8 @@ class Workers:
         while True:
             living = [member for member in self.members if member.is_alive]
             if living:
-                fewest = min(self._busy[member.index] for member in living)
-                return self._dice.choice([m for m in living if self._busy[m.index] == fewest])
+                fewest = min(self.busy[member.index] for member in living)
+                return self._dice.choice([m for m in living if self.busy[m.index] == fewest])
             if loop.time() >= until_s:
                 raise BackendError(f"no rollout worker lived for {self._patience_s:g} s.")
             await asyncio.sleep(POLL_S)
@@ -104,18 +104,19 @@ class RayWorker:
         engines: Backend,
         patience_s: float,
     ) -> None:
-        self.index, self.restarts = index, 0
+        self.index, self.restarts, self.pid = index, 0, 0
         self._start, self._cluster, self._engines = start, cluster, engines
         self._patience_s = patience_s
         self._numbers = itertools.count()
+        self._reviving: asyncio.Task[None] | None = None
         self._listening: tuple[Any, asyncio.Task[None]] | None = None
         self._actor = start()
         self.is_alive = True
 
-    def wait(self) -> int:
-        """Its process, once it is there. Raises what Ray says when it is not."""
-        pid: int = self._cluster.ray.get(self._actor.ready.remote(), timeout=self._patience_s)
-        return pid
+    def wait(self) -> None:
+        """Until it is there. Raises what Ray says when it is not."""
+        ready = self._actor.ready.remote()
+        self.pid = self._cluster.ray.get(ready, timeout=self._patience_s)
 
     async def play(self, problem: Problem, *, group: int, index: int, seed: int) -> Rollout:
         actor, number = self._actor, next(self._numbers)
@@ -184,7 +185,7 @@ class RayWorker:
     async def _revive(self, actor: Any) -> None:
         try:
             async with asyncio.timeout(self._patience_s):
-                await actor.ready.remote()
+                self.pid = await actor.ready.remote()
         except (TimeoutError, self._cluster.ray.exceptions.RayError) as error:
             logger.error("rollout worker %d does not come back: %s", self.index, error)
             return
