@@ -278,6 +278,15 @@ def test_who_dies_on_the_way_is_left_out_and_may_fetch_later(tmp_path):
     assert not list((tmp_path / "weights").iterdir()), "nothing stays behind"
 
 
+def test_while_no_engine_lives_the_next_one_is_waited_for(tmp_path):
+    engines = Engines(deaths=[0, 1, 2])
+    ranks, made = publication(engines, "shared_memory", tmp_path)
+    threading.Timer(3.0, lambda: engines.actors.update({1: "new"})).start()
+    assert made.publish("policy", 3, (1, 2, 3), freeze=False).num_engines == 1
+    assert ranks.sent[-1] == ["new"]
+    made.close()
+
+
 def test_a_living_engine_without_proof_is_not_tried_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr("evolute.train.ray.publication.SETTLE_S", 0.2)
     ranks, made = publication(Engines(), "broadcast", tmp_path, broken=True)

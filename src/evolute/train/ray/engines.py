@@ -111,8 +111,8 @@ class RolloutEngines(ReplicatedEngine):
             yield
 
     def living(self) -> dict[int, Any]:
-        """Actors by replica. Raises OutOfCapacity when there is none."""
-        return {replica.index: replica.actor for replica in self._living()}
+        """Actors by replica."""
+        return {replica.index: replica.actor for replica in self._replicas if replica.is_alive}
 
     def nodes(self) -> set[str]:
         """Names of the machines that they run on."""
@@ -120,7 +120,7 @@ class RolloutEngines(ReplicatedEngine):
 
     def have_died(self, actors: dict[int, Any]) -> list[int]:
         """Those of `actors` that live no more."""
-        now = {replica.index: replica.actor for replica in self._replicas if replica.is_alive}
+        now = self.living()
         return [index for index, actor in actors.items() if now.get(index) is not actor]
 
     def later(self, fetch: Callable[[], tuple[str | None, Kept]]) -> None:

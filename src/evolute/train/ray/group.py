@@ -15,8 +15,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evolute.models import LoraWeights, ModelWeights
 from evolute.train.checkpoint import TrainerState
@@ -29,6 +30,7 @@ from evolute.train.trainer import UpdateReport
 from evolute.types import Rollout, TrainingError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 AT_ONCE = 4  # calls of a rank: what it keeps is told while it trains
 
 
@@ -62,14 +64,14 @@ class TrainerGroup:
         return self._calls.awaited()
 
     async def update(self, rollouts: list[Rollout]) -> UpdateReport:
-        return await asyncio.to_thread(self._update, rollouts)
+        return await self._in_thread(partial(self._update, rollouts))
 
     async def publish(
         self, name: str | None, version: int, canary: tuple[int, ...], *, freeze: bool
     ) -> PublishProof:
         assert self._publication is not None
         publish = self._publication.publish
-        return await asyncio.to_thread(publish, name, version, canary, freeze=freeze)
+        return await self._in_thread(partial(publish, name, version, canary, freeze=freeze))
 
     def weights(self) -> LoraWeights | ModelWeights:
         """Those that were published last."""
@@ -123,6 +125,14 @@ class TrainerGroup:
             self._publication.close()
 
     # -- internals ---------------------------------------------------------------
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Who is cancelled leaves nobody behind that waits."""
+        try:
+            return await asyncio.to_thread(call)
+        except asyncio.CancelledError:
+            self._calls.stop()
+            raise
 
     def _start(self, options: Callable[[int], dict[str, Any]]) -> None:
         ray = self._config.ray

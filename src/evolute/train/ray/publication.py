@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,11 +26,11 @@ from evolute.train.settings_ray import SyncConfig
 from evolute.train.sync import PublishProof
 from evolute.train.sync.loopback import file_of, folder_of, remove
 from evolute.train.sync.proof import check_canary, check_digest
-from evolute.types import TrainingError
+from evolute.types import OutOfCapacity, TrainingError
 
-ATTEMPTS = 4
 SETTLE_S = 5.0  # within which the death of an engine is noticed
 POLL_S = 0.1
+RETRY_S = 0.5  # an engine comes up meanwhile
 
 
 @runtime_checkable
@@ -99,8 +100,7 @@ class Publication:
         if freeze:
             engines.pause()
         try:
-            with engines.steady():
-                found = engines.install(name, kept, canary, timeout_s)
+            found = self._installed(name, kept, canary, timeout_s)
             for index, held in found.items():
                 check_digest(version, f"engine {index}", held.fingerprint, expected)
         finally:
@@ -113,23 +113,52 @@ class Publication:
         ]
         return PublishProof(version, expected, max(differences), len(found))
 
+    def _installed(
+        self, name: str | None, kept: Kept, canary: tuple[int, ...], timeout_s: float
+    ) -> dict[int, Held]:
+        """While no engine lives the next one is waited for. Rank 0, from which they fetch, may be
+        the cause: then that is told."""
+        until_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._engines.install(name, kept, canary, timeout_s)
+            except OutOfCapacity as error:
+                self._ranks.ask_first("canary", kept.version)
+                if time.monotonic() >= until_s:
+                    text = f"weights {kept.version} were not published: {error}"
+                    raise TrainingError(text) from error
+            time.sleep(RETRY_S)
+
     def _by_way(self, name: str | None, version: int, canary: tuple[int, ...]) -> PublishProof:
         """Among the engines that live; again among the others when one dies meanwhile."""
         engines, why = self._engines, "no engine lives"
-        for _ in range(ATTEMPTS):
+        until_s = time.monotonic() + self._sync.timeout_s
+        while time.monotonic() < until_s:
             with engines.steady():
-                actors = engines.living()
-                try:
-                    proofs = self._send(name, version, canary, actors)
-                except GroupError as error:
-                    why = str(error)
-                    if not self._somebody_died(actors):
-                        raise
-                    continue
-                engines.later(lambda: (name, Kept(self._ranks.reference("kept", version), version)))
-                difference = max(proof.canary_abs_diff for proof in proofs)
-                return PublishProof(version, proofs[0].fingerprint, difference, len(proofs))
-        raise TrainingError(f"weights {version} were not published in {ATTEMPTS} tries: {why}")
+                proofs, why = self._try(name, version, canary)
+                if proofs:
+                    engines.later(partial(self._kept, name, version))
+                    difference = max(proof.canary_abs_diff for proof in proofs)
+                    return PublishProof(version, proofs[0].fingerprint, difference, len(proofs))
+            time.sleep(RETRY_S)
+        raise TrainingError(f"weights {version} were not published: {why}")
+
+    def _try(
+        self, name: str | None, version: int, canary: tuple[int, ...]
+    ) -> tuple[list[PublishProof], str]:
+        """The proofs; or none and why, when an engine has died or none lives."""
+        actors = self._engines.living()
+        if not actors:
+            return [], "no engine lives"
+        try:
+            return self._send(name, version, canary, actors), ""
+        except GroupError as error:
+            if not self._somebody_died(actors):
+                raise
+            return [], str(error)
+
+    def _kept(self, name: str | None, version: int) -> tuple[str | None, Kept]:
+        return name, Kept(self._ranks.reference("kept", version), version)
 
     def _send(
         self, name: str | None, version: int, canary: Sequence[int], actors: dict[int, Any]
