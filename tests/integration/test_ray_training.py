@@ -26,7 +26,8 @@ BASE = TrainConfig(
     samples_per_prompt=4,
     seed=2,
     max_new_tokens=8,
-    stall_timeout_s=240.0,
+    episode_timeout_s=400.0,
+    stall_timeout_s=400.0,
 )
 TWO = RayConfig(engines=2, trainers=1, engine_memory_mb=64)
 TINY = load_model("tiny")

@@ -10,6 +10,8 @@ averaged, as weights are baked into tokens. So every pass of one rank needs a pa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -62,4 +64,5 @@ class ShardedPolicy(Policy):
 
     def _let_go(self) -> None:
         """No backward will: the root's own tensors are parts again."""
-        self.decoder.reshard()
+        root: Any = self.decoder
+        root.reshard()

@@ -148,7 +148,7 @@ class Trainer:
         except TrainingError as error:
             fault = error
         self._peers.agree(fault)
-        trained = int(self._peers.total({"trained": trained})["trained"])
+        trained = int(self._peers.total({"trained": float(trained)})["trained"])
         if trained != expected:
             raise TrainingError(f"{trained} tokens were trained, the masks hold {expected}.")
         if self._peers.size > 1 and not self.policy.is_sharded:

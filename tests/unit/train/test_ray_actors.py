@@ -112,7 +112,7 @@ def test_a_rank_that_dies_while_others_hang_costs_no_timeout(tmp_path):
 
 
 def test_a_rank_that_hangs_is_named_after_the_limit(tmp_path):
-    config = dataclasses.replace(CONFIG, stall_timeout_s=1.0)
+    config = dataclasses.replace(CONFIG, episode_timeout_s=1.0, stall_timeout_s=1.0)
     with group(tmp_path, config, update_1=hang) as (made, _):
         seen = []
 

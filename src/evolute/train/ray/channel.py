@@ -27,6 +27,7 @@ from evolute.train.sync import (
     SharedMemoryReceiver,
     SharedMemorySender,
 )
+from evolute.train.sync.broadcast import open_store
 from evolute.types import ConfigError
 
 GET_S = 30.0  # for an answer that is ready
@@ -53,7 +54,9 @@ class RayChannel:
     def __init__(self, actor: Any, spec: Spec) -> None:
         import ray
 
-        self._ray, self._actor, self._spec, self._answer = ray, actor, spec, None
+        self._ray: Any = ray
+        self._actor, self._spec = actor, spec
+        self._answer: Any = None
 
     def send_bytes(self, buf: bytes, /) -> None:
         self._answer = self._actor.attend.remote(buf, self._spec)
@@ -106,15 +109,10 @@ class Ends:
 
     def _meeting(self, spec: Spec) -> str:
         """A store of ours on a port of its own, which lives as long as the group."""
-        from datetime import timedelta
-
-        import torch.distributed as dist
-
         from evolute.train.ray.rank import node_address
 
         host = node_address()
-        timeout = timedelta(seconds=spec.timeout_s)
-        self._store = dist.TCPStore(host, 0, None, True, timeout, wait_for_workers=False)
+        self._store = open_store(host, spec.timeout_s)
         return f"{host}:{self._store.port}"
 
 

@@ -87,7 +87,8 @@ def told(call: Callable[P, R]) -> Callable[P, R | Failed]:
     def outer(*args: P.args, **settings: P.kwargs) -> R | Failed:
         me: Any = args[0]
         try:
-            return me.thread.submit(call, *args, **settings).result()
+            found: R = me.thread.submit(call, *args, **settings).result()
+            return found
         except EvoluteError as error:
             return Failed(error)
 
@@ -203,5 +204,5 @@ def node_address() -> str:
     """Of this machine, as the others of the cluster reach it."""
     import ray
 
-    address: str = ray.util.get_node_ip_address()
-    return address
+    util: Any = ray.util
+    return str(util.get_node_ip_address())

@@ -3,6 +3,7 @@
     BroadcastSender(group).send(packed)                  on rank `source`
     BroadcastReceiver(group).receive(version, timeout_s) on every other
     OwnGroup(address, rank, size, ...)                   a group beside the default one
+    open_store(host, timeout_s)                          where its ranks meet
 
 The manifest goes first, so that a receiver knows what to make room for; then the bytes, in pieces.
 A rank that does not take part is found by the group's own timeout.
@@ -41,12 +42,20 @@ class OwnGroup:
 
     def _open(self) -> Any:
         host, _, port = self._address.rpartition(":")
-        store = dist.TCPStore(host, int(port), None, False, self._timeout)
+        make: Any = dist  # whose stubs leave these out
+        store = make.TCPStore(host, int(port), None, False, self._timeout)
         if self._backend == "nccl":
-            options = dist.ProcessGroupNCCL.Options()
+            options = make.ProcessGroupNCCL.Options()
             options._timeout = self._timeout
-            return dist.ProcessGroupNCCL(store, self._rank, self._size, options)
-        return dist.ProcessGroupGloo(store, self._rank, self._size, self._timeout)
+            return make.ProcessGroupNCCL(store, self._rank, self._size, options)
+        return make.ProcessGroupGloo(store, self._rank, self._size, self._timeout)
+
+
+def open_store(host: str, timeout_s: float) -> Any:
+    """Where an OwnGroup meets, on a free port of this machine (`.port`); it lives as long as the
+    object does."""
+    make: Any = dist
+    return make.TCPStore(host, 0, None, True, timedelta(seconds=timeout_s), wait_for_workers=False)
 
 
 class BroadcastSender:
