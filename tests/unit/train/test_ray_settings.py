@@ -113,3 +113,17 @@ def test_without_ray_installed_the_package_is_named(monkeypatch, tmp_path):
 def test_a_run_that_is_not_on_ray_has_no_actors(tmp_path):
     with pytest.raises(ConfigError, match="nothing of this run is on Ray"):
         RayRun(of(RayConfig()), tmp_path)
+
+
+def test_sessions_are_of_training(monkeypatch):
+    from evolute.cli.serve_worker import Fleet, _engine
+
+    with pytest.raises(ConfigError, match="requests of the server do not name"):
+        _engine("tiny", None, Fleet(2, "sticky", None, None))
+
+
+def test_the_loop_has_an_engine_of_its_own():
+    from evolute.cli.main_job import LoopConfig
+
+    with pytest.raises(ConfigError, match="evolute train rl"):
+        LoopConfig(train=of())
