@@ -24,7 +24,7 @@ from torch import Tensor
 
 from evolute.train.parallel import full, like
 from evolute.train.policy import Policy
-from evolute.types import CheckpointError
+from evolute.types import CheckpointError, TrainingError
 
 logger = logging.getLogger(__name__)
 POINTER = "latest"
@@ -120,6 +120,8 @@ def load(directory: Path, trainer: Resumable | Remote, digest: str) -> int:
             saved = _read(folder)
             if saved.digest == digest:
                 check_state(trainer, TrainerState(saved.updates, saved.tensors))
+        except TrainingError:  # who trains is gone, which says nothing of the checkpoint
+            raise
         except Exception as error:
             logger.warning("checkpoint %s is damaged (%s); trying an older one", folder, error)
             continue

@@ -44,7 +44,7 @@ from evolute.train.settings import TrainConfig
 from evolute.train.settings_ray import RayConfig, SyncConfig
 from evolute.train.sync import LiveEngine, Loopback, PublishProof, publish
 from evolute.train.trainer import Trainer, UpdateReport, make_policy
-from evolute.types import Player, Problem, Rollout, TrainingError
+from evolute.types import OutOfCapacity, Player, Problem, Rollout, TrainingError
 from evolute.types.settings import to_toml
 
 Schedule = Asynchronous | OneStepOff | Synchronous | Replayed
@@ -71,6 +71,7 @@ class Controller:
         self.adapter = adapter if config.method == "lora" else None  # None: the base itself
         self.task = task_of(config)
         self._agents: AgentPlayer | None = None
+        self._told = Pressure()
         if crew is None:
             self.policy = make_policy(model, config)
             beside = companions(model, config)
@@ -156,10 +157,14 @@ class Controller:
         return kind(parts, unused(entries, rows))
 
     async def _pressure(self, episodes: Episodes) -> Pressure:
-        """The engine's own, and what waits for a place."""
-        stats = await asyncio.to_thread(self.engine.stats)
+        """The engine's own, and what waits for a place; while no engine lives, the last one."""
+        try:
+            stats = await asyncio.to_thread(self.engine.stats)
+        except OutOfCapacity:
+            return replace(self._told, waiting=episodes.num_waiting)
         waiting = stats.waiting + episodes.num_waiting
-        return Pressure(stats.running, waiting, stats.counts.preemptions)
+        self._told = Pressure(stats.running, waiting, stats.counts.preemptions)
+        return self._told
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from evolute.train.sync import EngineHolder, answer
 from evolute.types import EvoluteError, GenerateRequest, OutOfCapacity, Output, TrainingError
 
 POLL_S = 0.2
+SETTLE_S = 5.0  # within which a death is noticed
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class RolloutEngines(ReplicatedEngine):
             call = self._load_call(name, kept)
             digests = self._agreed.ask(living, call, timeout_s)
             self._note(name, kept)
+            self._check_late({r.index: r.actor for r in living if r not in digests}, timeout_s)
             _check_told(digests, f"load weights {kept.version}")
             asked = {one: one.actor.held.remote(name, _digest(d), list(canary))
                      for one, d in digests.items()}  # fmt: skip
@@ -173,6 +176,15 @@ class RolloutEngines(ReplicatedEngine):
                 self._router.flushed()
             else:
                 self._router.forget(name)
+
+    def _check_late(self, silent: dict[int, Any], timeout_s: float) -> None:
+        """Who said nothing has died, which is soon known, or is late. Raises TrainingError."""
+        until_s = time.monotonic() + SETTLE_S
+        while len(self.have_died(silent)) < len(silent):
+            if time.monotonic() >= until_s:
+                late = min(silent.keys() - self.have_died(silent))
+                raise _late(late, timeout_s)
+            time.sleep(POLL_S)
 
     def _collect(self, asked: dict[Replica, Any], timeout_s: float) -> dict[Replica, Any]:
         ray, found = self._cluster.ray, {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -98,14 +98,14 @@ class Publication:
         kept = Kept(self._ranks.reference("kept", version), version)
         engines, timeout_s = self._engines, self._sync.timeout_s
         if freeze:
-            engines.pause()
+            _if_any(engines.pause)
         try:
             found = self._installed(name, kept, canary, timeout_s)
             for index, held in found.items():
                 check_digest(version, f"engine {index}", held.fingerprint, expected)
         finally:
             if freeze:
-                engines.resume()
+                _if_any(engines.resume)
         ours = torch.tensor(self._ranks.ask_first("canary", version))
         differences = [
             check_canary(version, f"engine {i}", ours, torch.tensor(h.logprobs), h.precision)
@@ -181,3 +181,12 @@ class Publication:
                 return True
             time.sleep(POLL_S)
         return False
+
+
+# -- internals ---------------------------------------------------------------
+
+
+def _if_any(call: Callable[[], None]) -> None:
+    """Of engines that live; where none does there is nothing to stand still."""
+    with suppress(OutOfCapacity):
+        call()
