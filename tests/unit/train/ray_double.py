@@ -2,10 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-
-DIES_S = 30.0
 
 
 class ActorDied(Exception):
@@ -35,9 +32,8 @@ class Ref:
 class Actor:
     """`handle.method.remote(...)`, on threads of its own."""
 
-    def __init__(self, body, at_once=1):
+    def __init__(self, body):
         self._body, self._open, self.is_dead = body, set(), False
-        self._pool = ThreadPoolExecutor(at_once)
 
     def __getattr__(self, method):
         return SimpleNamespace(remote=lambda *args: self._call(method, args))
@@ -48,7 +44,7 @@ class Actor:
             ref.settle(error=ActorDied(f"the actor of {method} is dead"))
             return ref
         self._open.add(ref)
-        self._pool.submit(self._run, ref, method, args)
+        threading.Thread(target=self._run, args=(ref, method, args), daemon=True).start()
         return ref
 
     def _run(self, ref, method, args):
@@ -98,12 +94,12 @@ class FakeRay:
 class FakeCluster:
     """`bodies` makes what an actor does of its class and arguments."""
 
-    def __init__(self, bodies=None, at_once=4):
-        self.ray, self.is_ours, self.killed, self.actors = FakeRay(), True, [], []
-        self._bodies, self._at_once = bodies or (lambda cls, args: cls(*args)), at_once
+    def __init__(self, bodies):
+        self.ray, self.killed, self.actors = FakeRay(), [], []
+        self._bodies = bodies
 
     def start_actor(self, cls, args, num_cpus, **options):
-        self.actors.append(Actor(self._bodies(cls, args), self._at_once))
+        self.actors.append(Actor(self._bodies(cls, args)))
         return self.actors[-1]
 
     def kill(self, actor):

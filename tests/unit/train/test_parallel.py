@@ -22,6 +22,7 @@ from evolute.train.settings import AlgorithmConfig
 from evolute.train.sharded import ShardedPolicy
 from evolute.types import Outcome, Rollout, TrainingError, TrainingSample
 
+pytestmark = pytest.mark.timeout(300)
 TINY = load_model("tiny")
 BASE = TrainConfig(
     model="tiny",
@@ -156,7 +157,7 @@ def ranks(tmp_path_factory):
         process.start()
         started.append((ours, process))
     for ours, process in started:
-        assert ours.poll(110), "a rank did not answer"
+        assert ours.poll(280), "a rank did not answer"
         found.append(pickle.loads(ours.recv_bytes()))
         process.join(20)
     return found

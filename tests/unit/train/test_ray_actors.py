@@ -281,7 +281,13 @@ def test_who_dies_on_the_way_is_left_out_and_may_fetch_later(tmp_path):
 def test_while_no_engine_lives_the_next_one_is_waited_for(tmp_path):
     engines = Engines(deaths=[0, 1, 2])
     ranks, made = publication(engines, "shared_memory", tmp_path)
-    threading.Timer(3.0, lambda: engines.actors.update({1: "new"})).start()
+
+    def come_back():
+        while engines.actors:
+            time.sleep(0.01)
+        engines.actors[1] = "new"
+
+    threading.Thread(target=come_back, daemon=True).start()
     assert made.publish("policy", 3, (1, 2, 3), freeze=False).num_engines == 1
     assert ranks.sent[-1] == ["new"]
     made.close()
