@@ -38,6 +38,7 @@ from typing import Any
 MODEL = "Qwen/Qwen3-8B-Base"  # the alias: a name that the cookbook has a renderer for
 KEY = "tml-any"
 START_S, RECIPE_S = 120, 900
+SUFFIX = " Provide a numerical answer without units, written inside \\boxed{}."
 EXPORT = "import sys; from evolute.models import export_model, load_model; "
 EXPORT += "export_model(load_model('tiny'), sys.argv[1])"
 
@@ -93,13 +94,12 @@ def write_inputs(place: Path, python: str) -> None:
         (place / MODEL).parent.mkdir(parents=True)
         subprocess.run([python, "-c", EXPORT, str(place / MODEL)], check=True)
     rng = random.Random(0)
-    suffix = " Provide a numerical answer without units, written inside \\boxed{}."
     chats, problems = [], []
-    for _ in range(512):
+    for _ in range(1024):
         a, b = rng.randrange(5), rng.randrange(5)
         question = f"{a}+{b}?"
         answer = f"\\boxed{{{a + b}}}"
-        turns = [("user", question + suffix), ("assistant", answer)]
+        turns = [*solved_before(rng), ("user", question + SUFFIX), ("assistant", answer)]
         chats.append({"messages": [{"role": r, "content": c} for r, c in turns]})
         problems.append({"question": question, "answer": f"so #### {a + b}"})
     for name, rows in (
@@ -116,6 +116,14 @@ def write_inputs(place: Path, python: str) -> None:
         for split in ("train", "test"):
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (directory / f"{split}.jsonl").write_text(lines)
+
+
+def solved_before(rng: random.Random) -> list[tuple[str, str]]:
+    """rl_loop shows a solved problem before each question, so what sl_loop learns from does too:
+    of any letters, as only its shape matters."""
+    letters = "abcdefghijklmnopqrstuvwxyz     "
+    asked, told = ("".join(rng.choices(letters, k=k)) for k in (30, rng.randrange(60, 160)))
+    return [("user", f"{asked}?{SUFFIX}"), ("assistant", f"{told}. \\boxed{{{rng.randrange(9)}}}")]
 
 
 def versions() -> dict[str, str]:
@@ -228,16 +236,16 @@ def recipe(name: str, place: Path, url: str) -> dict[str, Any]:
     common = [f"base_url={url}", f"model_name={MODEL}", f"log_path={logs}"]
     words = {
         "sl_loop": [
-            *("batch_size=16", "max_steps=30", "lora_rank=16", "learning_rate=1e-2"),
-            *("max_length=512", "save_every=20"),
+            *("batch_size=16", "max_steps=64", "lora_rank=16", "learning_rate=1e-2"),
+            *("train_on_what=last_assistant_message", "max_length=1024", "save_every=20"),
         ],
         "rl_loop": [
-            *("batch_size=8", "group_size=8", "max_steps=6", "lora_rank=16"),
+            *("batch_size=8", "group_size=8", "max_steps=40", "lora_rank=16"),
             *("learning_rate=2e-3", "max_tokens=16", "save_every=0"),
         ],
         "sl_basic": [
-            *("dataset_builder.common_config.batch_size=64", "learning_rate=1e-2", "eval_every=0"),
-            *("lora_rank=16", "dataset_builder.common_config.max_length=512", "save_every=0"),
+            *("num_epochs=2", "learning_rate=1e-2", "eval_every=0", "lora_rank=16"),
+            "save_every=0",
         ],
         "math_rl": [
             *("env=arithmetic", "group_size=4", "groups_per_batch=4", "learning_rate=1e-3"),

@@ -235,6 +235,7 @@ SFT_KEYS = (
 
 SERVICE_KEYS = (
     "directory",
+    "database",
     "names",
     "tokenizer",
     "alpha",

@@ -50,6 +50,7 @@ async def one_session(sandbox, world, source, count, outcomes):
             "code_interpreter": CodeInterpreter(session, seconds=1.0),
         }
         context = ToolContext(PlainAgent(), "hostile", 1.0)
+        own = set(left_behind())  # without root the session itself has our user
         for _ in range(count):
             name, arguments = generated_call(source, world)
             began = time.monotonic()
@@ -59,7 +60,7 @@ async def one_session(sandbox, world, source, count, outcomes):
             assert len(text) < 20_000, (name, arguments)
             text.encode()
             outcomes[name, outcome] += 1
-        assert left_behind() == []
+        assert set(left_behind()) <= own
         # what it may have done to its own folder is mended from inside, as an agent would
         told, _ = await call(
             Bash(session, seconds=5.0),

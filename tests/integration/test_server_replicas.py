@@ -24,11 +24,11 @@ SETTINGS = {"num_threads": 1, "memory_mb": 8, "precision": "float32", "adapter_h
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 LONG = SamplingParams(temperature=0, max_new_tokens=3000, ignore_eos=True)
 PROMPTS = ["hello", "hello world", "another start", "x" * 60, "hello again"]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning:ray.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray.*"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
 ]
 
 

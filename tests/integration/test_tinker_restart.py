@@ -1,6 +1,7 @@
 """kill -9 of a training server in the midst of work: every future ends, and the model is the one
 that an undisturbed run gives, to the bit."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from postgres import postgres
 from tinker_client import Client, text_datum
 
 pytestmark = pytest.mark.slow
@@ -38,9 +40,10 @@ class Patient:
         raise AssertionError("nobody serves")
 
 
-def start(directory):
+def start(directory, database=""):
     words = [sys.executable, "-m", "evolute.cli.main", "serve", "--model", "tiny", "--port", "0"]
     settings = ["num_threads=1", "memory_mb=32", f"train.directory={directory}", "train.poll_s=1"]
+    settings += [f"train.database={database}"] * bool(database)
     settings.append("train.look_ahead=1")  # else what is computed together depends on time
     process = subprocess.Popen(
         [*words, "--train", *(word for one in settings for word in ("--set", one))],
@@ -52,6 +55,12 @@ def start(directory):
     line = process.stdout.readline()
     assert line.startswith("ready "), line
     return process, line.split()[1]
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    with process:  # closes its pipe
+        process.wait(timeout=60)
 
 
 def work(url, kill=()):
@@ -80,14 +89,20 @@ def child_of(pid):
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_server_finishes_what_was_asked(tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_killed_server_finishes_what_was_asked(tmp_path, kind):
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres()).url if kind == "postgres" else ""
+        _calm_and_killed_are_one(tmp_path, database)
+
+
+def _calm_and_killed_are_one(tmp_path, database):
     process, url = start(tmp_path / "calm")
     try:
         calm = work(url)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-    process, url = start(tmp_path / "killed")
+        stop(process)
+    process, url = start(tmp_path / "killed", database)
 
     def kill():
         os.kill(child_of(process.pid), signal.SIGKILL)
@@ -95,8 +110,7 @@ def test_a_killed_server_finishes_what_was_asked(tmp_path):
     try:
         killed = work(url, kill=((2, kill), (7, kill), (-1, kill)))
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        stop(process)
     assert killed[2] > calm[2], "nobody was killed"
     assert killed[0] == calm[0]
     assert killed[1] == calm[1]

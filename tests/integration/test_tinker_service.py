@@ -1,11 +1,13 @@
 """The training API over HTTP: what works, what is refused, and who is told."""
 
+import contextlib
 import io
 import tarfile
 import threading
 import time
 
 import pytest
+from postgres import postgres
 from tinker_client import rl_datum, serving, tensor, text_datum, tokens
 
 from evolute.engine import Engine
@@ -18,9 +20,13 @@ from evolute.types import ConfigError
 DATA = [text_datum("hello world, again"), text_datum("another line of it")]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("service")) as (client, service):
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def served(request, tmp_path_factory):
+    with contextlib.ExitStack() as stack:
+        is_file = request.param == "sqlite"
+        url = "" if is_file else stack.enter_context(postgres()).url
+        place = tmp_path_factory.mktemp("service")
+        client, service = stack.enter_context(serving(place, database=url))
         client.begin()
         client.service = service
         yield client

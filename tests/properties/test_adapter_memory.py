@@ -198,7 +198,7 @@ def machine(residency=Residency, placement_class=Placement, page_size=2):
 @pytest.mark.parametrize("page_size", [1, 2, 4])
 def test_pages_hold_what_their_owners_wrote(page_size):
     """Some 15,000 events in all."""
-    run = settings(max_examples=150, stateful_step_count=40, deadline=None)
+    run = settings(max_examples=60, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(machine(page_size=page_size), settings=run)
 
 

@@ -54,7 +54,7 @@ def floods(draw):
 
 
 @pytest.mark.parametrize("policy", ["lpm", "dlpm"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(flood=floods())
 def test_passes_are_bounded(policy, flood):
     arrivals, limits = flood

@@ -54,7 +54,7 @@ samplings = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(items=st.lists(prompts(), min_size=1, max_size=3), sampling=samplings)
 def test_answers_are_the_same_with_guesses(engines, items, sampling):
     plain, guessing = (engine.generate(items, sampling) for engine in engines)

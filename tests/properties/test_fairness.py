@@ -147,14 +147,14 @@ MOST = 2 * (QUANTUM + W_P * LONGEST + W_Q * POOL)
 
 
 @pytest.mark.parametrize("predict", ["none", "mean"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_vtc_keeps_tenants_that_wait_within_twice_u(predict, seed):
     batch = trace(seed, vtc(predict))
     assert worst_gap(batch.history) <= BOUND
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_with_memory_filled_again_the_wider_bound_holds(seed):
     assert worst_gap(trace(seed, vtc(), reuses=True).history) <= REUSED
@@ -165,7 +165,7 @@ def test_with_memory_filled_again_the_paper_s_bound_need_not_hold():
     assert worst_gap(trace(101, vtc(), reuses=True).history) > BOUND
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_counters_of_those_that_wait_differ_by_u_at_most(seed):
     policy = vtc()
@@ -182,7 +182,7 @@ def test_counters_of_those_that_wait_differ_by_u_at_most(seed):
 
 
 @pytest.mark.parametrize("predict", ["none", "mean"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_dlpm_keeps_tenants_within_its_own_bound_and_its_deficits_in_range(predict, seed):
     policy = dlpm(predict)
@@ -200,7 +200,7 @@ LIMITS = {  # n = 4; memory is not filled again, so U is the paper's to the lett
 
 
 @pytest.mark.parametrize("name", ["vtc", "dlpm"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_the_paper_proves_holds_on_any_trace(name, seed):
     """Lemma 4.3 and theorems 4.4, 4.9, 4.11, 4.13, and the same for dlpm."""
@@ -305,7 +305,7 @@ def shared_prompts(draw):
 
 @pytest.mark.parametrize("predict", ["none", "mean"])
 @pytest.mark.parametrize("policy", ["vtc", "dlpm"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(workload=shared_prompts())
 def test_each_tenant_is_charged_for_what_was_computed_and_made(policy, predict, workload):
     """Whatever was preempted, cached or predicted on the way."""

@@ -189,7 +189,7 @@ def disturb(draw, both):
 
 
 @pytest.mark.parametrize("name", ["fcfs", "lpm", "vtc", "dlpm", "priority"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_is_kept_decides_as_what_is_sorted_anew(name, seed):
     compared(name, seed)

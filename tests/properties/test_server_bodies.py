@@ -177,7 +177,7 @@ def test_the_bodies_that_are_changed_are_right(app: FastAPI) -> None:
         assert answer.status_code == 200, (path, answer.text)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(asks())
 def test_no_body_breaks_the_server(app: FastAPI, ask: tuple[str, Any]) -> None:
     path, body = ask

@@ -17,7 +17,7 @@ from evolute.types import TrainingSample
 
 TINY = load_model("tiny")
 TOKENS = st.integers(0, 255)
-SLOW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

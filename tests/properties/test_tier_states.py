@@ -207,7 +207,7 @@ def machine(tier_class=Tier, placement_class=Placement, store_class=Slots, page_
 
 @pytest.mark.parametrize("page_size", [1, 2, 4])
 def test_pages_come_back_as_they_went(page_size):
-    run = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    run = settings(max_examples=30, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(machine(page_size=page_size), settings=run)
 
 

@@ -30,7 +30,9 @@ VERBS = {  # verb -> the line that --help shows
     "tune": "the system loop on one part: `tune engine`",
     "bench": "measure: serving, replay, training, the load generator",
     "export": "a trained run as a Hugging Face directory",
+    "watch": "a training run in the browser: curves, and every rollout to read",
     "trace": "a timeline of a run",
+    "track": "a run's figures in TensorBoard, Weights & Biases or MLflow",
     "doctor": "what this machine can do, and what is missing",
 }
 

@@ -24,6 +24,7 @@ from evolute.cli.options import as_options
 from evolute.cli.run_state import Record, RunState
 from evolute.dashboard import write_report
 from evolute.dashboard.live import live_router
+from evolute.dashboard.training import training_router
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import Accuracy, evaluate, make_task, paired_difference
 from evolute.envs.tuning import MAX_PAIRS, Judge, SubprocessRunner, engine_space
@@ -129,10 +130,13 @@ class MainJob:
     def _work(self) -> None:
         model = load_model(self.config.train.model)
         with Engine(model, self.config.engine, tracer=self._tracer) as engine:
-            pages = [live_router(engine)]
+            pages = [live_router(engine), training_router(self.run_dir, model.tokenizer)]
             app = create_app(engine, served_names=[model.name], extra_routers=pages)
             with serve_in_thread(app, self.config.host, self.config.port) as server:
-                self.say(f"serving {model.name} at {server.url}; a browser sees it live there")
+                self.say(
+                    f"serving {model.name} at {server.url}; a browser sees it live there, and the "
+                    "training at /run"
+                )
                 with Poller(server.url) as poller:
                     asyncio.run(self._phases(engine, model, poller))
 
@@ -182,6 +186,7 @@ class MainJob:
                 count=self.config.eval_count,
                 adapter=adapter,
                 max_new_tokens=self.config.train.max_new_tokens,
+                concurrency=engine.config.bulk_places,
                 on_progress=bar.advance,
             )
         mean, low, high = dataclasses.astuple(accuracy.interval)

@@ -24,6 +24,11 @@ Set = Annotated[
 ]
 PrintConfig = Annotated[bool, typer.Option(help="show the settings in force and stop")]
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(help="send figures to tensorboard, wandb or mlflow as well; repeatable"),
+]
+
 
 def words_of(recipe: Path) -> list[str]:
     """A TOML file as --set options, in its order. Raises ConfigError when it cannot be read."""

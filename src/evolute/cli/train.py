@@ -13,7 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
-from evolute.cli.options import Json, PrintConfig, Set, emit, overrides, say, settings
+from evolute.cli.options import (
+    Json,
+    PrintConfig,
+    Set,
+    Track,
+    emit,
+    overrides,
+    say,
+    settings,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -30,6 +39,7 @@ def rl(
     run_dir: Annotated[Path | None, typer.Option(help="default: runs/TIME; may exist")] = None,
     set_: Set = None,
     print_config: PrintConfig = False,
+    track: Track = None,
     json: Json = False,
 ) -> None:
     """Reinforcement learning by a recipe. The same command with the same --run-dir goes on.
@@ -37,14 +47,17 @@ def rl(
     Any setting may follow by its name: --steps 3 --optimizer.lr 1e-4, or --train.steps 3.
     """
     from evolute.cli.run_state import hold
+    from evolute.dashboard.tracking import check, follow
     from evolute.models import load_model
     from evolute.telemetry import progress
     from evolute.train import Controller, StepReport, TrainConfig, effective_settings
+    from evolute.types.settings import to_toml
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     changes = [*(set_ or []), *overrides(context.args, "train")]
     config = settings(TrainConfig, [recipe], changes, print_config=print_config)
     directory = run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    check(track or [])
     directory.mkdir(parents=True, exist_ok=True)
     for line in effective_settings(config):
         say(line)
@@ -59,9 +72,13 @@ def rl(
         def show(report: StepReport) -> None:
             last.update(report.metrics)
             bar.advance(report.step + 1, f"accuracy {report.metrics['accuracy_mean']:.2f}")
+            following.update()
 
         controller = Controller(config, directory, model, engine, **parts)
-        done = asyncio.run(controller.run(show))
+        if not (directory / "config.toml").exists():  # others are refused by a run that goes on
+            (directory / "config.toml").write_text(to_toml(config))
+        with follow(directory, track or []) as following:
+            done = asyncio.run(controller.run(show))
         adapter = controller.save_result()
     say(f"adapter: {adapter}")
     if json:
@@ -75,6 +92,7 @@ def sft(
     run_dir: Annotated[Path | None, typer.Option(help="default: runs/TIME; may exist")] = None,
     set_: Set = None,
     print_config: PrintConfig = False,
+    track: Track = None,
     json: Json = False,
 ) -> None:
     """Supervised fine-tuning by a recipe. The same command with the same --run-dir goes on.
@@ -82,6 +100,7 @@ def sft(
     Any setting may follow by its name: --epochs 1 --optimizer.lr 1e-4.
     """
     from evolute.cli.run_state import hold
+    from evolute.dashboard.tracking import check, follow
     from evolute.models import load_model
     from evolute.telemetry import progress
     from evolute.train.sft import SftConfig, SftController, SftReport
@@ -91,6 +110,7 @@ def sft(
     config = settings(SftConfig, [recipe], changes, print_config=print_config)
     config = dataclasses.replace(config, data=tuple(_found(path, recipe) for path in config.data))
     directory = run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    check(track or [])
     directory.mkdir(parents=True, exist_ok=True)
     last: dict[str, float] = {}
     with hold(directory):
@@ -101,8 +121,10 @@ def sft(
             def show(report: SftReport) -> None:
                 last.update(report.metrics)
                 bar.advance(report.step + 1, f"loss {report.metrics['loss']:.3f}")
+                following.update()
 
-            done = controller.run(show)
+            with follow(directory, track or []) as following:
+                done = controller.run(show)
         result = controller.save_result()
     say(f"{result.name}: {result}")
     if json:

@@ -21,6 +21,7 @@ from evolute.types import ConfigError
 from evolute.types.request import MAX_DEADLINE_S
 
 MAX_PAGE_SIZE = 16
+FOR_USERS = 4  # places in the batch that work in bulk leave free
 AT_LEAST_ONE = (
     *("max_running", "token_budget", "memory_mb", "max_waiting", "quantum", "tensor_parallel"),
     *("draft_tokens", "ngram_min", "speculate_up_to", "tier_mb", "tier_step_mb"),
@@ -149,6 +150,13 @@ class EngineConfig:
             )
         if self.tier_restore != "measured" and self.tier == "none":
             raise ConfigError("engine.tier_restore is set, but engine.tier is 'none'.")
+
+    @property
+    def bulk_places(self) -> int:
+        """As many of its own requests as a long job, of rollouts or of an evaluation, may have at
+        once: a few places of `max_running` stay free, so that users who ask meanwhile need not
+        queue behind it."""
+        return max(1, self.max_running - FOR_USERS)
 
     def fairness(self) -> PolicySettings:
         """What the policy is made from. Raises ConfigError for a weight that is none."""

@@ -19,8 +19,6 @@ from evolute.train.settings import TrainConfig
 from evolute.train.sync import LiveEngine
 from evolute.types import Backend, SamplingParams, Task
 
-FOR_USERS = 4  # places in the engine's batch that rollouts leave free, so that nobody queues
-
 
 def task_of(config: TrainConfig) -> Task | ToolTask:
     """Raises ConfigError for a name that no family has."""
@@ -54,4 +52,4 @@ def sampling_of(config: TrainConfig, task: Task | ToolTask) -> SamplingParams:
 def num_places(engine: LiveEngine) -> int:
     """Of all replicas together."""
     replicas = getattr(engine, "replica_config", None)
-    return max(1, engine.config.max_running - FOR_USERS) * (replicas.count if replicas else 1)
+    return engine.config.bulk_places * (replicas.count if replicas else 1)

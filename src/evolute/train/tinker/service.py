@@ -66,7 +66,7 @@ class Service:
         self.names = tuple(dict.fromkeys((*served_names, engine.model_name, *config.names)))
         self.directory = Path(config.directory)
         self._lock = _locked(self.directory)
-        self.store = Store(self.directory / "service.db")
+        self.store = Store(config.database or self.directory / "service.db")
         self.checkpoints = Checkpoints(self.directory / "checkpoints")
         base = Policy(model, LoraConfig(1), fused=config.fused, precision=config.precision)
         self.bounds = Bounds(model.config.vocab_size, engine.config.context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from evolute.train.tinker.databases import URLS
 from evolute.types import ConfigError
 
 
@@ -13,6 +14,7 @@ class ServiceConfig:
     """What `serve --train` may be told. All is kept below `directory`."""
 
     directory: str = "runs/service"  # database, states of models, checkpoints
+    database: str = ""  # postgresql://HOST/NAME; empty: SQLite in the directory
     names: tuple[str, ...] = ()  # further names of the base model, as clients write them
     tokenizer: str = ""  # told to clients; empty: the model's directory, if it is one
     alpha: float = 32.0  # of every adapter; clients choose the rank alone
@@ -50,6 +52,11 @@ class ServiceConfig:
             raise ConfigError("train.gap_s must lie in [0, 60], train.keep_sampler_s above 0.")
         if not 0 <= self.update_nice <= 19:
             raise ConfigError(f"train.update_nice is {self.update_nice}; it lies in [0, 19].")
+        if self.database and not self.database.startswith(URLS):
+            raise ConfigError(
+                f"train.database is {self.database!r}; write postgresql://HOST/NAME, or leave it "
+                "empty for SQLite."
+            )
         if not self.directory:
             raise ConfigError("train.directory is empty; name a directory.")
 

@@ -1,33 +1,32 @@
-"""What does the service remember? One SQLite file; every change is one transaction.
+"""What does the service remember? Rows in a database; every change is one transaction.
 
-    Store(path)                            path = ":memory:" keeps nothing
+    Store(path)                            a file of SQLite, ":memory:" keeps nothing
+    Store("postgresql://host/name")
     store.put(row), store.get(Model, id)   rows of `records`, whole
     store.change(Model, id, **columns)
     store.find(Future, "model_id = ? AND status = ?", ...) -> rows in order of arrival
     with store.transaction(): ...          several changes or none
 
-WAL with synchronous=NORMAL: what was answered survives the death of the process; a loss of power
-can cost the last moments, and leaves the file whole. Used from several threads.
+Used from several threads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sqlite3
 import threading
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from evolute.train.tinker.databases import connect
 from evolute.train.tinker.records import Checkpoint, Future, Model, Sampler, Session
 from evolute.types import CheckpointError, ConfigError
 
 VERSION = 1
-BUSY_S = 10.0
 TABLES: dict[type, tuple[str, str]] = {  # record -> table, key
     Session: ("sessions", "id"),
     Model: ("models", "id"),
@@ -35,7 +34,6 @@ TABLES: dict[type, tuple[str, str]] = {  # record -> table, key
     Sampler: ("samplers", "id"),
     Checkpoint: ("checkpoints", "path"),
 }
-TYPES = {int: "INTEGER", float: "REAL", bool: "INTEGER", bytes: "BLOB"}
 INDICES = (
     "CREATE INDEX futures_status ON futures (status, kind)",
     "CREATE INDEX futures_session ON futures (session_id, status)",
@@ -48,19 +46,18 @@ Row = TypeVar("Row", Session, Model, Future, Sampler, Checkpoint)
 
 
 class Store:
-    """Raises CheckpointError when the disk fails."""
+    """Raises CheckpointError when the database fails."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, where: Path | str) -> None:
         self._lock = threading.RLock()
+        self._db = connect(where)
         try:
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
             self._create()
-        except sqlite3.Error as error:
-            raise ConfigError(f"the database {path} cannot be used: {error}.") from error
+        except BaseException as error:
+            self._db.close()
+            if isinstance(error, self._db.Error):
+                raise ConfigError(f"the database cannot be used: {error}.") from error
+            raise
 
     def close(self) -> None:
         with self._lock:
@@ -73,13 +70,13 @@ class Store:
             if self._db.in_transaction:
                 yield
                 return
-            self._run("BEGIN IMMEDIATE")
+            self._told(self._db.begin)
             try:
                 yield
             except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.rollback()
                 raise
-            self._run("COMMIT")
+            self._told(self._db.commit)
 
     def put(self, row: Row) -> None:
         """A new row. Raises CheckpointError when its key is taken."""
@@ -102,7 +99,7 @@ class Store:
         found = self._rows(kind, f"SELECT * FROM {table} WHERE {column} = ?", key)
         return found[0] if found else None
 
-    def find(self, kind: type[Row], where: str = "1", *values: Any) -> list[Row]:
+    def find(self, kind: type[Row], where: str = "TRUE", *values: Any) -> list[Row]:
         """In order of arrival. `where` is SQL of ours, never of a request."""
         table, _ = TABLES[kind]
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY number"
@@ -116,7 +113,7 @@ class Store:
         query = f"SELECT * FROM {table} WHERE {where} ORDER BY number DESC LIMIT ? OFFSET ?"
         return self._rows(kind, query, *values, limit, offset), self.count(kind, where, *values)
 
-    def count(self, kind: type[Row], where: str = "1", *values: Any) -> int:
+    def count(self, kind: type[Row], where: str = "TRUE", *values: Any) -> int:
         table, _ = TABLES[kind]
         with self._lock:
             query = f"SELECT COUNT(*) FROM {table} WHERE {where}"
@@ -142,20 +139,24 @@ class Store:
         sets = ", ".join(f"{name} = ?" for name in columns)
         given = [_stored(value) for value in (*columns.values(), *values)]
         with self.transaction():
-            return self._run(f"UPDATE {table} SET {sets} WHERE {where}", *given).rowcount
+            query = f"UPDATE {table} SET {sets} WHERE {where}"
+            return int(self._run(query, *given).rowcount)
 
     def delete(self, kind: type[Row], where: str, *values: Any) -> int:
         table, _ = TABLES[kind]
         with self.transaction():
             query = f"DELETE FROM {table} WHERE {where}"
-            return self._run(query, *map(_stored, values)).rowcount
+            return int(self._run(query, *map(_stored, values)).rowcount)
 
     # -- internals ---------------------------------------------------------------
 
-    def _run(self, query: str, *values: Any) -> sqlite3.Cursor:
+    def _run(self, query: str, *values: Any) -> Any:
+        return self._told(self._db.execute, query, values)
+
+    def _told(self, act: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return self._db.execute(query, values)
-        except sqlite3.Error as error:
+            return act(*arguments)
+        except self._db.Error as error:
             raise CheckpointError(f"the service's database failed: {error}.") from error
 
     def _rows(self, kind: type[Row], query: str, *values: Any) -> list[Row]:
@@ -166,26 +167,32 @@ class Store:
         return [_loaded(kind, dict(zip(names, row))) for row in rows]
 
     def _create(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        version = self._db.version
         if version == VERSION:
             return
         if version:
             raise ConfigError(
                 f"the database is of version {version}, and this Evolute writes {VERSION}; name "
-                "another train.directory."
+                "another train.directory or train.database."
             )
         with self.transaction():
             for kind, (table, key) in TABLES.items():
                 columns = [
-                    f"{f.name} {_type_of(kind, f.name)}{' UNIQUE NOT NULL' * (f.name == key)}"
+                    f"{f.name} {self._type_of(kind, f.name)}{' UNIQUE NOT NULL' * (f.name == key)}"
                     for f in dataclasses.fields(kind)
                     if f.name != "number"
                 ]
-                fields = ", ".join(("number INTEGER PRIMARY KEY AUTOINCREMENT", *columns))
+                fields = ", ".join((self._db.number, *columns))
                 self._run(f"CREATE TABLE {table} ({fields})")
             for index in INDICES:
                 self._run(index)
-            self._run(f"PRAGMA user_version = {VERSION}")
+            self._db.set_version(VERSION)
+
+    def _type_of(self, kind: type, name: str) -> str:
+        hint = _hints(kind)[name]
+        inner = [t for t in typing.get_args(hint) if t is not type(None)]
+        is_optional = type(None) in typing.get_args(hint)
+        return self._db.type_of(inner[0] if is_optional else hint)
 
 
 HINTS: dict[type, dict[str, Any]] = {}
@@ -195,13 +202,6 @@ def _hints(kind: type) -> dict[str, Any]:
     if kind not in HINTS:
         HINTS[kind] = typing.get_type_hints(kind)
     return HINTS[kind]
-
-
-def _type_of(kind: type, name: str) -> str:
-    hint = _hints(kind)[name]
-    inner = [t for t in typing.get_args(hint) if t is not type(None)]
-    is_optional = type(None) in typing.get_args(hint)
-    return TYPES.get(inner[0] if is_optional else hint, "TEXT")
 
 
 def _stored(value: Any) -> Any:
