@@ -44,9 +44,9 @@ class Layout:
 def layout(config: RayConfig) -> Layout:
     """Trainers come first, so that a packed group of them lies on as few machines as can be."""
     shares: dict[Kind, Bundle] = {
-        "trainer": _bundle(config.trainer_cpus, 0),
+        "trainer": _bundle(config.trainer_cpus),
         "engine": _bundle(config.engine_cpus, config.engine_gpus),
-        "worker": _bundle(1, 0),
+        "worker": _bundle(1),
     }
     bundles: list[Bundle] = []
     places: dict[Kind, tuple[int, ...]] = {}
@@ -107,7 +107,7 @@ def reserve(cluster: Cluster, wanted: Layout, timeout_s: float) -> Reserved:
 # -- internals ---------------------------------------------------------------
 
 
-def _bundle(cpus: float, gpus: float) -> Bundle:
+def _bundle(cpus: float | int, gpus: float | int = 0) -> Bundle:
     return {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
 
 
