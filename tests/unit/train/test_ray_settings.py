@@ -75,7 +75,7 @@ def test_what_cannot_be_honoured_is_refused_with_the_fix(changes, fix):
 )
 def test_what_can_is_taken_and_told(changes):
     config = of(**changes)
-    told = [line for line in effective_settings(config) if line.startswith("on Ray")]
+    told = [line for line in effective_settings(config) if line.startswith("note: on Ray")]
     assert len(told) == config.ray.is_on
 
 
@@ -83,7 +83,7 @@ def test_what_can_is_taken_and_told(changes):
 def test_recipes_hold_only_settings_that_act(path):
     config = load(TrainConfig, files=[path], overrides=[])
     assert config.ray.is_on and layout(config.ray).bundles
-    assert any(line.startswith("on Ray") for line in effective_settings(config))
+    assert any(line.startswith("note: on Ray") for line in effective_settings(config))
 
 
 def test_there_are_recipes():
