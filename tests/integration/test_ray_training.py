@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from evolute.models import load_model
 from evolute.train import Controller, RayConfig, SyncConfig, TrainConfig
 from evolute.train.ray import RayRun
 from evolute.train.rollouts import Journal
+from evolute.train.settings import AsynchronyConfig
 from evolute.types import TrainingError
 
 BASE = TrainConfig(
@@ -169,7 +171,9 @@ def test_an_engine_that_dies_amid_a_step_costs_no_row(tmp_path, plain, way):
     assert journal(tmp_path) == journal(plain[0]) and fingerprint == plain[1]
 
 
-def test_a_worker_that_dies_amid_a_step_costs_no_row(tmp_path):
+def test_a_worker_that_dies_amid_a_step_costs_no_row(tmp_path, monkeypatch):
+    monkeypatch.undo()  # workers grade as the task does
+    in_process(tmp_path / "plain")
     ray = dataclasses.replace(TWO, workers=2)
     config = dataclasses.replace(BASE, ray=ray)
     found = []
@@ -189,6 +193,7 @@ def test_a_worker_that_dies_amid_a_step_costs_no_row(tmp_path):
     on_ray(tmp_path, config, act=watch)
     assert found[0].num_requeued > 0, "some episodes were played there"
     each_row_once(tmp_path, config)
+    assert journal(tmp_path) == journal(tmp_path / "plain"), "also those that were played again"
     requeued = [
         rollout.metadata["requeued"]
         for _, rollout in Journal(tmp_path / "rollouts.jsonl").read()
@@ -197,7 +202,7 @@ def test_a_worker_that_dies_amid_a_step_costs_no_row(tmp_path):
     assert sum(map(len, requeued)) == found[0].num_requeued
 
 
-def test_a_lost_rank_ends_the_step_and_the_run_resumes(tmp_path, plain):
+def test_a_lost_rank_ends_the_step_and_the_run_resumes(tmp_path):
     ray = dataclasses.replace(TWO, engines=1, trainers=2)
     config = dataclasses.replace(BASE, ray=ray, steps=4)
     whole = on_ray(tmp_path / "whole", config)
@@ -210,6 +215,59 @@ def test_a_lost_rank_ends_the_step_and_the_run_resumes(tmp_path, plain):
     with pytest.raises(TrainingError, match="trainer rank 1 of 2 is gone"):
         on_ray(tmp_path / "cut", config, on_step=kill)
     assert time.monotonic() - began < config.ray.collective_timeout_s / 2, "no timeout was spent"
+    shutil.copytree(tmp_path / "cut", tmp_path / "elsewhere")
     assert on_ray(tmp_path / "cut", config) == whole
-    assert [record["step"] for record in metrics(tmp_path / "cut")] == [0, 1, 2, 3]
-    each_row_once(tmp_path / "cut", config)
+    in_process(tmp_path / "elsewhere", dataclasses.replace(config, ray=RayConfig()))
+    for directory in (tmp_path / "cut", tmp_path / "elsewhere"):
+        found = metrics(directory)
+        assert [record["step"] for record in found] == [0, 1, 2, 3]
+        expected = metrics(tmp_path / "whole")[-1]
+        for key in ("loss", "grad_norm"):
+            assert found[-1][key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6)
+        each_row_once(directory, config)
+
+
+@pytest.mark.parametrize("schedule", ["one_step_off", "asynchronous"])
+def test_other_schedules_have_the_bits_of_one_process_too(tmp_path, schedule):
+    fresh = AsynchronyConfig(max_staleness=0)
+    chosen = {"asynchrony": fresh} if schedule == "asynchronous" else {}
+    config = dataclasses.replace(BASE, schedule=schedule, **chosen)
+    expected = in_process(tmp_path / "plain", config).fingerprint()
+    assert on_ray(tmp_path / "ray", dataclasses.replace(config, ray=TWO)) == expected
+    assert journal(tmp_path / "ray") == journal(tmp_path / "plain")
+
+
+def test_an_engine_that_dies_under_stale_rollouts_costs_no_row(tmp_path):
+    stale = AsynchronyConfig(max_staleness=2)
+    config = dataclasses.replace(BASE, schedule="asynchronous", asynchrony=stale, steps=6, ray=TWO)
+
+    def kill(ray, report):
+        if report.step == 1:
+            os.kill(ray.engines._replicas[1].facts.pid, signal.SIGKILL)
+
+    fingerprint = on_ray(tmp_path, config, on_step=kill)
+    again = dataclasses.replace(BASE, steps=6, replay=str(tmp_path))
+    assert in_process(tmp_path / "again", again).fingerprint() == fingerprint
+    assert [record["step"] for record in metrics(tmp_path)] == list(range(config.steps))
+    assert all(record["num_failed"] == 0 for record in metrics(tmp_path))
+    rows = [(group, index) for _, group, index, _ in journal(tmp_path)]
+    assert len(rows) == len(set(rows)) == 6 * 2 * 4
+
+
+def test_a_cluster_of_two_nodes_is_used_and_left_as_it_was(tmp_path, plain):
+    """Two nodes of Ray on this machine; each bundle has room on one of them only."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes.add_node(num_cpus=2)
+        settings = dataclasses.replace(TWO, address=nodes.address, nodes="spread")
+        config = dataclasses.replace(BASE, ray=settings)
+        assert on_ray(tmp_path, config) == plain[1]
+        assert not ray.is_initialized() and journal(tmp_path) == journal(plain[0])
+        ray.init(address=nodes.address, log_to_driver=False)
+        assert len(ray.nodes()) == 2 and ray.cluster_resources()["CPU"] == 3
+        ray.shutdown()
+    finally:
+        nodes.shutdown()
