@@ -147,7 +147,11 @@ def test_divided_weights_train_as_whole_ones(tmp_path):
         asyncio.run(run.run())
         weights = run.crew.weights()
     assert weights.keys() == expected.keys()
-    assert max(float((weights[n] - expected[n]).abs().max()) for n in weights) <= 1e-6
+    moved = max(float((expected[n] - TINY.weights[n]).abs().max()) for n in weights)
+    differ = max(float((weights[n] - expected[n]).abs().max()) for n in weights)
+    assert moved > 1e-4 and differ <= 1e-5  # Adam divides by moments that are nearly 0
+    for ours, theirs in zip(metrics(tmp_path / "ray"), metrics(directory), strict=True):
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
 
 
 @pytest.mark.parametrize("way", ["publish", "broadcast"])
