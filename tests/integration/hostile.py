@@ -146,8 +146,9 @@ def files(world: World) -> str:
             attempt(lambda: os.listdir(place) or None)
         for place in ("/", "/usr", "/usr/bin", "/py", "/py/lib", "/run.py", "/proc/sys", "/dev"):
             attempt(lambda: open(place + "/new" if os.path.isdir(place) else place, "w").fileno())
-        attempt(lambda: [open(f"/proc/{{p}}/environ").read() for p in os.listdir("/proc")
-                         if p.isdigit() and int(p) < 3 and p != str(os.getpid())])
+        others = [p for p in os.listdir("/proc") if p.isdigit() and p != str(os.getpid())]
+        for other in others:  # of the sandbox itself they may be read; what pytest set may not
+            attempt(lambda: "PYTEST" in open(f"/proc/{{other}}/environ").read() or None)
         attempt(lambda: open("/proc/sys/kernel/core_pattern", "w").write("|x"))
         attempt(lambda: open("/proc/sysrq-trigger", "w").write("b"))
         attempt(lambda: os.open("/dev/mem", os.O_RDWR))

@@ -9,11 +9,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evolute.envs.chains import draw_chain
+from evolute.envs.walks import draw_walk, read_walk
 from evolute.reasoning.demonstrations import perturb as module
 from evolute.reasoning.demonstrations.chains import (
+    Style,
     check_steps,
     demonstrate,
-    skill,
     wrong_demonstration,
 )
 from evolute.reasoning.demonstrations.perturb import (
@@ -39,6 +40,12 @@ from evolute.reasoning.demonstrations.trace import (
     render,
     row_of,
     training_row,
+)
+from evolute.reasoning.demonstrations.walks import (
+    check_walk,
+    demonstrate_walk,
+    exercise,
+    wrong_walk,
 )
 from evolute.types import ConfigError
 
@@ -253,4 +260,40 @@ def test_shuffled_chains_lose_their_coherence_and_corrupted_ones_their_arithmeti
     assume(shuffle(trace, 1.0, random.Random(0)).steps != trace.steps)
     shuffled = check_steps(shuffle(trace, 1.0, random.Random(1)).thought, chain)
     assert shuffled.coherence < 1
-    skill(rng, 10)
+
+
+# -- the teacher of walks ----------------------------------------------------
+
+
+@given(SEEDS, st.sampled_from([3, 10, 100]))
+def test_traces_of_walks_are_right_coherent_and_read_back(rng, modulus):
+    walk = draw_walk(rng, (1, 9), modulus)
+    assert read_walk(walk.question) == walk
+    trace = demonstrate_walk(walk, rng)
+    assert trace.solution == f"The end is {walk.values[-1]}"
+    found = check_walk(trace.thought, walk)
+    assert found.num_grounded == found.num_steps >= walk.times
+    slips = sum(step.role == "DOUBT" for step in trace.steps)
+    assert found.num_steps - found.num_right == found.num_steps - found.num_true == slips
+    args = (trace.prompt, trace.problem_id, trace.domain)
+    assert parse(render(trace), *args, by="paragraphs") == trace
+
+
+@given(SEEDS, st.sampled_from(["slip", "random"]))
+def test_wrong_walks_are_wrong_where_they_say(rng, how):
+    walk = draw_walk(rng, (1, 8), 10)
+    assert wrong_walk(walk, rng, how).solution != f"The end is {walk.values[-1]}"
+    trace = wrong_walk(walk, rng, how, Style(0.0, 0.0, 0.0))
+    found = check_walk(trace.thought, walk)
+    assert trace.solution != f"The end is {walk.values[-1]}"
+    assert found.num_grounded == found.num_steps == walk.times
+    assert found.num_steps - found.num_right == (how == "slip")
+
+
+@given(SEEDS)
+def test_shuffled_walks_lose_their_coherence_and_exercises_have_none_to_lose(rng):
+    walk = draw_walk(rng, (6, 8), 10)
+    trace = demonstrate_walk(walk, rng)
+    assert check_walk(shuffle(trace, 1.0, rng).thought, walk).coherence < 1
+    steps = exercise(rng, 10, 8).steps
+    assert [s.role for s in steps] == ["PLAN", "STEP"] * (len(steps) // 2)

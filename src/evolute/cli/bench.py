@@ -61,12 +61,15 @@ Minutes = Annotated[
     float | None, typer.Option(help="soak: how long; default 60, with --quick half a minute")
 ]
 Keep = Annotated[
-    Path | None, typer.Option(help="demonstrations: a folder where a run that was killed goes on")
+    Path | None,
+    typer.Option(
+        help="demonstrations: a folder where a run that was killed goes on, with a page of plots"
+    ),
 ]
 Variants = Annotated[
     str | None,
     typer.Option(
-        help="comma-separated; demonstrations: changes to traces, by default eight of them; "
+        help="comma-separated; demonstrations: changes to traces, by default fourteen of them; "
         "programs: ways to run them, by default all"
     ),
 ]
@@ -234,7 +237,7 @@ def _demonstrations(
 
     if model:
         raise ConfigError("bench demonstrations trains a student of its own; drop --model.")
-    return run(
+    result = run(
         quick,
         config=_config(words) if words else None,
         repeats=repeats,
@@ -242,6 +245,12 @@ def _demonstrations(
         keep=keep,
         on_result=say,
     )
+    if keep:
+        from evolute.cli.study_page import study_page
+
+        (keep / "report.html").write_text(study_page(result))
+        say(f"{keep / 'report.html'}: plots")
+    return result
 
 
 def _soak(

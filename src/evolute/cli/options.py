@@ -72,8 +72,9 @@ def as_options(values: Mapping[str, Any], section: str = "") -> str:
 
 
 def emit(values: dict[str, Any]) -> None:
-    """The machine-readable result, as one line."""
-    print(json.dumps(values, default=_plain), flush=True)
+    """The machine-readable result, as one line. JSON has no infinity and no NaN: null."""
+    plain = json.loads(json.dumps(values, default=_plain), parse_constant=lambda _: None)
+    print(json.dumps(plain, allow_nan=False), flush=True)
 
 
 def say(text: str) -> None:

@@ -20,6 +20,7 @@ from evolute.dashboard.plots import Interval
 from evolute.telemetry import read_records
 
 Record = Mapping[str, Any]
+ENDS = (("low", -math.inf), ("high", math.inf))
 PHASES = ("base", "train", "trained", "tune")
 
 
@@ -91,11 +92,16 @@ def interval(record: Record | None, name: str) -> Interval | None:
     mean = real(record, "mean") if record else None
     if record is None or mean is None:
         return None
-    ends = [
-        float(end) if isinstance(end, int | float) and not math.isnan(end) else mean
-        for end in (record.get("low"), record.get("high"))
-    ]
+    ends = [_end(record.get(side, mean), mean, none) for side, none in ENDS]
     return Interval(name, mean, ends[0], ends[1])
+
+
+def _end(value: object, mean: float, none: float) -> float:
+    """Null is an interval without that end; what is no number has none either, and is not shown."""
+    if value is None:
+        return none
+    is_number = isinstance(value, int | float) and not math.isnan(value)
+    return float(value) if is_number else mean  # type: ignore[arg-type]
 
 
 def _text(file: Path) -> str:

@@ -25,6 +25,7 @@ from evolute.envs.sandbox.contract import Sandbox
 from evolute.envs.search.talk import search_talk_task
 from evolute.envs.sql.talk import sql_talk_task
 from evolute.envs.step import read_step
+from evolute.envs.walks import walk_task
 from evolute.envs.words import word_tasks
 from evolute.types import ConfigError, Task
 from evolute.types.settings import nearest
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {  # made from a name with options
     "hangman": hangman_task,
     "search-talk": search_talk_task,
     "text-to-sql": sql_talk_task,
+    "walk": walk_task,
     "word-problems": word_problem_task,
     "wordle": wordle_task,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,23 @@ class Ledger:
 
     def append(self, trial: Trial) -> None:
         with RecordWriter(self.path) as writer:
-            writer.write(asdict(trial))
+            writer.write(_record(trial))
         self.trials.append(trial)
 
     def of_judge(self, digest: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.judge == digest]
 
 
+def _record(trial: Trial) -> dict[str, Any]:
+    """JSON has no infinity: an interval without an end, of one pair, has null there."""
+    found = asdict(trial)
+    if trial.ratio and not math.isfinite(trial.ratio.high):
+        found["ratio"]["high"] = None
+    return found
+
+
 def _trial(record: dict[str, Any]) -> Trial:
     ratio = record["ratio"] and Ratio(**record["ratio"])
+    if ratio and ratio.high is None:
+        ratio = replace(ratio, high=math.inf)
     return Trial(**{**record, "ratio": ratio, "verdict": Verdict(record["verdict"])})

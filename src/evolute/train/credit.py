@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -103,14 +104,16 @@ def credit(
 
 
 def _rewards(members: Sequence[Numbered], config: TrainConfig, scored: Scored) -> dict[int, float]:
-    """By place of the rollout: the world's reward, less what length costs. The KL is taken off
-    whole here for rules of one number a rollout; token rules take it off where it arises."""
+    """By place of the rollout: the world's reward, less what length costs: that of its longest
+    turn, since max_new_tokens limits a turn. The KL is taken off whole here for rules of one number
+    a rollout; token rules take it off where it arises."""
     chosen = config.algorithm.selection
     rewards: dict[int, float] = {}
     lengths: dict[int, int] = defaultdict(int)
     for member in members:
         rewards[member.place] = float(member.rollout.reward)
-        lengths[member.place] += sum(member.sample.loss_mask)
+        turns = (len(list(run)) for said, run in groupby(member.sample.loss_mask) if said)
+        lengths[member.place] = max(lengths[member.place], *turns, 0)
     if chosen.penalty_tokens:
         for place, length in lengths.items():
             rewards[place] += overlong_penalty(
@@ -209,7 +212,8 @@ def _weights(members: Sequence[Numbered], config: TrainConfig) -> list[float]:
     lengths: dict[int, int] = defaultdict(int)
     groups: dict[int, int] = {}
     for member in members:
-        lengths[member.place] += sum(member.sample.loss_mask)
+        turns = (len(list(run)) for said, run in groupby(member.sample.loss_mask) if said)
+        lengths[member.place] = max(lengths[member.place], *turns, 0)
         groups[member.place] = member.rollout.group
     longest = config.algorithm.max_length or config.max_new_tokens
     longest = longest or max(lengths.values(), default=1)

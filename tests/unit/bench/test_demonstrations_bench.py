@@ -12,17 +12,16 @@ from evolute.bench.demonstrations.figures import figures_of, notes_of
 from evolute.bench.demonstrations.lab import Lab, Sizes, Taught
 from evolute.bench.demonstrations.probes import Answers
 from evolute.engine import EngineConfig
-from evolute.envs.chains import read_chain
+from evolute.envs.walks import read_walk
 from evolute.models import load_model
 from evolute.types import ConfigError
 
-SMALL = Sizes(width=64, num_layers=1, skills=32, lessons=16, traces=6, epochs=1, heldout=2)
+SMALL = Sizes(width=64, num_layers=1, skills=32, sums=32, traces=6, epochs=1, heldout=2)
 
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
     monkeypatch.setattr(probes, "LONG", 8)
-    monkeypatch.setattr(probes, "SHORT", 8)
 
 
 def test_each_variant_has_its_figures_and_a_killed_run_goes_on(tmp_path, monkeypatch):
@@ -45,7 +44,7 @@ def test_each_variant_has_its_figures_and_a_killed_run_goes_on(tmp_path, monkeyp
     del told[:]
     monkeypatch.setattr(lab_module, "_train", lambda *a: (told.append(a[1].name), train(*a))[1])
     again = run(True, sizes=SMALL, variants=variants, repeats=2, keep=tmp_path / "cut")
-    assert told == ["skills", "lessons", "wrong", "lora"]  # the first two have nothing left to do
+    assert told == ["skills", "sums", "wrong", "lora"]  # the first two have nothing left to do
     assert again.figures == whole.figures
     other = dataclasses.replace(SMALL, traces=7)
     with pytest.raises(ConfigError, match="other sizes"):
@@ -69,7 +68,7 @@ def test_variants_are_what_their_names_say(tmp_path):
     assert {len(traces) for traces in sets.values()} == {20}
     assert sets["delete-100"][0].steps == () and len(sets["short"][0].steps) >= 4
     for name, traces in sets.items():
-        right = [f"{(c := read_chain(t.problem_id)).asked} = {c.values[c.asked]}" for t in traces]
+        right = [f"The end is {read_walk(t.problem_id).values[-1]}" for t in traces]
         same = [t.solution == r for t, r in zip(traces, right)]
         assert not any(same) if name == "wrong" else all(same) or name == "digits-100-solution"
     changed = {n for n in VARIANTS if sets[n] != sets["correct"]}
@@ -100,10 +99,25 @@ def test_costs_are_paired_and_groups_are_compared_over_seeds():
     assert found["cost/structure"] == 7 / 8 and found["cost/content"] == 1 / 8
     assert found["structure_above_content"] == 0.75
     assert found["structure_above_content_low"] < 0.75 < found["structure_above_content_high"]
+    assert found["structure_to_content"] == 7
+    assert 1 < found["structure_to_content_low"] < 7  # above, draws in which content costs nothing
+    assert "structure_to_content_high" not in found
     assert notes_of(seeds) == ("8 held-out problems over 2 seeds, one taught student",)
     dull = [{**seeds[0], "base": answers(1, 1, 1, 0), "wrong": answers(1, 1, 1, 1)}]
     assert "little room" in notes_of([{**dull[0], "correct": answers(1, 1, 1, 0)}])[1]
     assert "structure_above_content_low" not in figures_of(dull, STRUCTURE, CONTENT)
+
+
+def test_the_page_shows_every_variant_with_its_interval():
+    from evolute.bench.result import BenchResult
+    from evolute.cli.study_page import study_page
+
+    seeds = [{"base": answers(0, 0), "correct": answers(1, 1), "shuffle-100": answers(0, 1)}] * 2
+    figures = figures_of(seeds, STRUCTURE, CONTENT)
+    config = {"variants": ["correct", "shuffle-100"]}
+    text = study_page(BenchResult("demonstrations", config, figures, 2, {}, notes=("4 problems",)))
+    assert text.count("<svg") == 2 and "4 problems" in text
+    assert text.count(">shuffle-100<") == 3 and text.count(">base<") == 3  # both plots, the table
 
 
 def test_the_folder_is_refused_elsewhere(tmp_path):

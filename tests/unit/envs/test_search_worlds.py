@@ -10,17 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolute.envs import make_task, validate
-from evolute.envs.memory.document import draw_document
+from evolute.envs.madewords import SYLLABLES
+from evolute.envs.memory.document import COLOURS, draw_document
 from evolute.envs.search import Page, is_same_answer, plain_answer
 from evolute.envs.search.corpus import FIRST, draw_corpus, draw_question
 from evolute.envs.step import read_step
 from evolute.envs.tools.browser import Browser
 from evolute.envs.tools.contract import ToolContext
 from evolute.envs.tools.memory import NextWithSummary
-from evolute.envs.tools.registry import PlainAgent
+from evolute.envs.tools.registry import PlainAgent, make_tool_task
 from evolute.envs.tools.retrieval import Bm25, words
 from evolute.envs.tools.search import Search, SearchIndex
-from evolute.types import ToolError
+from evolute.types import ConfigError, ToolError
 
 TEXT = st.lists(st.sampled_from(["cat", "dog", "sat", "mat", "ran"]), max_size=8).map(" ".join)
 
@@ -183,3 +184,41 @@ def test_the_memory_tool_clears_the_talk():
     assert len(agent.messages[1]["content"]) < 2300
     assert "no more parts" in ask(tool, agent, summary="y")
     assert "needs summary" in ask(tool, agent)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_short_names_have_two_syllables(split):
+    short = {(one + other).capitalize() for one in SYLLABLES for other in SYLLABLES}
+    for seed in range(8):
+        document = draw_document(random.Random(seed), 2, 4, 1, split, "short")
+        told = re.findall(r"[A-Z][a-z]+", " ".join(document.parts))
+        assert set(told) - {"Nobody", "It", "The"} <= short
+        assert {document.answer} <= short
+        for title in draw_corpus(random.Random(seed), 10, split, "short").kinds:
+            assert set(title.split()) - {*FIRST, "Works", "Tales", "of", "River"} <= short
+
+
+@pytest.mark.parametrize(
+    "name", ["memory-qa?parts=4&lines=12&names=short", "search-qa?docs=31&names=short",
+             "search-qa?names=tiny", "memory-qa?names="]
+)  # fmt: skip
+def test_more_short_names_than_there_are_are_refused(name):
+    with pytest.raises(ConfigError, match="names"):
+        make_tool_task(name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_decoys_one_line_tells_of_a_key(seed):
+    document = draw_document(
+        random.Random(seed), 2, 4, 1, "train", "short", decoys=False, answers="colours"
+    )
+    told = re.findall(r"\w+ owns the (\w+) key", " ".join(document.parts))
+    assert told == [document.answer] and document.answer in COLOURS
+
+
+def test_colours_are_the_last_of_a_chain_and_of_its_decoys():
+    document = draw_document(random.Random(3), 3, 12, 2, "train", answers="colours")
+    text = " ".join(document.parts)
+    assert document.answer in COLOURS
+    assert set(re.findall(r"opens the (\w+) box", text)) <= set(COLOURS)
+    assert not set(re.findall(r"owns the (\w+) key", text)) & set(COLOURS)

@@ -1,6 +1,7 @@
 """Queries that nobody has read, rows compared, questions to generated databases."""
 
 import asyncio
+import re
 import sqlite3
 
 import pytest
@@ -182,3 +183,44 @@ def test_a_talk_in_tags_has_skyrls_rewards():
 def test_the_gold_queries_run_in_sqlite_as_it_is():
     for problem in make_tool_task("sql?level=1-3").problems("heldout", 20):
         assert sqlite3.complete_statement(problem.gold + ";")
+
+
+def test_with_drawn_spelling_only_the_stored_word_is_found():
+    from evolute.envs.sql.domains import SPELLINGS
+
+    task = make_tool_task("sql?level=0&spelling=drawn&rows=6")
+    problems = task.problems("train", 24)
+    stored = [re.search("'([^']+)'", problem.gold)[1] for problem in problems]
+    words = [re.search(r"(\w+)\?", problem.id)[1] for problem in problems]
+    ways = [[spell(word) for spell in SPELLINGS].index(as_is) for word, as_is in zip(words, stored)]
+    assert set(ways) == {0, 1, 2, 3}
+
+    async def grades(problem, word, way):
+        world = task.world(problem)
+        await world.start()
+        queries = [problem.gold.replace(f"'{SPELLINGS[way](word)}'", f"'{spell(word)}'")
+                   for spell in SPELLINGS]  # fmt: skip
+        found = [(await world.grade(query)).is_right for query in queries]
+        await world.close()
+        return found
+
+    for problem, word, way in zip(problems, words, ways):
+        assert asyncio.run(grades(problem, word, way)) == [k == way for k in range(4)]
+        assert "#north" in problem.messages[0]["content"]
+
+
+def test_the_spelling_changes_no_question():
+    def asked(name):
+        return {p.id for p in make_tool_task(name).problems("heldout", 40)}
+
+    assert len(asked("sql?level=1") & asked("sql?level=1&spelling=drawn")) > 30
+
+
+def test_domains_limit_what_databases_are_about():
+    from evolute.envs.sql.domains import DOMAINS
+
+    first = DOMAINS[sorted(DOMAINS)[0]]
+    for problem in make_tool_task("sql?level=0&domains=1").problems("train", 20):
+        assert re.search(rf"FROM ({first.parent.name}|{first.child.name}) ", problem.gold)
+    whole = make_tool_task("sql?level=1").problems("train", 20)
+    assert whole == make_tool_task("sql?level=1&domains=10").problems("train", 20)

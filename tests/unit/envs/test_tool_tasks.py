@@ -102,8 +102,8 @@ def test_worlds_may_be_closed_at_any_time():
     ("name", "told"),
     [
         ("repare", "Did you mean 'repair'?"),
-        ("sql?level=4", "it is 1, 2 or 3"),
-        ("sql?level=3-1", "it is 1, 2 or 3"),
+        ("sql?level=4", "it is 0, 1, 2 or 3"),
+        ("sql?level=3-1", "it is 0, 1, 2 or 3"),
         ("sql?rows=1", "must lie in"),
         ("sql?lvel=1", "Did you mean 'level'?"),
         ("search-qa?hops=9", "from 1 to 5"),

@@ -61,6 +61,26 @@ def test_the_penalty_changes_the_rewards_before_the_credit():
     assert [c.advantage for c in credit(long, config(max_new_tokens=8))] == [0.0, 0.0]
 
 
+def test_the_penalty_is_that_of_the_longest_turn():
+    """A limit of tokens is one turn's: many short turns are not long."""
+
+    def talk(index, *turns):
+        masks = [[True] * size for size in turns]
+        mask = [one for each in masks for one in (*each, False)][:-1]
+        whole = TrainingSample((1,), (2,) * len(mask), tuple(mask), (0.0,) * len(mask))
+        return Rollout("p", 0, index, 1.0, Outcome.DONE, (whole,))
+
+    def apart(index, *turns):
+        samples = tuple(s for size in turns for s in talk(0, size).samples)
+        return Rollout("p", 0, index, 1.0, Outcome.DONE, samples)
+
+    settings = config(max_new_tokens=8, penalty_tokens=4)
+    short = [talk(0, 4), talk(1, 4, 4, 4, 4), apart(2, 4, 3, 4)]
+    assert [c.advantage for c in credit(short, settings)] == [0.0] * 5
+    long = credit([talk(0, 4, 8), talk(1, 4, 4)], settings)
+    assert long[0].advantage < 0 < long[1].advantage
+
+
 def test_an_overlong_rollout_counts_in_its_group_and_has_no_gradient():
     cut = Outcome.TRUNCATED
     rollouts = [rollout(0, 0, 1.0), rollout(0, 1, 0.0, outcome=cut), rollout(0, 2, 0.0)]

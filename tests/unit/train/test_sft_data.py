@@ -144,3 +144,44 @@ def test_what_is_too_long_is_refused_dropped_or_cut():
     assert cut.samples[1].response_ids == long.response_ids[:10] and cut.num_cut == 1
     with pytest.raises(ConfigError, match="no row is left"):
         fit([long], len(long.prompt_ids), "cut")
+
+
+def sample(prompt=(256, 104), ids=(105, 106, 107), mask=(True, False, True)):
+    return {"prompt_ids": list(prompt), "response_ids": list(ids), "loss_mask": list(mask)}
+
+
+def test_a_recorded_trajectory_is_learned_token_by_token(tmp_path):
+    whole_row = {
+        "reward": 1.0,
+        "samples": [sample(), sample(prompt=(99,)), sample(mask=(False,) * 3)],
+    }
+    found = read(file_of(tmp_path, whole_row, {"messages": TALK}), TOKENIZER, "assistant")
+    assert len(found) == 3, "a sample without a sampled token teaches nothing"
+    assert found[0].prompt_ids == (256, 104) and found[1].prompt_ids == (99,)
+    assert found[0].response_ids == (105, 106, 107)
+    assert found[0].loss_mask == (True, False, True)
+    assert trained(found[2]) == "two<|im_end|>four<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"samples": 3}, "no list"),
+        ({"samples": [3]}, "no object"),
+        ({"samples": [{"prompt_ids": [1]}]}, "lists"),
+        ({"samples": [sample(ids=(1, 2))]}, "alike in length"),
+        ({"samples": [sample(prompt=())]}, "empty"),
+        ({"samples": [sample(ids=(1, 2, 259))]}, "259 tokens"),
+        ({"samples": [sample(ids=(1, 2, True))]}, "ids"),
+        ({"samples": [sample(mask=(1, 0, 1))]}, "loss_mask"),
+    ],
+)
+def test_what_is_no_recorded_trajectory_is_refused(tmp_path, row, why):
+    with pytest.raises(ConfigError, match=f"line 1: .*{why}"):
+        read(file_of(tmp_path, row), TOKENIZER, "assistant")
+
+
+@pytest.mark.parametrize("train_on", ["last", "solution", "all"])
+def test_a_recorded_trajectory_has_its_own_mask(tmp_path, train_on):
+    with pytest.raises(ConfigError, match="masks"):
+        read(file_of(tmp_path, {"samples": [sample()]}), TOKENIZER, train_on)

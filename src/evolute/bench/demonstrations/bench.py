@@ -1,9 +1,9 @@
 """Which changes to its demonstrations does a student feel? A controlled experiment.
 
-    phase A   an untrained student learns single operations and short chains with short answers
+    phase A   an untrained student learns single steps at any place, and walks of up to two
     phase B   from there, each variant of the same long traces: right, without thoughts, content
               corrupted, structure edited; all weights, and an adapter once
-    figures   accuracy on held-out chains by variant, what each variant costs, signs
+    figures   accuracy on held-out walks by variant, what each variant costs, signs
 
 All variants of all seeds start from one taught student; `repeats` are seeds, and each draws its own
 traces, edits, order and held-out problems. What was done stays in `keep`, and a run that was killed
@@ -31,19 +31,13 @@ from evolute.types.settings import nearest
 STRUCTURE = tuple(
     f"{kind}-{share}" for kind in ("shuffle", "delete", "insert") for share in (33, 67, 100)
 )
-CONTENT = ("wrong", "digits-50", "digits-100", "keywords-100")
+CONTENT = ("wrong", "digits-20", "digits-50", "digits-70", "digits-100", "keywords-100")
 VARIANTS = ("correct", "lora", "short", *CONTENT, "digits-100-solution", *STRUCTURE)
 FEW = (
-    "correct",
-    "shuffle-67",
-    "wrong",
-    "delete-67",
-    "digits-50",
-    "insert-67",
-    "keywords-100",
-    "lora",
+    *("correct", "shuffle-67", "wrong", "delete-67", "digits-50", "insert-67", "keywords-100"),
+    *("shuffle-100", "delete-100", "insert-100", "lora", "short", "digits-70", "digits-100"),
 )
-QUICK = Sizes(skills=800, lessons=160, traces=50, epochs=1, heldout=20)
+QUICK = Sizes(skills=640, sums=480, traces=50, epochs=1, heldout=20)
 
 
 def run(

@@ -5,11 +5,14 @@
 
 A cost is the accuracy of right traces minus the variant's, on the same problems. Intervals, 95 %:
 of a variant over all seeds' problems (Wilson; Newcombe for the paired cost), which leaves out how
-trainings differ; of the difference between the two groups over seeds (Student's t), which has it.
+trainings differ; of the difference between the two groups over seeds (Student's t), which has it;
+of the ratio of their costs by drawing problems again, within seeds.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 
@@ -18,6 +21,7 @@ from evolute.envs.intervals import mean_interval, paired_difference, wilson
 from evolute.reasoning.demonstrations.measures import gain_kept
 
 Seeds = Sequence[Mapping[str, Answers]]
+DRAWS = 1000  # of the problems, for the ratio
 ROOM = 0.25  # a gain below it leaves nothing to lose
 SIGNS = ("words", "reflections", "first_goes_back", "unfinished", "coherence", "valid")
 
@@ -57,10 +61,10 @@ def notes_of(seeds: Seeds) -> tuple[str, ...]:
 
 def _groups(seeds: Seeds, structure: Collection[str], content: Collection[str]) -> dict[str, float]:
     """Mean costs of the two groups. As in the paper's comparison all digits random is not counted:
-    it leaves no value that could be right."""
+    it leaves no value that could be right; nor is the least share of structure, a third."""
     counted = [name for name in content if not name.startswith("digits-100")]
     names = {
-        "structure": [name for name in structure if name in seeds[0]],
+        "structure": [n for n in structure if n in seeds[0] and not n.endswith("-33")],
         "content": [name for name in counted if name in seeds[0]],
     }
     if not all(names.values()):
@@ -72,6 +76,7 @@ def _groups(seeds: Seeds, structure: Collection[str], content: Collection[str]) 
     found = {f"cost/{group}": fmean(values) for group, values in costs.items()}
     more = [s - c for s, c in zip(costs["structure"], costs["content"])]
     found["structure_above_content"] = fmean(more)
+    found |= _ratio(seeds, names["structure"], names["content"])
     if len(more) > 1:
         ends = mean_interval(more)
         found |= {
@@ -79,6 +84,39 @@ def _groups(seeds: Seeds, structure: Collection[str], content: Collection[str]) 
             "structure_above_content_high": ends.high,
         }
     return found
+
+
+def _ratio(seeds: Seeds, structure: Sequence[str], content: Sequence[str]) -> dict[str, float]:
+    """Cost of structure over cost of content; without a bound where content costs nothing."""
+    draws = random.Random(0)
+    per_problem = [
+        [_costs(seed, n, structure, content) for n in range(len(seed["correct"].right))]
+        for seed in seeds
+    ]
+    means = [_mean_pair([draws.choice(s) for s in per_problem for _ in s]) for _ in range(DRAWS)]
+    ratios = sorted(a / b if b > 0 else math.inf for a, b in means)
+    whole, cost = _mean_pair([pair for seed in per_problem for pair in seed])
+    found = {
+        "structure_to_content": whole / cost if cost > 0 else math.inf,
+        "structure_to_content_low": ratios[int(0.025 * DRAWS)],
+        "structure_to_content_high": ratios[int(0.975 * DRAWS)],
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _costs(
+    seed: Mapping[str, Answers], number: int, structure: Sequence[str], content: Sequence[str]
+) -> tuple[float, float]:
+    """Mean costs of the two groups on one problem."""
+    right = seed["correct"].right[number]
+    structural, told = (
+        fmean(right - seed[name].right[number] for name in group) for group in (structure, content)
+    )
+    return structural, told
+
+
+def _mean_pair(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return fmean(a for a, _ in pairs), fmean(b for _, b in pairs)
 
 
 def _pooled(seeds: Seeds, name: str) -> dict[str, bool]:

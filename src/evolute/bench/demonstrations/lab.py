@@ -1,6 +1,6 @@
 """One seed of the experiment on demonstrations: its data, its students, and what they answer.
 
-    teach(folder, sizes, config) -> Taught       phase A: steps, and short chains
+    teach(folder, sizes, config) -> Taught       phase A: single steps, and walks of up to two
     Lab(folder, seed, sizes, config, taught)
         .variant(name) -> traces                 what that variant's student reads
         .answers(name) -> Answers                phase B, then greedy answers; kept in `folder`
@@ -13,55 +13,60 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import load_file, save_file
+
 from evolute.bench.demonstrations.probes import Answers, ask, skill_share
+from evolute.bench.told import tell
 from evolute.engine import EngineConfig
-from evolute.envs.chains import ChainTask, draw_chain, read_chain
-from evolute.models import LoadedModel, LoraConfig, merge
-from evolute.reasoning.demonstrations.chains import (
-    SHORT,
-    demonstrate,
-    lookups,
-    skill,
-    wrong_demonstration,
-)
+from evolute.envs.walks import WalkTask, draw_walk, read_walk
+from evolute.models import LoadedModel, LoraConfig, ModelWeights, merge
+from evolute.reasoning.demonstrations.chains import SHORT
 from evolute.reasoning.demonstrations.perturb import perturb
 from evolute.reasoning.demonstrations.student import student
 from evolute.reasoning.demonstrations.trace import Trace, training_row
+from evolute.reasoning.demonstrations.walks import (
+    demonstrate_walk,
+    exercise,
+    sums,
+    wrong_walk,
+)
 from evolute.train.settings import OptimizerConfig
-from evolute.train.sft import SftConfig, SftController
+from evolute.train.sft import SftConfig, SftController, SftReport
 
-LORA = LoraConfig(rank=16)
+LORA = LoraConfig(rank=2, alpha=8.0)  # 4 % of the weights
+EXERCISES, SUMS = 0.6, 0.6  # of the talks of phase A; SUMS of the second half of them
+TOLD = 25  # steps between two lines of progress
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """The student, what it learns, and how many held-out problems are asked."""
 
-    width: int = 128
-    num_layers: int = 4
-    skills: int = 48_000
-    lessons: int = 9_600
-    skill_batch: int = 16
-    skill_lr: float = 2e-3
-    traces: int = 200
-    epochs: int = 3
+    width: int = 64
+    num_layers: int = 2
+    skills: int = 12_800
+    sums: int = 19_200
+    skill_batch: int = 32
+    skill_lr: float = 5e-3
+    short: tuple[int, int] = (1, 2)
+    traces: int = 300
+    epochs: int = 9
     lr: float = 1e-3
-    lora_lr: float = 3e-3
-    batch_size: int = 4
+    lora_lr: float = 1e-2
+    batch_size: int = 8
     heldout: int = 200
-    steps: tuple[int, int] = (4, 6)
-    traps: tuple[int, int] = (1, 2)
+    times: tuple[int, int] = (5, 8)
     modulus: int = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """The student after phase A, and the share of new operations and short chains it does right."""
+    """The student after phase A, and the share of new single steps it does right."""
 
     model: LoadedModel
     skills: float
@@ -76,15 +81,13 @@ class Lab:
         self._folder, self._seed, self._sizes, self._config = folder, seed, sizes, config
         self._taught = taught
         rng = random.Random(f"lab/{seed}")
-        task = ChainTask(steps=sizes.steps, traps=sizes.traps, modulus=sizes.modulus)
+        task = WalkTask(times=sizes.times, modulus=sizes.modulus)
         train = task.problems("train", sizes.traces, seed)
         self._heldout = task.problems("heldout", sizes.heldout, seed)
-        self.traces = [demonstrate(read_chain(p.id), rng) for p in train]
-        self._shorts = [demonstrate(read_chain(p.id), rng, SHORT) for p in train]
+        self.traces = [demonstrate_walk(read_walk(p.id), rng) for p in train]
+        self._shorts = [demonstrate_walk(read_walk(p.id), rng, SHORT) for p in train]
         hows: tuple[Literal["slip", "random"], ...] = ("slip", "random")
-        self._wrong = [
-            wrong_demonstration(read_chain(p.id), rng, hows[i % 2]) for i, p in enumerate(train)
-        ]
+        self._wrong = [wrong_walk(read_walk(p.id), rng, hows[i % 2]) for i, p in enumerate(train)]
 
     def variant(self, name: str) -> list[Trace]:
         """The traces as that variant has them; an adapter learns from the right ones."""
@@ -120,32 +123,32 @@ class Lab:
 
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
-    """The taught student that all variants start from: operations, finding definitions and short
-    chains; then whole thoughts on chains of up to three steps among them, since what is not seen
-    for a while is forgotten."""
+    """The taught student that all variants start from: first how a step is written, at any place,
+    and whole thoughts on walks of one or two; then the sums, among all of that, since what is not
+    seen for a while is forgotten."""
     rng = random.Random("skills")
-    skills = [_talk(rng, sizes.modulus, 0.0) for _ in range(sizes.skills)]
-    lessons = [_talk(rng, sizes.modulus, 0.5) for _ in range(sizes.lessons)]
     wide = replace(sizes, batch_size=sizes.skill_batch)
-    model = student(0, sizes.width, sizes.num_layers)
-    model = _train(model, folder / "skills", skills, wide, 1, sizes.skill_lr, 0)
-    model = _train(model, folder / "lessons", lessons, wide, 1, sizes.skill_lr / 2, 0)
-    file = folder / "lessons" / "skills.json"
+    model = student(0, sizes.width, sizes.num_layers, spread=sizes.width**-0.5)
+    for name, count, share in (("skills", sizes.skills, 0.0), ("sums", sizes.sums, SUMS)):
+        talks = [_talk(rng, sizes, share) for _ in range(count)]
+        model = _train(model, folder / name, talks, wide, 1, sizes.skill_lr, 0)
+    file = folder / "sums" / "skills.json"
     if not file.exists():
-        _write(file, {"skills": skill_share(model, sizes.heldout, sizes.modulus, config)})
+        share = skill_share(model, sizes.heldout, sizes.modulus, sizes.times[1], config)
+        _write(file, {"skills": share})
     return Taught(model, json.loads(file.read_text())["skills"])
 
 
 # -- internals ---------------------------------------------------------------
 
 
-def _talk(rng: random.Random, modulus: int, thoughts: float) -> Trace:
-    """A whole thought with that probability, else a skill: as often looking up as any other."""
-    if rng.random() < thoughts:
-        return demonstrate(draw_chain(rng, (1, 3), (0, 2), modulus), rng)
-    if rng.random() < 0.5:
-        return lookups(draw_chain(rng, (1, 5), (0, 2), modulus), rng)
-    return skill(rng, modulus)
+def _talk(rng: random.Random, sizes: Sizes, share: float) -> Trace:
+    """Sums with the probability `share`."""
+    if share and rng.random() < share:
+        return sums(rng, sizes.modulus)
+    if rng.random() < EXERCISES:
+        return exercise(rng, sizes.modulus, sizes.times[1])
+    return demonstrate_walk(draw_walk(rng, sizes.short, sizes.modulus), rng)
 
 
 def _train(
@@ -159,6 +162,9 @@ def _train(
     lora: LoraConfig | None = None,
 ) -> LoadedModel:
     """The model after a supervised run in `place`; an adapter is merged."""
+    done = place / "weights.safetensors"
+    if done.exists():
+        return replace(model, weights=ModelWeights(load_file(done)))
     place.mkdir(parents=True, exist_ok=True)
     rows = place / "rows.jsonl"
     rows.write_text("".join(json.dumps(training_row(trace)) + "\n" for trace in traces))
@@ -175,10 +181,24 @@ def _train(
         checkpoint_every=100,
     )
     run = SftController(config, place / "run", model)
-    run.run()
-    if lora and run.policy.lora:
-        return replace(model, weights=merge(model.weights, run.policy.lora))
-    return replace(model, weights=run.policy.base_weights())
+    run.run(_told(place))
+    adapter = run.policy.lora
+    weights = merge(model.weights, adapter) if adapter else run.policy.base_weights()
+    temporary = done.with_suffix(".tmp")
+    save_file({name: weights.dense(name) for name in weights}, temporary)
+    temporary.replace(done)
+    return replace(model, weights=weights)
+
+
+def _told(place: Path) -> Callable[[SftReport], None]:
+    """Says how far a run is, now and then."""
+
+    def on_step(report: SftReport) -> None:
+        if (report.step + 1) % TOLD == 0:
+            far = f"step {report.step + 1} of {report.num_steps}"
+            tell(f"{place.parent.name} {place.name}: {far}, loss {report.metrics['loss']:.3f}")
+
+    return on_step
 
 
 def _write(file: Path, value: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What does a student know? Greedy answers to held-out problems, and what is seen in them.
 
-ask(model, problems, config) -> Answers              long chains
-skill_share(model, count, modulus, config) -> share  operations and short chains
+ask(model, problems, config) -> Answers              long walks
+skill_share(model, count, modulus, times, config) -> share  single steps
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evolute.engine import Engine, EngineConfig
-from evolute.envs.chains import grade_chain, read_chain
+from evolute.envs.walks import draw_walk, grade_walk, read_walk
 from evolute.models import LoadedModel
-from evolute.reasoning.demonstrations.chains import skill
-from evolute.reasoning.demonstrations.measures import measure
+from evolute.reasoning.demonstrations.measures import measure, thought_of
+from evolute.reasoning.demonstrations.trace import THOUGHT
+from evolute.reasoning.demonstrations.walks import check_walk, exercise, plan_of
 from evolute.types import Problem, SamplingParams
 
-LONG, SHORT = 400, 100  # tokens of an answer
+LONG, SHORT = 200, 12  # tokens of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,11 @@ class Answers:
 
 
 def ask(model: LoadedModel, problems: Sequence[Problem], config: EngineConfig) -> Answers:
-    texts = _greedy(model, problems, LONG, config)
-    right = [grade_chain(text, p.gold) >= 1 for text, p in zip(texts, problems)]
-    found = measure(texts, right, [read_chain(p.id) for p in problems])
+    prompts = [model.tokenizer.chat(p.messages) for p in problems]
+    texts = _greedy(model, prompts, LONG, config)
+    right = [grade_walk(text, p.gold) >= 1 for text, p in zip(texts, problems)]
+    checks = [check_walk(thought_of(text), read_walk(p.id)) for text, p in zip(texts, problems)]
+    found = measure(texts, right, checks)
     return Answers(
         right=right,
         words=found.words,
@@ -60,21 +63,29 @@ def ask(model: LoadedModel, problems: Sequence[Problem], config: EngineConfig) -
     )
 
 
-def skill_share(model: LoadedModel, count: int, modulus: int, config: EngineConfig) -> float:
-    rng = random.Random("probe")
-    probes = [skill(rng, modulus) for _ in range(count)]
-    asked = [Problem(t.problem_id, t.prompt, t.solution.split()[-1]) for t in probes]
-    texts = _greedy(model, asked, SHORT, config)
-    return sum(grade_chain(text, p.gold) >= 1 for text, p in zip(texts, asked)) / count
+def skill_share(
+    model: LoadedModel, count: int, modulus: int, times: int, config: EngineConfig
+) -> float:
+    """Of `count` single steps at any place of a walk of up to `times`, those done right."""
+    rng, right = random.Random("probe"), 0
+    walks = [draw_walk(rng, (1, times), modulus) for _ in range(count)]
+    asked = exercise(rng, modulus, times).prompt
+    prompts = [
+        model.tokenizer.chat(asked) + model.tokenizer.encode(f"{THOUGHT}\n\n{plan_of(w).text}\n\n")
+        for w in walks
+    ]
+    for walk, text in zip(walks, _greedy(model, prompts, SHORT, config)):
+        step = check_walk(text.partition("\n\n")[0], walk)
+        right += step.num_grounded == step.num_true == 1
+    return right / count
 
 
 # -- internals ---------------------------------------------------------------
 
 
 def _greedy(
-    model: LoadedModel, asked: Sequence[Problem], limit: int, config: EngineConfig
+    model: LoadedModel, prompts: Sequence[Sequence[int]], limit: int, config: EngineConfig
 ) -> list[str]:
     sampling = SamplingParams(temperature=0.0, max_new_tokens=limit)
     with Engine(model, config) as engine:
-        prompts = [engine.tokenizer.chat(p.messages) for p in asked]
         return [output.text for output in engine.generate(prompts, sampling)]

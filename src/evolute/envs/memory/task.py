@@ -1,9 +1,11 @@
 """Answer a question about a document that is read in parts, with a memory that one writes oneself.
 
-    memory_task("memory-qa?parts=4&lines=12&hops=2")     a ToolTask
+    memory_task("memory-qa?parts=4&lines=12&hops=2&names=long&decoys=yes&answers=names")
 
 Each call of `next_with_summary` clears the talk, so a rollout has as many training samples as parts
-were read. The answer counts by exact match.
+were read. The answer counts by exact match. Names are `long`, or `short`: two syllables, for models
+that read syllables. Without `decoys` no line tells a fact of the kind that is asked for but those
+that are needed. `answers` may be `colours`, of which there are eight.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
+from evolute.envs.madewords import MAX_SHORT, NAMES
 from evolute.envs.memory.document import Document, draw_document
-from evolute.envs.puzzles.task import Options, between, read_options
+from evolute.envs.puzzles.task import Options, between, choice, read_options
 from evolute.envs.search.answers import is_same_answer
 from evolute.envs.tools.contract import Grade, Tool
 from evolute.envs.tools.finish import Finish
@@ -23,7 +26,14 @@ from evolute.envs.tools.worlds import Call, Lifetime
 from evolute.types import ConfigError, Message, Problem
 
 FAMILY = "memory-qa"
-DEFAULTS: Options = {"parts": 4, "lines": 12, "hops": 2}
+DEFAULTS: Options = {
+    "parts": 4,
+    "lines": 12,
+    "hops": 2,
+    "names": "long",
+    "decoys": "yes",
+    "answers": "names",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,9 @@ class MemoryTask:
     parts: int
     lines: int
     hops: int
+    names: str
+    decoys: bool
+    answers: str
 
     def problems(self, split: str, count: int, seed: int = 0) -> list[Problem]:
         """As many as are asked for, the same for the same seed."""
@@ -73,9 +86,15 @@ class MemoryTask:
     def _document(self, key: str) -> Document:
         source, split = random.Random(key), key.partition("/")[0]
         while True:
-            document = draw_document(source, self.parts, self.lines, self.hops, split)
+            document = self._drawn(source, split)
             if split_of(document.question) == split:
                 return document
+
+    def _drawn(self, source: random.Random, split: str) -> Document:
+        shape = (self.parts, self.lines, self.hops)
+        return draw_document(
+            source, *shape, split, self.names, decoys=self.decoys, answers=self.answers
+        )
 
     def _ask(self, document: Document) -> str:
         return f"{document.question} Answer with the name alone."
@@ -106,4 +125,13 @@ def memory_task(name: str) -> MemoryTask:
     options = read_options(name, DEFAULTS)
     parts = between(FAMILY, options, "parts", 1, 100)
     lines = between(FAMILY, options, "lines", 4, 200)
-    return MemoryTask(name, parts, lines, between(FAMILY, options, "hops", 1, 4))
+    hops, names = between(FAMILY, options, "hops", 1, 4), choice(FAMILY, options, "names", NAMES)
+    needed = 2 * parts * lines + 1
+    if names == "short" and needed > MAX_SHORT:
+        raise ConfigError(
+            f"task {name!r} may need {needed} short names; there are {MAX_SHORT}. Take fewer parts "
+            "or lines, or names=long."
+        )
+    decoys = choice(FAMILY, options, "decoys", ("yes", "no")) == "yes"
+    answers = choice(FAMILY, options, "answers", ("names", "colours"))
+    return MemoryTask(name, parts, lines, hops, names, decoys, answers)

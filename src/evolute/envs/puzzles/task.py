@@ -6,7 +6,7 @@ read_options(name, defaults)        "dates?form=iso" -> {"form": "iso"}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
@@ -54,7 +54,7 @@ def read_options(name: str, defaults: Options) -> dict[str, str | int]:
     return {**defaults, **found}
 
 
-def choice(family: str, options: Options, key: str, allowed: tuple[str, ...]) -> str:
+def choice(family: str, options: Options, key: str, allowed: Collection[str]) -> str:
     """An option that is one of a few words."""
     value = str(options[key])
     if value not in allowed:

@@ -68,10 +68,12 @@ class Identity:
 
     uid: int | None
 
-    @property
-    def own_processes(self) -> int:
-        """Of bubblewrap and the runner, where they are the same user as the program."""
-        return 0 if self.uid is not None else 3
+    def own_processes(self, *, stays: bool) -> int:
+        """Of bubblewrap and the runner, where they are the same user as the program. Those of a
+        sandbox that stays open began before the program's limit counts."""
+        if self.uid is not None:
+            return 0
+        return 1 if stays else 3
 
 
 class Bubblewrap:
@@ -143,7 +145,7 @@ class Bubblewrap:
                 [self._program, *words],
                 BOX,
                 identity.uid,
-                identity.own_processes,
+                identity.own_processes(stays=stays),
                 tuple(f"/packages/{name}" for name in script.packages),
                 descriptors=descriptors,
                 kill=partial(_kill, info),

@@ -1,6 +1,6 @@
 """A small world of people, companies, cities, books and rivers, told on pages that link.
 
-    draw_corpus(source, docs, split) -> Corpus        facts and their pages
+    draw_corpus(source, docs, split, names) -> Corpus        facts and their pages
     draw_question(source, corpus, hops)               a chain of facts, each on another page
 
 Every name belongs to one split by its hash, so no fact of one is known from the other.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
-from evolute.envs.madewords import made_word
+from evolute.envs.madewords import NAMES, made_word
 
 FIRST = ("Ada", "Bo", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ines", "Jon", "Kim", "Lea", "Milo")
 PRODUCTS = ("bicycles", "clocks", "kettles", "lamps", "looms", "pianos", "pumps", "radios", "ropes",
@@ -91,9 +91,9 @@ class Question:
     path: tuple[str, ...]
 
 
-def draw_corpus(source: random.Random, docs: int, split: str) -> Corpus:
-    names = _names(source, docs, split)
-    kinds = {next(names[kind]): kind for kind in _kinds(docs)}
+def draw_corpus(source: random.Random, docs: int, split: str, names: str = "long") -> Corpus:
+    titles_of = _titles(source, split, names)
+    kinds = {next(titles_of[kind]): kind for kind in _kinds(docs)}
     by_kind = {kind: [title for title, k in kinds.items() if k == kind] for kind in KINDS}
     facts: dict[tuple[str, str], str] = {}
     for title, kind in kinds.items():
@@ -141,13 +141,13 @@ def _kinds(docs: int) -> list[str]:
     return [kind for kind, count in zip(KINDS, counts) for _ in range(count)]
 
 
-def _names(source: random.Random, docs: int, split: str) -> dict[str, Iterator[str]]:
+def _titles(source: random.Random, split: str, names: str) -> dict[str, Iterator[str]]:
     """Different names, all of the split."""
 
     def drawn(form: str) -> Iterator[str]:
         seen: set[str] = set()
         while True:
-            word = made_word(source, 2, 4)
+            word = made_word(source, *NAMES[names])
             name = form.format(word=word, first=source.choice(FIRST))
             if split_of(f"name {word}") == split and word not in taken:
                 taken.add(word)

@@ -20,7 +20,7 @@ from evolute.envs.tools.search import SearchIndex
 from evolute.types import Env, Message, Problem, StepResult
 
 FAMILY = "search-talk"
-DEFAULTS: Options = {"hops": "1", "docs": 30, "results": 3, "turns": 4}
+DEFAULTS: Options = {"hops": "1", "docs": 30, "results": 3, "names": "long", "turns": 4}
 ASK = "Write <search>words</search> or <answer>answer</answer>."
 _SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

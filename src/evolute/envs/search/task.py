@@ -1,9 +1,10 @@
 """Answer questions from a corpus with a search engine and a browser.
 
-    search_task("search-qa?hops=2&docs=60&browser=yes&results=3")     a ToolTask
+    search_task("search-qa?hops=2&docs=60&browser=yes&results=3&names=long")     a ToolTask
 
 A question needs `hops` facts, each on another page of `docs`. Without the browser the results show
-whole pages. The answer counts by exact match (`answers.py`).
+whole pages. The answer counts by exact match (`answers.py`). Made-up words of names are `long`, or
+`short`: two syllables, for models that read syllables.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evolute.envs.base import split_of
+from evolute.envs.madewords import MAX_SHORT, NAMES
 from evolute.envs.maths.word_problems import span
 from evolute.envs.puzzles.task import Options, between, choice, read_options
 from evolute.envs.search.answers import is_same_answer
@@ -27,7 +29,7 @@ from evolute.types import ConfigError, Message, Problem
 
 FAMILY = "search-qa"
 QUESTIONS = 50  # drawn from one corpus before another is made
-DEFAULTS: Options = {"hops": "2", "docs": 60, "browser": "yes", "results": 3}
+DEFAULTS: Options = {"hops": "2", "docs": 60, "browser": "yes", "results": 3, "names": "long"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Shape:
     hops: tuple[int, int]
     docs: int
     results: int
+    names: str = "long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,17 @@ def search_task(name: str) -> SearchTask:
 
 
 def shape_of(family: str, options: Options) -> Shape:
-    return Shape(
-        span(family, options, "hops", 1, 5),
+    docs, names = (
         between(family, options, "docs", 10, 1000),
-        between(family, options, "results", 1, 10),
+        choice(family, options, "names", NAMES),
     )
+    if names == "short" and docs > MAX_SHORT:
+        raise ConfigError(
+            f"task {family!r} with {docs} docs needs more than the {MAX_SHORT} short names that "
+            "there are. Take fewer docs, or names=long."
+        )
+    results = between(family, options, "results", 1, 10)
+    return Shape(span(family, options, "hops", 1, 5), docs, results, names)
 
 
 def draw_cases(
@@ -149,7 +158,7 @@ def draw_case(key: str, shape: Shape) -> Case:
     """Members of a group share a problem, so the last ones are kept."""
     source, split = random.Random(key), key.partition("/")[0]
     while True:
-        corpus = draw_corpus(source, shape.docs, split)
+        corpus = draw_corpus(source, shape.docs, split, shape.names)
         for _ in range(QUESTIONS):
             question = draw_question(source, corpus, source.randint(*shape.hops))
             if split_of(question.text) == split:

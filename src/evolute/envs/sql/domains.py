@@ -2,6 +2,7 @@
 
     DOMAINS          name -> Domain
     script_of(...)   the SQL that makes a database with drawn rows
+    domain.spelt(f)  the same, its words spelt another way (SPELLINGS)
 
 Numbers of one column are all different, so that greatest, least and orders are never ambiguous.
 """
@@ -9,10 +10,13 @@ Numbers of one column are all different, so that greatest, least and orders are 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 from evolute.envs.madewords import made_word
+
+Spelling = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,9 @@ class Table:
     numbers: dict[str, tuple[int, int]]
     kinds: dict[str, tuple[str, ...]]
 
+    def spelt(self, spell: Spelling) -> Table:
+        return replace(self, kinds={c: tuple(map(spell, ws)) for c, ws in self.kinds.items()})
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:
@@ -34,6 +41,9 @@ class Domain:
     def link(self) -> str:
         return f"{self.parent.one}_id"
 
+    def spelt(self, spell: Spelling) -> Domain:
+        return Domain(self.parent.spelt(spell), self.child.spelt(spell))
+
     def schema(self, table: Table) -> str:
         columns = ["id INTEGER PRIMARY KEY", "name TEXT"]
         columns += [f"{column} INTEGER" for column in table.numbers]
@@ -43,6 +53,7 @@ class Domain:
         return f"CREATE TABLE {table.name} ({', '.join(columns)})"
 
 
+SPELLINGS: tuple[Spelling, ...] = ("{}".format, "#{}".format, "[{}]".format, "{}.".format)
 COLOURS = ("red", "green", "blue", "white")
 REGIONS = ("north", "south", "east", "west")
 _T = partial(Table)

@@ -2,8 +2,9 @@
 
     draw_question(source, domain, names, level) -> Question
 
-Level 1: one table and a filter. 2: aggregates, groups, orders. 3: both tables, subqueries. The text
-says what comes back and, where that matters, in which order, so that one result is right.
+Level 0: one table and a word. 1: one table and a filter. 2: aggregates, groups, orders. 3: both
+tables, subqueries. The text says what comes back and, where that matters, in which order, so that
+one result is right.
 """
 
 from __future__ import annotations
@@ -213,6 +214,7 @@ def _join_average(a: Asked) -> Drawn:
 
 
 LEVELS: dict[int, tuple[Callable[[Asked], Drawn], ...]] = {
+    0: (_of_kind, _names_of_kind, _aggregate),
     1: (_of_kind, _above, _value_of, _names_of_kind),
     2: (_aggregate, _extreme, _group, _order, _average_of_group),
     3: (_children_of, _count_children, _many_children, _no_children, _above_average, _join_average),

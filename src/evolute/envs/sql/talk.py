@@ -22,7 +22,15 @@ from evolute.envs.sql.task import Case, Shape, case_of, draw_cases, judge, schem
 from evolute.envs.tools.sql import shown
 from evolute.types import Env, Message, Problem, StepResult
 
-DEFAULTS: Options = {"level": "1-2", "rows": 12, "schema": "shown", "turns": 5, "think": "no"}
+DEFAULTS: Options = {
+    "level": "1-2",
+    "rows": 12,
+    "schema": "shown",
+    "spelling": "fixed",
+    "domains": 10,
+    "turns": 5,
+    "think": "no",
+}
 ASK = "Write <sql>query</sql> or <solution>query</solution>."
 MAX_ROWS = 50
 _SQL = re.compile(r"<sql>(.*?)</sql>", re.DOTALL)

@@ -1,9 +1,12 @@
 """Answer questions to a database by a query: through tools, in several turns.
 
-    sql_task("sql?level=1-3&rows=12&schema=shown&queries=6")     a ToolTask
+    sql_task("sql?level=1-3&rows=12&schema=shown&spelling=fixed&domains=10&queries=6")   a ToolTask
 
-`level` is how hard, 1 to 3; `schema` what the question shows of the tables: shown (all of it),
-names or hidden; `queries` how many may be tried before the answer. The answer is a query: it must
+`level` is how hard, 0 to 3; `schema` what the question shows of the tables: shown (all of it),
+names or hidden; `domains` what the databases are about, of ten; `queries` how many may be tried
+before the answer. With `spelling=drawn` the rows
+spell words in one of four ways that only the database itself tells (`domains.SPELLINGS`), so a
+query is right at once one time in four: more turns are worth more. The answer is a query: it must
 give the right rows on the database and on a second filling of it, so no constant passes. Rows count
 as a multiset unless the question asks for an order (SkyRL's set equality forgives duplicates).
 """
@@ -16,8 +19,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from evolute.envs.base import split_of
+from evolute.envs.blocking import run_blocking
 from evolute.envs.puzzles.task import Options, between, choice, read_options
-from evolute.envs.sql.domains import DOMAINS, Domain, draw_names, script_of
+from evolute.envs.sql.domains import DOMAINS, SPELLINGS, Domain, draw_names, script_of
 from evolute.envs.sql.execute import Database, QueryRefused
 from evolute.envs.sql.questions import Question, draw_question
 from evolute.envs.sql.rows import is_ordered, same_rows
@@ -27,8 +31,17 @@ from evolute.envs.tools.sql import SqlTool
 from evolute.envs.tools.worlds import Call, Lifetime
 from evolute.types import ConfigError, Message, Problem
 
-DEFAULTS: Options = {"level": "1-2", "rows": 12, "schema": "shown", "queries": 6}
+DEFAULTS: Options = {
+    "level": "1-2",
+    "rows": 12,
+    "schema": "shown",
+    "spelling": "fixed",
+    "domains": len(DOMAINS),
+    "queries": 6,
+}
 MAX_ROWS = 5000
+SPELT = "The rows spell all words in one of these ways: north, #north, [north], north."
+JUDGE_S = 35.0  # of one query: its own limit, and the machine's
 TRIES = 4000  # databases drawn without one that fits
 
 
@@ -38,6 +51,8 @@ class Shape:
     rows: int
     schema: str
     queries: int
+    spelling: str = "fixed"
+    domains: int = len(DOMAINS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +127,9 @@ def sql_task(name: str) -> SqlTask:
 
 def shape_of(family: str, options: Options) -> Shape:
     low, _, high = str(options["level"]).partition("-")
-    if not all(one in ("1", "2", "3") for one in (low, high or low)) or low > (high or low):
+    if not all(one in ("0", "1", "2", "3") for one in (low, high or low)) or low > (high or low):
         raise ConfigError(
-            f"option 'level' of task {family!r} is {options['level']!r}; it is 1, 2 or 3, or a "
+            f"option 'level' of task {family!r} is {options['level']!r}; it is 0, 1, 2 or 3, or a "
             "range such as 1-2."
         )
     return Shape(
@@ -122,15 +137,26 @@ def shape_of(family: str, options: Options) -> Shape:
         between(family, options, "rows", 4, 200),
         choice(family, options, "schema", ("shown", "names", "hidden")),
         between(family, options, "queries", 0, 50),
+        choice(family, options, "spelling", ("fixed", "drawn")),
+        between(family, options, "domains", 1, len(DOMAINS)),
     )
 
 
 async def judge(databases: Sequence[Database], gold: str, query: str) -> tuple[bool, bool]:
-    """Does the query run, and does it give the gold query's rows on each database?"""
+    """Does the query run, and does it give the gold query's rows on each database? All of it in
+    one thread: a busy machine starts few."""
+    seconds = JUDGE_S * 2 * len(databases)
+    found: tuple[bool, bool] = await run_blocking(
+        _judged, databases, gold, query, timeout_s=seconds
+    )
+    return found
+
+
+def _judged(databases: Sequence[Database], gold: str, query: str) -> tuple[bool, bool]:
     for database in databases:
-        right = await database.ask(gold, max_rows=MAX_ROWS)
+        right = database.query(gold, max_rows=MAX_ROWS)
         try:
-            given = await database.ask(unfenced(query), max_rows=MAX_ROWS)
+            given = database.query(unfenced(query), max_rows=MAX_ROWS)
         except QueryRefused:
             return False, False
         if given.is_cut or not same_rows(given.rows, right.rows, ordered=is_ordered(gold)):
@@ -184,16 +210,24 @@ def case_of(name: str, problem: Problem, shape: Shape) -> Case:
 def draw_case(key: str, shape: Shape) -> Case | None:
     """None when the drawn question belongs to the other split, or its answer is empty."""
     source = random.Random(key)
-    domain = DOMAINS[source.choice(sorted(DOMAINS))]
+    domain = DOMAINS[source.choice(sorted(DOMAINS)[: shape.domains])]
     names = draw_names(source, shape.rows)
-    question = draw_question(source, domain, names, source.randint(*shape.levels))
+    stored, level = domain, source.randint(*shape.levels)
+    before = source.getstate()
+    question = draw_question(source, domain, names, level)
     if split_of(question.text) != key.partition("/")[0]:
         return None
-    scripts = (script_of(domain, names, source), script_of(domain, names, source))
+    nothing: tuple[int | None, ...] = (None,)
+    if shape.spelling == "drawn":
+        stored = domain.spelt(random.Random(f"{key}/spelling").choice(SPELLINGS))
+        source.setstate(before)  # the same question, to the words as they are stored
+        question = Question(question.text, draw_question(source, stored, names, level).query)
+        nothing = (None, 0)  # what a wrong spelling gives as well
+    scripts = (script_of(stored, names, source), script_of(stored, names, source))
     database = Database(scripts[0])
     rows = database.query(question.query).rows
     database.close()
-    is_empty = not rows or all(value is None for row in rows for value in row)
+    is_empty = all(value in nothing for row in rows for value in row)
     return None if is_empty else Case(domain, scripts, question)
 
 
@@ -209,8 +243,9 @@ def instruction(case: Case, shape: Shape) -> str:
 
 def schema_lines(case: Case, shape: Shape) -> list[str]:
     tables = (case.domain.parent, case.domain.child)
+    lines: list[str] = []
     if shape.schema == "shown":
-        return ["Tables:", *(case.domain.schema(table) for table in tables)]
-    if shape.schema == "names":
-        return [f"Tables: {', '.join(table.name for table in tables)}"]
-    return []
+        lines = ["Tables:", *(case.domain.schema(table) for table in tables)]
+    elif shape.schema == "names":
+        lines = [f"Tables: {', '.join(table.name for table in tables)}"]
+    return [*lines, SPELT] if shape.spelling == "drawn" else lines

@@ -2,8 +2,6 @@
 
     demonstrate(chain, rng, style) -> Trace      plan, steps, slips that are noticed, checks
     wrong_demonstration(chain, rng, how)         ends in a wrong answer: by a slip, or at random
-    skill(rng, modulus)                          operations, or a short chain: what comes before
-    lookups(chain, rng)                          what each variable needs, and its definition again
     check_steps(text, chain) -> StepCheck        do steps rest on what was derived before?
 
 Segmentation of these traces is exact, so edits of structure are too. The plan is found backwards
@@ -18,13 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from evolute.envs.chains import Chain, Definition, compute, draw_chain
+from evolute.envs.chains import Chain, Definition, compute
 from evolute.reasoning.demonstrations.trace import Step, Trace
 from evolute.types import Message
 
 _STEP = re.compile(r"\b([a-z]) = (?:([a-z]) ([-+*]) (\d+) = (\d+) [-+*] (\d+) = )?(\d+)\.")
 DOMAIN = "chain-with-traps"
-DRILL = 4  # operations of one talk
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +82,6 @@ def wrong_demonstration(
             return _finished(chain, steps, answer)
 
 
-def skill(rng: random.Random, modulus: int) -> Trace:
-    """What a student knows before: operations, or a chain of up to two with a short answer."""
-    if rng.random() < 0.5:
-        return _drill(rng, modulus)
-    return demonstrate(draw_chain(rng, (1, 2), (0, 2), modulus), rng, SHORT)
-
-
-def lookups(chain: Chain, rng: random.Random) -> Trace:
-    """What each variable needs, and each definition again, both in an order of their own: how a
-    student learns to find a definition by its name."""
-    told = rng.sample(chain.definitions, len(chain.definitions))
-    again = rng.sample(chain.definitions, len(chain.definitions))
-    needs = [f"{d.name} needs {d.source}." if d.source else f"{d.name} is given." for d in told]
-    steps = (
-        Step("PLAN", " ".join(["Plan:", *needs])),
-        Step("STEP", f"{'; '.join(map(str, again))}."),
-    )
-    question = f"{chain.question.rpartition(' What')[0]} {' '.join(d.name for d in told)}?"
-    return Trace(_asked(question), steps, f"{again[-1].number}", question, "lookups")
-
-
 def check_steps(text: str, chain: Chain) -> StepCheck:
     """Read the steps of a thought and hold them against each other and the chain. A later step may
     mend an earlier one."""
@@ -128,18 +104,6 @@ def check_steps(text: str, chain: Chain) -> StepCheck:
 
 
 # -- internals ---------------------------------------------------------------
-
-
-def _drill(rng: random.Random, modulus: int) -> Trace:
-    """A few operations that have nothing to do with each other; the last one is the answer."""
-    numbers = [
-        (rng.randrange(modulus), rng.choice("+-*"), rng.randrange(modulus)) for _ in range(DRILL)
-    ]
-    told = [f"{left} {operation} {right}" for left, operation, right in numbers]
-    values = [compute(*one, modulus) for one in numbers]
-    question = f"Work mod {modulus}. {'; '.join(told)} = ?"
-    steps = tuple(Step("STEP", f"{one} = {value}.") for one, value in zip(told, values))
-    return Trace(_asked(question), steps, f"{values[-1]}", question, "operations")
 
 
 def _plan(chain: Chain) -> Iterator[Step]:

@@ -1,6 +1,6 @@
 """What did a student learn? Signs that can be counted in its answers.
 
-    measure(texts, is_right, chains=None) -> Measures      over the answers of one student
+    measure(texts, is_right, checks=None) -> Measures      over the answers of one student
     gain_kept(base, right, variant)          share of the gain that a perturbed set still gives
 
 Signs are those of arXiv 2502.07374, section 5: length, words of reflection, an answer that begins
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evolute.envs.chains import Chain
-from evolute.reasoning.demonstrations.chains import check_steps
+from evolute.reasoning.demonstrations.chains import StepCheck
 from evolute.reasoning.demonstrations.perturb import is_reflection
 from evolute.reasoning.demonstrations.trace import SOLUTION_END, THOUGHT, THOUGHT_END, segment
 
@@ -37,14 +36,16 @@ class Measures:
 
 
 def measure(
-    texts: Sequence[str], is_right: Sequence[bool], chains: Sequence[Chain] | None = None
+    texts: Sequence[str], is_right: Sequence[bool], checks: Sequence[StepCheck] | None = None
 ) -> Measures:
-    """Raises ValueError for no answers, or lists of different lengths."""
+    """`checks` are of the answers' thoughts. Raises ValueError for no answers, or lists of
+    different lengths."""
     thoughts = [thought_of(text) for text in texts]
     firsts = [segment(thought)[:1] for thought in thoughts]
     coherence = valid = None
-    if chains is not None:
-        checks = [check_steps(thought, c) for thought, c in zip(thoughts, chains, strict=True)]
+    if checks is not None:
+        if len(checks) != len(texts):
+            raise ValueError(f"{len(checks)} checks for {len(texts)} answers")
         coherence = fmean(check.coherence for check in checks)
         whole = [0 < c.num_steps == c.num_grounded == c.num_right for c in checks]
         valid = fmean(map(float, whole))

@@ -2,8 +2,9 @@
 
 student(seed) -> LoadedModel        untrained; about 0.8 million weights
 
-Its vocabulary is bytes and phrases, each a token: those of `chain-with-traps` unless others are
-given. A digit is a token.
+Its vocabulary is bytes and phrases, each a token: those of `walk` unless others are given. A digit
+is a token, and so is a digit with the word or sign beside it (`add 3`, ` + 3`, `4 left`), as in a
+vocabulary of words.
 """
 
 from __future__ import annotations
@@ -23,19 +24,35 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|answer|>' if m.role == 'assistant' else '<|question|>' }}"
     "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}"
 )
+DIGITS = range(10)
 PHRASES = (
-    *(f"{tag}\n\n" for tag in (THOUGHT, SOLUTION)),
-    *(f"\n\n{tag}" for tag in (THOUGHT_END, SOLUTION_END)),
-    *("Work mod ", ". What is ", "Plan: ", " needs ", " is given.", "Wait, ", " looks wrong."),
-    *("Going back to ", "Check ", " It holds.", "Alternatively, ", " It agrees.", "So ", " is "),
-    *(" = ", " + ", " - ", " * ", "; ", ". ", ".\n\n", "\n\n"),
+    *(f"{THOUGHT}\n\n", f"{THOUGHT_END}\n\n{SOLUTION}\n\n", f"\n\n{SOLUTION_END}"),
+    *(f" {sign} {digit}" for sign in "+-" for digit in DIGITS),
+    *(f"{word} {digit}" for word in ("Begin with", "add", "take") for digit in DIGITS),
+    *(f"{digit} {word}" for word in ("left", "times") for digit in DIGITS),
+    *(", ", " and ", " in turn, ", ", mod ", "What is the end?", "Single steps", "Plan: "),
+    *(
+        "So the end is ",
+        "The end is ",
+        "Wait, ",
+        " looks wrong",
+        "Going back: ",
+        "Check: ",
+        "Alternatively, ",
+    ),
+    *(" = ", ": ", ". ", ".\n\n", "\n\n"),
 )
 
 
 def student(
-    seed: int = 0, width: int = 128, num_layers: int = 4, phrases: Sequence[str] = PHRASES
+    seed: int = 0,
+    width: int = 128,
+    num_layers: int = 4,
+    phrases: Sequence[str] = PHRASES,
+    spread: float = 0.02,
 ) -> LoadedModel:
-    """A model that knows nothing; the same for the same arguments."""
+    """A model that knows nothing; the same for the same arguments. `spread` is the standard
+    deviation of its weights."""
     tokenizer = _tokenizer(phrases)
     config = ModelConfig(
         architecture="llama",
@@ -51,8 +68,8 @@ def student(
         bos_token_id=None,
         eos_token_ids=(tokenizer.eos_token_id,),
     )
-    spread = 0.02 * width**0.5 / 4  # tiny_weights scales by 4 / sqrt(width)
-    return LoadedModel(f"student-{seed}", config, tiny_weights(config, seed, spread), tokenizer)
+    weights = tiny_weights(config, seed, spread * width**0.5 / 4)  # which scales by 4 / sqrt(width)
+    return LoadedModel(f"student-{seed}", config, weights, tokenizer)
 
 
 def _tokenizer(phrases: Sequence[str]) -> ChatTokenizer:

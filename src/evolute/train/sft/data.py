@@ -6,6 +6,8 @@
 
 A row is `{"messages": [{"role", "content"}, ...]}` or ShareGPT's `{"system", "conversations":
 [{"from", "value"}, ...]}`; `tools` is given to the chat template; other keys are the user's own.
+A row with `samples` is a trajectory as agents wrote it (`trajectories.jsonl`): its tokens and masks
+are taken as they are, each sample an example.
 Each turn that the model is to write is tokenised apart from what stands before it, as it is when
 the model writes it, and ends with the token that ends its turn.
 """
@@ -39,16 +41,36 @@ class Fitted:
 
 def read(path: str | Path, tokenizer: ChatTokenizer, train_on: TrainOn) -> list[TrainingSample]:
     """All rows of a file, in its order. Raises ConfigError that names the line."""
-    path, found = Path(path), []
+    path, found = Path(path), list[TrainingSample]()
     for number, line in _lines(path):
         try:
-            messages, tools = messages_of(_row(line))
+            row = _row(line)
+            if "samples" in row:
+                found += trajectory_of(row, tokenizer, train_on)
+                continue
+            messages, tools = messages_of(row)
             found.append(sample_of(messages, tokenizer, train_on, tools))
         except (ConfigError, RequestError) as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     if not found:
         raise ConfigError(f"{path} has no rows; give a file with a JSON object a line.")
     return found
+
+
+def trajectory_of(
+    row: Mapping[str, Any], tokenizer: ChatTokenizer, train_on: TrainOn
+) -> list[TrainingSample]:
+    """The samples of a recorded trajectory; those without a sampled token teach nothing and are
+    left out. Raises ConfigError for what is no such record, and for another `train_on`."""
+    if train_on != "assistant":
+        raise ConfigError(
+            f"a row with 'samples' says by its masks what is learned; train_on = {train_on!r} "
+            "cannot change that. Set train_on = 'assistant'."
+        )
+    samples = row["samples"]
+    if not isinstance(samples, list):
+        raise ConfigError("'samples' is no list.")
+    return [s for each in samples if any((s := _recorded(each, tokenizer.vocab_size)).loss_mask)]
 
 
 def messages_of(row: Mapping[str, Any]) -> tuple[list[Message], Any]:
@@ -126,6 +148,25 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((n, line) for n, line in enumerate(file, start=1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data file {path} cannot be read: {error}.") from error
+
+
+def _recorded(record: Any, vocab_size: int) -> TrainingSample:
+    if not isinstance(record, dict):
+        raise ConfigError("a sample is no object.")
+    prompt, ids, mask = (record.get(k) for k in ("prompt_ids", "response_ids", "loss_mask"))
+    if not all(isinstance(part, list) for part in (prompt, ids, mask)) or len(ids) != len(mask):
+        raise ConfigError(
+            "a sample has lists 'prompt_ids', 'response_ids' and 'loss_mask', the last two alike "
+            "in length."
+        )
+    if not prompt or not all(type(i) is int and 0 <= i < vocab_size for i in [*prompt, *ids]):
+        raise ConfigError(
+            f"a sample's ids are not those of this tokenizer, which has {vocab_size} tokens, or "
+            "its prompt is empty."
+        )
+    if not all(isinstance(one, bool) for one in mask):
+        raise ConfigError("a sample's 'loss_mask' holds something else than true and false.")
+    return TrainingSample(tuple(prompt), tuple(ids), tuple(mask), (0.0,) * len(ids))
 
 
 def _row(line: str) -> Mapping[str, Any]:
