@@ -146,6 +146,7 @@ class Agent:
             sampling,
             self.setup.adapter,
             tenant=TENANT,
+            session=f"{self.setup.trajectory}/{self.name}",
             cache_salt=self.setup.cache_salt,
         )
         try:

@@ -53,7 +53,8 @@ def run(
     )
     hot = one_hot_prefix(count=25 * scale, hot=0.7, prefix=256, unique=32, output=16, per_step=1.0)
     figures: dict[str, float] = {}
-    for name in get_args(RoutingName):
+    names = [name for name in get_args(RoutingName) if name != "sticky"]  # no sessions here
+    for name in names:
         for workload, arrivals in (("prefixes", prefixes), ("hot", hot)):
             found = run_fleet(arrivals, ENGINE, ReplicaConfig(REPLICAS, name))
             figures |= _figures(f"{workload}/{name}", found)

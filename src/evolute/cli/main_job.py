@@ -78,6 +78,11 @@ class LoopConfig:
     tune: TuneSettings = field(default_factory=TuneSettings)
 
     def __post_init__(self) -> None:
+        if self.train.ray.is_on:
+            raise ConfigError(
+                "train.ray.engines and train.ray.trainers are set, but the loop measures and tunes "
+                "one engine of its own; use `evolute train rl`, or leave them at 0."
+            )
         if self.eval_count < 1:
             raise ConfigError(f"eval_count is {self.eval_count}; it must be at least 1.")
 

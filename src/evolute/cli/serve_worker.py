@@ -222,6 +222,11 @@ def _engine(model: str, config: Any, fleet: Fleet, training: Any = None) -> Any:
     from evolute.engine.replicas import ReplicaConfig, ReplicatedEngine
 
     chosen: Any = given
+    if fleet.routing == "sticky":
+        raise ConfigError(
+            "--routing sticky keeps sessions, which requests of the server do not name; use d2lpm "
+            "or cache_aware, which follow prefixes."
+        )
     if fleet.quantum is not None and fleet.routing not in (None, "d2lpm"):
         raise ConfigError(f"--route-quantum is of d2lpm, but --routing is {fleet.routing!r}.")
     return ReplicatedEngine(model, config, ReplicaConfig(fleet.replicas, **chosen))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +48,6 @@ def rl(
     """
     from evolute.cli.run_state import hold
     from evolute.dashboard.tracking import check, follow
-    from evolute.engine import Engine, EngineConfig
     from evolute.models import load_model
     from evolute.telemetry import progress
     from evolute.train import Controller, StepReport, TrainConfig, effective_settings
@@ -64,7 +65,7 @@ def rl(
     last: dict[str, float] = {}
     with (
         hold(directory),
-        Engine(model, EngineConfig(page_size=4)) as engine,
+        _parts(config, directory, model) as (engine, parts),
         progress("train", config.steps) as bar,
     ):
 
@@ -73,7 +74,7 @@ def rl(
             bar.advance(report.step + 1, f"accuracy {report.metrics['accuracy_mean']:.2f}")
             following.update()
 
-        controller = Controller(config, directory, model, engine)
+        controller = Controller(config, directory, model, engine, **parts)
         if not (directory / "config.toml").exists():  # others are refused by a run that goes on
             (directory / "config.toml").write_text(to_toml(config))
         with follow(directory, track or []) as following:
@@ -131,6 +132,21 @@ def sft(
 
 
 # -- internals ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _parts(config: Any, run_dir: Path, model: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The engine of a run and what else its controller is given: of this process, or on Ray."""
+    if config.ray.is_on:
+        from evolute.train.ray import RayRun
+
+        with RayRun(config, run_dir) as ray:
+            yield ray.engines, {"crew": ray.crew, "players": ray.players}
+        return
+    from evolute.engine import Engine, EngineConfig
+
+    with Engine(model, EngineConfig(page_size=4)) as engine:
+        yield engine, {}
 
 
 def _found(path: str, recipe: Path) -> str:

@@ -151,7 +151,14 @@ async def _ask(
         drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
         sampling = replace(sampling, seed=drawn)
     prompt = (*record.prompt_ids, *record.ids)
-    request = GenerateRequest(prompt, sampling, adapter, tenant="rollouts", cache_salt=cache_salt)
+    request = GenerateRequest(
+        prompt,
+        sampling,
+        adapter,
+        tenant="rollouts",
+        session=f"{problem.id}/{index}/{seed}",
+        cache_salt=cache_salt,
+    )
     outputs = await backend.agenerate(request)
     _check_outputs(outputs)
     return outputs[0]

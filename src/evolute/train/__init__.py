@@ -4,6 +4,7 @@ from evolute.train.control import Controller, StepReport
 from evolute.train.effective import effective_settings
 from evolute.train.policy import Policy
 from evolute.train.settings import AlgorithmConfig, OptimizerConfig, TrainConfig
+from evolute.train.settings_ray import RayConfig, SyncConfig
 from evolute.train.sync import PublishProof, publish
 from evolute.train.trainer import Trainer, UpdateReport, make_policy
 
@@ -13,7 +14,9 @@ __all__ = [
     "OptimizerConfig",
     "Policy",
     "PublishProof",
+    "RayConfig",
     "StepReport",
+    "SyncConfig",
     "TrainConfig",
     "Trainer",
     "UpdateReport",

@@ -2,6 +2,7 @@
 
     save(run, step, trainer, digest)   temporary folder -> fsync -> rename -> pointer, last
     load(run, trainer, digest)         the newest that is whole; -1 when none was ever made
+    state_of(trainer), restore(trainer, state)      what it holds, for trainers in other processes
 
 A kill at any moment, and a full disk, leave the previous checkpoint and its pointer as they were.
 """
@@ -21,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evolute.train.parallel import full, like
 from evolute.train.policy import Policy
-from evolute.types import CheckpointError
+from evolute.types import CheckpointError, TrainingError
 
 logger = logging.getLogger(__name__)
 POINTER = "latest"
@@ -47,6 +49,26 @@ class Accompanied(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainerState:
+    """Everything that a trainer goes on from: parameters by name, what belongs to the parameter
+    NAME of the optimizer as NAME/KEY, and extras."""
+
+    updates: int
+    tensors: dict[str, Tensor]
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A trainer in other processes: its state comes and goes whole."""
+
+    def checkpoint_state(self) -> TrainerState: ...
+    def check_state(self, state: TrainerState) -> None:
+        """Raise KeyError or ValueError when it is not of this policy; nothing is changed."""
+
+    def restore_state(self, state: TrainerState) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
 class _Saved:
     """What a whole checkpoint folder holds."""
 
@@ -56,16 +78,19 @@ class _Saved:
     tensors: dict[str, Tensor]
 
 
-def save(directory: Path, step: int, trainer: Resumable, digest: str, keep: int = 2) -> Path:
+def save(
+    directory: Path, step: int, trainer: Resumable | Remote, digest: str, keep: int = 2
+) -> Path:
     """Write `directory/step_N` and let the pointer follow. Raises CheckpointError."""
     final = directory / f"step_{step:06d}"
     temporary = directory / f".{final.name}.tmp"
+    state = state_of(trainer)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        save_file(_state(trainer), temporary / "state.safetensors")
-        meta = {"step": step, "updates": trainer.num_updates, "digest": digest}
+        save_file(state.tensors, temporary / "state.safetensors")
+        meta = {"step": step, "updates": state.updates, "digest": digest}
         (temporary / "meta.json").write_text(json.dumps(meta))
         for file in temporary.iterdir():
             _sync(file)
@@ -84,7 +109,7 @@ def save(directory: Path, step: int, trainer: Resumable, digest: str, keep: int 
     return final
 
 
-def load(directory: Path, trainer: Resumable, digest: str) -> int:
+def load(directory: Path, trainer: Resumable | Remote, digest: str) -> int:
     """Restore the newest whole checkpoint; returns its step, or -1 when there is none.
 
     Raises CheckpointError when there are some and none is whole, or for other settings.
@@ -94,7 +119,9 @@ def load(directory: Path, trainer: Resumable, digest: str) -> int:
         try:
             saved = _read(folder)
             if saved.digest == digest:
-                _check_shapes(saved, trainer)
+                check_state(trainer, TrainerState(saved.updates, saved.tensors))
+        except TrainingError:  # who trains is gone, which says nothing of the checkpoint
+            raise
         except Exception as error:
             logger.warning("checkpoint %s is damaged (%s); trying an older one", folder, error)
             continue
@@ -103,7 +130,7 @@ def load(directory: Path, trainer: Resumable, digest: str) -> int:
                 f"{folder} was made with other settings or data; resume with the run's "
                 "config.toml, or choose another run directory."
             )
-        _restore(trainer, saved)
+        restore(trainer, TrainerState(saved.updates, saved.tensors))
         return saved.step
     if folders:
         raise CheckpointError(
@@ -113,6 +140,53 @@ def load(directory: Path, trainer: Resumable, digest: str) -> int:
     return -1
 
 
+def check_state(trainer: Resumable | Remote, state: TrainerState) -> None:
+    """Before anything of the trainer is changed. Raises KeyError or ValueError."""
+    if isinstance(trainer, Remote):
+        trainer.check_state(state)
+        return
+    for name, parameter in trainer.policy.named_parameters():
+        if state.tensors[name].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape")
+
+
+def state_of(trainer: Resumable | Remote) -> TrainerState:
+    """A copy, which later training does not change."""
+    if isinstance(trainer, Remote):
+        return trainer.checkpoint_state()
+    tensors = {}
+    for name, parameter in trainer.policy.named_parameters():
+        tensors[name] = full(parameter.detach()).clone()
+        for key, value in trainer.optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = full(torch.as_tensor(value)).clone()
+    if isinstance(trainer, Accompanied):
+        tensors |= {EXTRA + name: value for name, value in trainer.extra_state().items()}
+    return TrainerState(trainer.num_updates, tensors)
+
+
+def restore(trainer: Resumable | Remote, state: TrainerState) -> None:
+    """The trainer goes on from there."""
+    if isinstance(trainer, Remote):
+        trainer.restore_state(state)
+        return
+    tensors = state.tensors
+    with torch.no_grad():
+        for name, parameter in trainer.policy.named_parameters():
+            parameter.copy_(like(parameter, tensors[name]))
+            own = {
+                k.split("/")[1]: like(parameter, v) if v.shape == parameter.shape else v
+                for k, v in tensors.items()
+                if k.startswith(f"{name}/")
+            }
+            trainer.optimizer.state.pop(parameter, None)
+            if own:
+                trainer.optimizer.state[parameter] = own
+    if isinstance(trainer, Accompanied):
+        found = {k[len(EXTRA) :]: v for k, v in tensors.items() if k.startswith(EXTRA)}
+        trainer.load_extra_state(found)
+    trainer.num_updates = state.updates
+
+
 # -- internals ---------------------------------------------------------------
 
 
@@ -120,38 +194,6 @@ def _read(folder: Path) -> _Saved:
     meta = json.loads((folder / "meta.json").read_text())
     tensors = load_file(folder / "state.safetensors")
     return _Saved(int(meta["step"]), int(meta["updates"]), str(meta["digest"]), tensors)
-
-
-def _check_shapes(saved: _Saved, trainer: Resumable) -> None:
-    """Before anything of the trainer is changed. Raises KeyError or ValueError."""
-    for name, parameter in trainer.policy.named_parameters():
-        if saved.tensors[name].shape != parameter.shape:
-            raise ValueError(f"{name} has another shape")
-
-
-def _state(trainer: Resumable) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in trainer.policy.named_parameters():
-        tensors[name] = parameter.detach().clone()
-        for key, value in trainer.optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = torch.as_tensor(value).clone()
-    if isinstance(trainer, Accompanied):
-        tensors |= {EXTRA + name: value for name, value in trainer.extra_state().items()}
-    return tensors
-
-
-def _restore(trainer: Resumable, saved: _Saved) -> None:
-    with torch.no_grad():
-        for name, parameter in trainer.policy.named_parameters():
-            parameter.copy_(saved.tensors[name])
-            own = {k.split("/")[1]: v for k, v in saved.tensors.items() if k.startswith(f"{name}/")}
-            trainer.optimizer.state.pop(parameter, None)
-            if own:
-                trainer.optimizer.state[parameter] = own
-    if isinstance(trainer, Accompanied):
-        found = {k[len(EXTRA) :]: v for k, v in saved.tensors.items() if k.startswith(EXTRA)}
-        trainer.load_extra_state(found)
-    trainer.num_updates = saved.updates
 
 
 def _newest_first(directory: Path) -> list[Path]:

@@ -45,6 +45,13 @@ class Critic:
         torch.autograd.backward(loss)
         return float(loss.detach())
 
+    def gradients(self) -> list[Tensor]:
+        """What `loss` has added up, zeros where it never was."""
+        for parameter in (self._weight, self._bias):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [grad for grad in (self._weight.grad, self._bias.grad) if grad is not None]
+
     def step(self) -> None:
         """One optimizer step with what `loss` has added up."""
         torch.nn.utils.clip_grad_norm_([self._weight, self._bias], MAX_GRAD_NORM)

@@ -3,9 +3,9 @@
     check_effective(config)        ConfigError that names every changed setting without effect
     effective_settings(config)     a line for people about each, as `train rl` shows at start
 
-ROWS has each key under `algorithm`, `asynchrony`, `failures`, `agent` and `dispatch`, and those
-that choose a schedule, with the condition under which it acts. One that is left at its default may
-be idle; one that was changed may not.
+ROWS has each key under `algorithm`, `asynchrony`, `failures`, `agent`, `dispatch`, `sync` and
+`ray`, and those that choose a schedule, with the condition under which it acts. One that is left
+at its default may be idle; one that was changed may not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from evolute.train.effective_control import (
     PLAIN,
     control_notes,
 )
+from evolute.train.effective_ray import OFF, RAY_ROWS, check_ray, ray_notes
 from evolute.train.settings import TrainConfig
 from evolute.train.valid import check_values
 from evolute.types import ConfigError
@@ -157,12 +158,14 @@ ROWS: dict[str, tuple[Acts, str]] = {
         "only gae has a critic, and its values do not move before the second pass",
     ),
     **CONTROL_ROWS,
+    **RAY_ROWS,
 }
 
 
 def check_effective(config: TrainConfig) -> None:
     """Raise ConfigError for values that cannot work, and for settings that would do nothing."""
     check_values(config)
+    check_ray(config)
     idle = [
         f"{key} = {value!r}: {ROWS[key][1]}"
         for key, value, default in _values(config)
@@ -184,6 +187,8 @@ def effective_settings(config: TrainConfig) -> list[str]:
             acting.append(f"{short}={_shown(config, key, value)}")
         elif key.partition(".")[0] in AGENTS and not config.has_tools:
             idle[NO_TOOLS] = [f"{name}.*" for name in AGENTS]
+        elif key.startswith("ray.") and not config.ray.is_on:
+            idle[OFF] = ["ray.*"]
         else:
             idle[why].append(short)
     lines = ["in force: " + ", ".join(acting)]
@@ -206,7 +211,7 @@ def _values(config: TrainConfig) -> Iterator[tuple[str, Any, Any]]:
             else:
                 yield f"{path}.{field.name}", value, getattr(default, field.name)
 
-    for name in ("algorithm", "asynchrony", "failures", *AGENTS):
+    for name in ("algorithm", "asynchrony", "failures", *AGENTS, "sync", "ray"):
         yield from walk(getattr(config, name), name)
     for field in dataclasses.fields(config):
         if field.name in PLAIN:
@@ -235,5 +240,6 @@ def _notes(config: TrainConfig) -> Iterator[str]:
     if kl.loss > 0 and kl.kind == "k1":
         yield "k1 as a loss has a gradient that is zero in expectation; k2 has that of the KL"
     yield from control_notes(config)
+    yield from ray_notes(config)
     if config.algorithm.off_policy.is_active:
         yield "effective_token_frac in the metrics says how many tokens the correction leaves"

@@ -19,6 +19,7 @@ from torch import Tensor
 from evolute.train.algorithms import TOKEN_RULES, AdaptiveKl, kl_estimate
 from evolute.train.credit import Scored, numbered
 from evolute.train.critic import Critic
+from evolute.train.parallel import Alone, Peers
 from evolute.train.policy import Policy, Scores, TokenBatch
 from evolute.train.rollouts.packing import MicroBatch
 from evolute.train.scoring import Read, gather, logprobs_of, score_samples
@@ -35,8 +36,9 @@ class Evidence:
         config: TrainConfig,
         reference: Policy | None = None,
         teacher: Policy | None = None,
+        peers: Peers = Alone(),  # noqa: B008
     ) -> None:
-        self._policy, self._config = policy, config
+        self._policy, self._config, self._peers = policy, config, peers
         self._reference, self._teacher = reference, teacher
         self._kl = AdaptiveKl(config.algorithm.kl)
         rule = config.algorithm.advantage
@@ -92,6 +94,8 @@ class Evidence:
 
     def step(self) -> None:
         if self._critic is not None:
+            if self._peers.size > 1:
+                self._peers.add(self._critic.gradients())
             self._critic.step()
 
     def after(self, scored: Scored, sums: dict[str, float]) -> dict[str, float]:
@@ -154,4 +158,5 @@ class Evidence:
         self, policy: Policy, samples: list[tuple[int, TrainingSample]], reads: list[Read]
     ) -> list[dict[int, Tensor]]:
         config = self._config
-        return score_samples(policy, samples, config.micro_batch_tokens, config.temperature, *reads)
+        budget, temperature = config.micro_batch_tokens, config.temperature
+        return score_samples(policy, samples, budget, temperature, *reads, peers=self._peers)

@@ -34,7 +34,7 @@ CLASSES = {  # names of errors, as rollouts carry them
     "timeout": ("TimeoutError", "EpisodeTimeout", "StageTimeout"),
     "environment": (
         *("EpisodeError", "SandboxError", "ToolError", "EnvError", "OSError", "ConnectionError"),
-        *("ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError"),
+        *("ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError", "WorkerLost"),
     ),
 }
 CLASS_OF = {name: cause for cause, names in CLASSES.items() for name in names}

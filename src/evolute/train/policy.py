@@ -68,6 +68,8 @@ class Scores:
 class Policy:
     """Decoder and adapter. What `parameters` gives are the only tensors with gradients."""
 
+    is_sharded = False  # each rank holds a part of every tensor (`sharded.py`)
+
     def __init__(
         self,
         model: LoadedModel,
@@ -96,6 +98,19 @@ class Policy:
 
     def parameters(self) -> list[Tensor]:
         return [tensor for _, tensor in self.named_parameters()]
+
+    def gradients(self) -> list[Tensor]:
+        """Of the trained tensors; zeros where no token of this process reached one."""
+        found = []
+        for parameter in self.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            found.append(parameter.grad)
+        return found
+
+    def fingerprint(self) -> str:
+        """That of a snapshot."""
+        return self.snapshot().fingerprint()
 
     def snapshot(self) -> LoraWeights | ModelWeights:
         """A detached copy, which later training does not change."""

@@ -1,7 +1,7 @@
 """What does a run leave behind? Records that match its steps, and weights that others load.
 
 cut_steps(path, last)                       drop records of steps that do not count
-save_result(run_dir, policy, model, base)   `adapter` (PEFT) or `model` (Hugging Face)
+save_result(run_dir, weights, model, base)  `adapter` (PEFT) or `model` (Hugging Face)
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from evolute.models import LoadedModel, export_model, save_peft
+from evolute.models import LoadedModel, LoraWeights, ModelWeights, export_model, save_peft
 from evolute.telemetry import RecordWriter, read_records
-from evolute.train.policy import Policy
 
 
 def cut_steps(path: Path, last: int) -> None:
@@ -31,12 +30,14 @@ def cut_steps(path: Path, last: int) -> None:
     temporary.replace(path)
 
 
-def save_result(run_dir: Path, policy: Policy, model: LoadedModel, base: str) -> Path:
+def save_result(
+    run_dir: Path, weights: LoraWeights | ModelWeights, model: LoadedModel, base: str
+) -> Path:
     """What was trained as others load it: a PEFT directory `adapter`, or a Hugging Face directory
     `model`. Readers see a whole one or none."""
-    if policy.lora is not None:
-        return _write(run_dir, "adapter", partial(save_peft, policy.lora, base_model=base))
-    trained = dataclasses.replace(model, weights=policy.base_weights())
+    if isinstance(weights, LoraWeights):
+        return _write(run_dir, "adapter", partial(save_peft, weights, base_model=base))
+    trained = dataclasses.replace(model, weights=weights)
     return _write(run_dir, "model", partial(export_model, trained))
 
 

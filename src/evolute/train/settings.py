@@ -16,6 +16,7 @@ from evolute.train.algorithms import (
     OffPolicyConfig,
     SelectionConfig,
 )
+from evolute.train.settings_ray import RayConfig, SyncConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class TrainConfig:
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)  # of tasks with tools
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     method: Literal["lora", "full"] = "lora"  # full: every weight, published as the base
     lora: LoraConfig = field(default_factory=LoraConfig)
 

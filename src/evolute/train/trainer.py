@@ -29,8 +29,9 @@ from evolute.train.algorithms import (
 )
 from evolute.train.credit import Scored, credit
 from evolute.train.evidence import Evidence
+from evolute.train.parallel import Alone, Peers, full, spread
 from evolute.train.policy import Policy, TokenBatch
-from evolute.train.rollouts.packing import Credited, MicroBatch, pack
+from evolute.train.rollouts.packing import Credited, MicroBatch
 from evolute.train.scoring import gather, logprobs_of, score_samples
 from evolute.train.settings import OptimizerConfig, TrainConfig
 from evolute.types import Outcome, Rollout, TrainingError
@@ -71,7 +72,8 @@ class Trainer:
     """Owns the optimizer; the policy's adapter is changed in place.
 
     `reference` is the model before training, needed with a KL when all weights are trained (with
-    an adapter it is the policy without it); `teacher` is that of distillation.
+    an adapter it is the policy without it); `teacher` is that of distillation. `peers` share the
+    work: all get the same rollouts, and come to the same weights.
     """
 
     def __init__(
@@ -80,11 +82,12 @@ class Trainer:
         config: TrainConfig,
         reference: Policy | None = None,
         teacher: Policy | None = None,
+        peers: Peers = Alone(),  # noqa: B008
     ) -> None:
-        self.policy, self.config = policy, config
+        self.policy, self.config, self._peers = policy, config, peers
         self.optimizer = make_optimizer(policy, config.optimizer)
         self.num_updates = 0
-        self._evidence = Evidence(policy, config, reference, teacher)
+        self._evidence = Evidence(policy, config, reference, teacher, peers)
         self._scored = Scored()
         self._marks: dict[int, Tensor] = {}
 
@@ -103,6 +106,7 @@ class Trainer:
             for _ in range(self.config.epochs):
                 for part in self._mini_batches(credited):
                     self._optimize(part, sums)
+        sums = defaultdict(float, self._peers.total(sums))
         report = _summary(sums) | self._evidence.after(self._scored, sums)
         report["update_s"] = time.perf_counter() - started
         return UpdateReport(int(sums["tokens"]), report, dict(failures))
@@ -128,16 +132,27 @@ class Trainer:
         return [[c.scaled(scale) for c in part] for part in parts]
 
     def _optimize(self, credited: list[Credited], sums: dict[str, float]) -> None:
-        batches = pack(credited, self.config.micro_batch_tokens)
-        if not batches:
+        expected = sum(sum(c.sample.loss_mask) for c in credited)
+        if not expected:
             return
+        share = spread(credited, self.config.micro_batch_tokens, self._peers)
         if LOSSES[self.config.algorithm.loss.name].needs_marks:
             self._marks = self._marked(credited)
-        expected = sum(sum(c.sample.loss_mask) for c in credited)
         self.optimizer.zero_grad(set_to_none=True)
-        trained = sum(self._backward(batch, sums) for batch in batches)
+        trained = 0
+        fault: TrainingError | None = None
+        try:
+            trained = sum(self._backward(batch, sums) for batch in share.mine)
+            for batch in share.idle:
+                self._backward(batch, defaultdict(float))
+        except TrainingError as error:
+            fault = error
+        self._peers.agree(fault)
+        trained = int(self._peers.total({"trained": float(trained)})["trained"])
         if trained != expected:
             raise TrainingError(f"{trained} tokens were trained, the masks hold {expected}.")
+        if self._peers.size > 1 and not self.policy.is_sharded:
+            self._peers.add(self.policy.gradients())
         self._apply(sums)
 
     def _backward(self, batch: MicroBatch, sums: dict[str, float]) -> int:
@@ -157,8 +172,9 @@ class Trainer:
         )
         losses = losses + self._evidence.loss_terms(batch, tokens, scores, self._scored, sums)
         loss = losses.sum()
-        if not torch.isfinite(loss):
-            raise TrainingError("the loss is not finite; the step was not applied. Lower lr.")
+        is_finite = bool(torch.isfinite(loss))
+        text = "the loss is not finite; the step was not applied. Lower lr."
+        self._peers.keep_step(None if is_finite else TrainingError(text))
         torch.autograd.backward(loss)
         with torch.no_grad():
             _measure(sums, tokens, scores.logprobs, old, scores.entropy, factor, loss)
@@ -182,6 +198,7 @@ class Trainer:
             self.config.micro_batch_tokens,
             self.config.temperature,
             logprobs_of,
+            peers=self._peers,
         )
         logprobs = torch.cat([now[c.number] for c in trained])
         rollout = torch.cat([_rollout_logprobs(c) for c in trained])
@@ -227,7 +244,8 @@ def apply_gradient(
 ) -> tuple[float, float]:
     """The `update`-th optimizer step of `total`. Returns its learning rate and the gradient's norm
     before clipping. Raises TrainingError for a gradient that is not finite."""
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm))
+    total_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+    norm = float(full(total_norm))
     if not math.isfinite(norm):
         raise TrainingError("the gradient is not finite; the step was not applied. Lower lr.")
     lr = learning_rate(update, total, settings)

@@ -24,6 +24,7 @@ from evolute.types.errors import (
     TrainingError,
     UnknownAdapter,
     WireError,
+    WorkerLost,
 )
 from evolute.types.player import Player
 from evolute.types.request import (
@@ -78,4 +79,5 @@ __all__ = [
     "UnknownAdapter",
     "VersionSegment",
     "WireError",
+    "WorkerLost",
 ]

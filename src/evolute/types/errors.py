@@ -89,6 +89,10 @@ class ToolError(EpisodeError):
     """A call of a tool that failed; where the model can do something, the text tells it what."""
 
 
+class WorkerLost(EpisodeError):
+    """The process that played an episode has ended; the episode may be played elsewhere."""
+
+
 class RewardError(EpisodeError):
     """The verifier itself failed, so the reward is not valid."""
 

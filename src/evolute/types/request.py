@@ -48,6 +48,7 @@ class GenerateRequest:
     # seconds from its arrival to its first token, else it is ended with finish reason `deadline`;
     # 0: it may wait; None: what engine.first_token_deadline_s says
     deadline_s: float | None = None
+    session: str = ""  # of one talk; several engines may keep its requests together
     cache_salt: str = ""  # requests with different salts never share cached pages
     id: str = field(default_factory=lambda: f"req-{next(_ids)}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evolute.agents import AgentConfig, DispatchConfig
-from evolute.train import TrainConfig, effective_settings
+from evolute.train import RayConfig, SyncConfig, TrainConfig, effective_settings
 from evolute.train.algorithms import LOSSES, RULES, TOKEN_RULES
 from evolute.train.effective import ROWS
 from evolute.train.effective_control import PLAIN
@@ -32,6 +32,8 @@ def test_each_setting_has_a_row():
         "failures": FailureConfig,
         "agent": AgentConfig,
         "dispatch": DispatchConfig,
+        "sync": SyncConfig,
+        "ray": RayConfig,
     }
     named = {f"{name}.{key}" for name, section in sections.items() for key in keys(section)}
     assert set(ROWS) == named | set(PLAIN)

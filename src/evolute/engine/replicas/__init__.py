@@ -10,6 +10,7 @@ from evolute.engine.replicas.policies import (
     LeastLoaded,
     RoundRobin,
     RoutingPolicy,
+    Sticky,
 )
 from evolute.engine.replicas.prefixes import PrefixTree
 from evolute.engine.replicas.router import Made, Router, Ticket, make_policy
@@ -31,6 +32,7 @@ __all__ = [
     "RoundRobin",
     "Router",
     "RoutingPolicy",
+    "Sticky",
     "Ticket",
     "make_policy",
 ]

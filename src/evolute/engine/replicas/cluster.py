@@ -1,7 +1,7 @@
 """Ray, as far as replicas need it: connect, start an actor, and say clearly what is missing.
 
     cluster = Cluster(address, num_cpus)     None: an instance of our own, local to this machine
-    cluster.start_actor(cls, args, num_cpus) -> handle;  follow(actor), kill(actor)
+    cluster.start_actor(cls, args, num_cpus, **options) -> handle;  follow(actor), kill(actor)
     cluster.close()
 
 The only place that imports Ray. An instance of our own has no dashboard, and ends with this
@@ -22,22 +22,24 @@ UNREAD = 16  # batches that may lie unread before the actor waits, and puts more
 class Cluster:
     """A connection to Ray. Raises ConfigError when there can be none."""
 
-    def __init__(self, address: str | None, num_cpus: int) -> None:
-        self.ray = _import()
-        self._is_ours = not self.ray.is_initialized()
-        if not self._is_ours and address is not None:
+    def __init__(self, address: str | None, num_cpus: int, what: str = "replicas") -> None:
+        self.ray = _import(what)
+        self.is_ours = not self.ray.is_initialized()
+        if not self.is_ours and address is not None:
             raise ConfigError(
                 "this process is connected to Ray already; leave the address out to use that "
                 "connection, or call ray.shutdown() first."
             )
-        if self._is_ours:
+        if self.is_ours:
             self._connect(address, num_cpus)
             self._hush()
 
-    def start_actor(self, cls: type, args: tuple[Any, ...], num_cpus: int) -> Any:
+    def start_actor(self, cls: type, args: tuple[Any, ...], num_cpus: int, **options: Any) -> Any:
         """A handle at once; the actor comes when there is room for it. Ray restarts nothing: what
-        a new one must know is ours to tell."""
-        make = self.ray.remote(num_cpus=num_cpus, max_restarts=0, scheduling_strategy="SPREAD")
+        a new one must know is ours to tell. `options` are Ray's; without a scheduling strategy
+        actors are spread over the nodes."""
+        options = {"scheduling_strategy": "SPREAD", **options}
+        make = self.ray.remote(num_cpus=num_cpus, max_restarts=0, **options)
         return make(cls).remote(*args)
 
     def follow(self, actor: Any) -> Any:
@@ -50,7 +52,7 @@ class Cluster:
         self.ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
-        if self._is_ours:
+        if self.is_ours:
             self.ray.shutdown()
 
     # -- internals -------------------------------------------------------------
@@ -82,12 +84,12 @@ def _log(data: dict[str, Any], ignore_prefix: bool) -> None:
     logger.debug("ray: %s", " ".join(map(str, data.get("lines", ()))))
 
 
-def _import() -> Any:
+def _import(what: str) -> Any:
     try:
         import ray
     except ImportError as error:
         raise ConfigError(
-            "replicas need Ray, which is not installed; run `pip install evolute[ray]`, or serve "
-            "with one engine."
+            f"{what} need Ray, which is not installed; run `pip install evolute[ray]`, or do "
+            "without them: one engine, in one process."
         ) from error
     return ray

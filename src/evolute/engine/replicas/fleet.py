@@ -15,6 +15,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class ReplicatedEngine:
         model: str,
         config: EngineConfig | None = None,
         replicas: ReplicaConfig = ReplicaConfig(),  # noqa: B008
+        cluster: Cluster | None = None,
         **settings: Any,
     ) -> None:
         if config is None:
@@ -73,12 +75,13 @@ class ReplicatedEngine:
         resolve(config, loaded.config, cores=threads, has_native=True)  # errors come early
         del loaded
         self._admin, self._retired, self._closed = threading.RLock(), Counts(), False
-        self._cluster = Cluster(replicas.address, threads * replicas.count)
+        self._is_cluster_ours = cluster is None
+        self._cluster = cluster or Cluster(replicas.address, threads * replicas.count)
         self._agreed = Agreement(self._cluster, config)
         self._router = Router(make_policy(replicas), config.page_size, COSTS[config.cost])
         self._flights = Flights(self._router, lambda index: self._replicas[index].actor)
         self._replicas = [
-            Replica(index, self._cluster, lambda: self._start_actor(threads), self)
+            Replica(index, self._cluster, partial(self._start_actor, index, threads), self)
             for index in range(replicas.count)
         ]
         self._begin()
@@ -316,7 +319,8 @@ class ReplicatedEngine:
             replica.end()
         for replica in self._replicas:
             replica.join()
-        self._cluster.close()
+        if self._is_cluster_ours:
+            self._cluster.close()
 
     def __enter__(self) -> ReplicatedEngine:
         return self
@@ -373,7 +377,7 @@ class ReplicatedEngine:
             self.close()
             raise
 
-    def _start_actor(self, threads: int) -> Any:
+    def _start_actor(self, index: int, threads: int) -> Any:
         args = (self.model_path, self._agreed.config)
         return self._cluster.start_actor(ReplicaActor, args, threads)
 

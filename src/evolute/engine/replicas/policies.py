@@ -3,18 +3,22 @@
     RoundRobin     in turn
     LeastLoaded    the least service in flight
     CacheAware     the longest cached prefix, unless the loads are out of balance
+    Sticky         where the session was before, unless that is too busy; new ones where least is
 
 The fair one is in `deficits.py`. A policy sees numbers and returns a choice: no clock, no Ray.
 """
 
 from __future__ import annotations
 
+import random
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 IMBALANCE = 32  # requests in flight that the busiest may be ahead of the least busy
 IMBALANCE_RATIO = 1.5  # and this many times as many
+SESSIONS = 65_536  # whose replica is remembered, those that were used last
 MATCHED = 0.5  # of a prompt, for a prefix to count
 
 
@@ -28,6 +32,7 @@ class Candidate:
     load: float  # service charged to what is in flight
     in_flight: int  # sequences
     is_open: bool  # it could begin at once
+    session: str = ""  # of the request; the same for all candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,34 @@ class CacheAware(LeastLoaded):
         if is_known and not _is_out_of_balance(candidates):
             return Choice(best.replica)
         return Choice(least_loaded(candidates).replica)
+
+
+class Sticky(LeastLoaded):
+    """A session stays where its first request went, for the sake of its prefix, until that replica
+    is more than `slack` requests ahead of the least busy one, or dies. New sessions, and requests
+    without one, go to the least busy, among equals at random: always the first of them would be
+    the busiest soon (torchtitan #4109; verl #6533 for what stickiness without a bound does)."""
+
+    def __init__(self, slack: int, seed: int = 0) -> None:
+        self._slack, self._dice = slack, random.Random(seed)
+        self._homes: OrderedDict[str, int] = OrderedDict()
+
+    def choose(self, tenant: str, num_prompt: int, candidates: Sequence[Candidate]) -> Choice:
+        session, least = candidates[0].session, min(c.in_flight for c in candidates)
+        home = next((c for c in candidates if c.replica == self._homes.get(session)), None)
+        if home is None or home.in_flight - least > self._slack:
+            equals = [c for c in candidates if c.in_flight == least]
+            home = self._dice.choice(sorted(equals, key=lambda c: c.replica))
+        if session:
+            self._homes[session] = home.replica
+            self._homes.move_to_end(session)
+            if len(self._homes) > SESSIONS:
+                self._homes.popitem(last=False)
+        return Choice(home.replica)
+
+    def remove(self, replica: int) -> None:
+        for session in [s for s, home in self._homes.items() if home == replica]:
+            del self._homes[session]
 
 
 def least_loaded(candidates: Sequence[Candidate]) -> Candidate:

@@ -24,6 +24,7 @@ from evolute.engine.replicas.policies import (
     LeastLoaded,
     RoundRobin,
     RoutingPolicy,
+    Sticky,
 )
 from evolute.engine.replicas.prefixes import PrefixTree
 from evolute.engine.scheduling.policies.service import COSTS, RECENT, Cost
@@ -78,6 +79,8 @@ def make_policy(config: ReplicaConfig) -> RoutingPolicy:
     """A policy that knows no replica yet."""
     if config.routing == "d2lpm":
         return D2lpm(config.quantum)
+    if config.routing == "sticky":
+        return Sticky(config.stickiness)
     plain = {"round_robin": RoundRobin, "least_loaded": LeastLoaded, "cache_aware": CacheAware}
     return plain[config.routing]()
 
@@ -175,7 +178,8 @@ class Router:
             load, cached = self.loads[replica], min(matched[replica], len(request.prompt) - 1)
             price = self._price(len(request.prompt), len(request.prompt) - cached, ahead)
             is_open = load.in_flight < load.places
-            found.append(Candidate(replica, cached, price, load.service, load.in_flight, is_open))
+            numbers = (cached, price, load.service, load.in_flight, is_open)
+            found.append(Candidate(replica, *numbers, request.session))
         return found
 
     def _price(self, num_prompt: int, computed: int, made: int) -> float:

@@ -3,6 +3,8 @@
 task = task_of("sql?tier=1")                  a Task, or a ToolTask where the name is one of those
 agent_of(config) -> AgentConfig               with what the run itself says of sampling
 agent_player(config, task, engine, adapter)   its dispatcher is to be closed with the run
+sampling_of(config, task)                     of an episode
+num_places(engine)                            episodes that may ask an engine at once
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from evolute.envs import make_task
 from evolute.envs.tools import ToolTask
 from evolute.envs.tools.registry import make_tool_task
 from evolute.train.settings import TrainConfig
-from evolute.types import Backend, Task
+from evolute.train.sync import LiveEngine
+from evolute.types import Backend, SamplingParams, Task
 
 
 def task_of(config: TrainConfig) -> Task | ToolTask:
@@ -37,3 +40,16 @@ def agent_player(
     return AgentPlayer(
         task, backend, agent_of(config), dispatcher=Dispatcher(limits), adapter=adapter
     )
+
+
+def sampling_of(config: TrainConfig, task: Task | ToolTask) -> SamplingParams:
+    """The run's own length goes before the task's."""
+    own = config.agent.max_new_tokens if isinstance(task, ToolTask) else task.max_new_tokens
+    length = config.max_new_tokens or own
+    return SamplingParams(max_new_tokens=length, temperature=config.temperature)
+
+
+def num_places(engine: LiveEngine) -> int:
+    """Of all replicas together."""
+    replicas = getattr(engine, "replica_config", None)
+    return engine.config.bulk_places * (replicas.count if replicas else 1)

@@ -28,7 +28,7 @@ from evolute.train.results import cut_steps
 from evolute.train.rollouts import Journal
 from evolute.train.settings import TrainConfig
 from evolute.train.sync import PublishProof
-from evolute.train.trainer import Trainer, UpdateReport
+from evolute.train.trainer import UpdateReport
 from evolute.types import Problem, Rollout
 
 SAMPLES_A_STEP = 4
@@ -49,7 +49,7 @@ class RunRecords:
         self,
         run_dir: Path,
         config: TrainConfig,
-        trainer: Trainer,
+        trainer: checkpoint.Resumable | checkpoint.Remote,
         digest: str,
         pending: Pending,
         tracer: Tracer,
@@ -169,6 +169,7 @@ def step_report(
         "fingerprint": proof.fingerprint,
         "version": proof.version,
         "canary_abs_diff": proof.canary_abs_diff,
+        "num_engines": proof.num_engines,
         **update.metrics,
         "rollout_s": batch.had_s - batch.begun_s,
         "publish_s": publish_s,

@@ -74,7 +74,7 @@ class SftController:
 
     def save_result(self) -> Path:
         """`adapter`, a PEFT directory, or `model`, a Hugging Face one."""
-        return save_result(self.run_dir, self.policy, self._model, self.config.model)
+        return save_result(self.run_dir, self.policy.snapshot(), self._model, self.config.model)
 
     @property
     def left_out(self) -> dict[str, int]:

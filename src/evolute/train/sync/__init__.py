@@ -3,14 +3,18 @@
 `in_process` is `publish`; the others are pairs of a sender and a receiver for `publish_remotely`.
 """
 
-from evolute.train.sync.broadcast import BroadcastReceiver, BroadcastSender
+from evolute.train.sync.broadcast import BroadcastReceiver, BroadcastSender, OwnGroup
 from evolute.train.sync.delta import DeltaReceiver, DeltaSender
+from evolute.train.sync.loopback import Loopback
 from evolute.train.sync.proof import PublishProof
-from evolute.train.sync.publish import publish
+from evolute.train.sync.publish import LiveEngine, publish
 from evolute.train.sync.remote import (
+    Channel,
     EngineHolder,
+    Publishable,
     Receiver,
     Sender,
+    answer,
     attend,
     publish_remotely,
     release,
@@ -28,16 +32,22 @@ __all__ = [
     "WAYS",
     "BroadcastReceiver",
     "BroadcastSender",
+    "Channel",
     "DeltaReceiver",
     "DeltaSender",
     "EngineHolder",
+    "LiveEngine",
+    "Loopback",
     "Manifest",
+    "OwnGroup",
     "Packed",
     "PublishProof",
+    "Publishable",
     "Receiver",
     "Sender",
     "SharedMemoryReceiver",
     "SharedMemorySender",
+    "answer",
     "attend",
     "pack",
     "publish",

@@ -2,6 +2,8 @@
 
     BroadcastSender(group).send(packed)                  on rank `source`
     BroadcastReceiver(group).receive(version, timeout_s) on every other
+    OwnGroup(address, rank, size, ...)                   a group beside the default one
+    open_store(host, timeout_s)                          where its ranks meet
 
 The manifest goes first, so that a receiver knows what to make room for; then the bytes, in pieces.
 A rank that does not take part is found by the group's own timeout.
@@ -9,6 +11,7 @@ A rank that does not take part is found by the group's own timeout.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,8 +23,44 @@ from evolute.types import TrainingError, WireError
 PIECE = 64 << 20
 
 
+class OwnGroup:
+    """Ranks that meet at a store of rank 0 (HOST:PORT), apart from any other group of theirs. It is
+    opened by its first use, by all of them at once."""
+
+    def __init__(
+        self, address: str, rank: int, size: int, *, backend: str, timeout_s: float
+    ) -> None:
+        self._address, self._rank, self._size = address, rank, size
+        self._backend, self._timeout = backend, timedelta(seconds=timeout_s)
+        self._group: Any = None
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
+        """Raises RuntimeError when a rank does not take part."""
+        if self._group is None:
+            self._group = self._open()
+        self._group.broadcast(tensor, source).wait()
+
+    def _open(self) -> Any:
+        host, _, port = self._address.rpartition(":")
+        make: Any = dist  # whose stubs leave these out
+        store = make.TCPStore(host, int(port), None, False, self._timeout)
+        if self._backend == "nccl":
+            options = make.ProcessGroupNCCL.Options()
+            options._timeout = self._timeout
+            return make.ProcessGroupNCCL(store, self._rank, self._size, options)
+        return make.ProcessGroupGloo(store, self._rank, self._size, self._timeout)
+
+
+def open_store(host: str, timeout_s: float) -> Any:
+    """Where an OwnGroup meets, on a free port of this machine (`.port`); it lives as long as the
+    object does."""
+    make: Any = dist
+    return make.TCPStore(host, 0, None, True, timedelta(seconds=timeout_s), wait_for_workers=False)
+
+
 class BroadcastSender:
-    """The rank that has the weights. `group` None is the default group."""
+    """The rank that has the weights. `group` is an OwnGroup or one of torch.distributed, None its
+    default one."""
 
     def __init__(self, group: Any = None, source: int = 0, device: str = "cpu") -> None:
         self._group, self._source, self._device = group, source, device
@@ -40,7 +79,7 @@ class BroadcastSender:
             raise _lost(packed.manifest.version, error) from error
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
-        dist.broadcast(tensor.to(self._device), self._source, group=self._group)
+        _broadcast(tensor.to(self._device), self._source, self._group)
 
 
 class BroadcastReceiver:
@@ -70,8 +109,15 @@ class BroadcastReceiver:
 
     def _get(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.to(self._device)
-        dist.broadcast(tensor, self._source, group=self._group)
+        _broadcast(tensor, self._source, self._group)
         return tensor.cpu()
+
+
+def _broadcast(tensor: torch.Tensor, source: int, group: Any) -> None:
+    if isinstance(group, OwnGroup):
+        group.broadcast(tensor, source)
+    else:
+        dist.broadcast(tensor, source, group=group)
 
 
 def _lost(version: int, error: Exception) -> TrainingError:

@@ -25,7 +25,8 @@ class PublishProof:
 
     version: int
     fingerprint: str
-    canary_abs_diff: float
+    canary_abs_diff: float  # the largest of all engines
+    num_engines: int = 1  # each proved by itself
 
 
 def check_digest(version: int, name: str | None, held: str, expected: str) -> None:

@@ -9,19 +9,38 @@ trainer's, and both sides give a canary prompt the same log-probability.
 from __future__ import annotations
 
 import asyncio
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from evolute.engine import Engine
+from evolute.engine import EngineConfig
 from evolute.models import LoraWeights, ModelWeights
 from evolute.train.policy import Policy
 from evolute.train.sync.proof import PublishProof, check_canary, check_digest
-from evolute.types import GenerateRequest, SamplingParams
+from evolute.types import Backend, GenerateRequest, Output, SamplingParams
+
+
+@runtime_checkable
+class LiveEngine(Backend, Protocol):
+    """An engine, or several that look like one: what a run asks of it besides completions."""
+
+    @property
+    def config(self) -> EngineConfig: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def stats(self) -> Any: ...
+    def load_adapter(
+        self, name: str, weights: LoraWeights, *, version: int | None = None
+    ) -> Any: ...
+    def load_weights(self, weights: ModelWeights, *, version: int) -> str: ...
+    def generate(
+        self, prompts: Any, sampling: Any = ..., adapter: str | None = None
+    ) -> list[Output]: ...
 
 
 async def publish(
-    engine: Engine,
+    engine: LiveEngine,
     name: str | None,
     policy: Policy,
     version: int,
@@ -51,20 +70,21 @@ async def publish(
 
 
 def load(
-    engine: Engine, name: str | None, weights: LoraWeights | ModelWeights, version: int
+    engine: LiveEngine, name: str | None, weights: LoraWeights | ModelWeights, version: int
 ) -> str:
     """The digest of what the engine holds afterwards."""
     if isinstance(weights, LoraWeights):
         if name is None:
             raise ValueError("an adapter needs a name")
-        return engine.load_adapter(name, weights, version=version).fingerprint
+        digest: str = engine.load_adapter(name, weights, version=version).fingerprint
+        return digest
     return engine.load_weights(weights, version=version)
 
 
 # -- internals ---------------------------------------------------------------
 
 
-async def _told(engine: Engine, name: str | None, canary: tuple[int, ...]) -> Tensor:
+async def _told(engine: LiveEngine, name: str | None, canary: tuple[int, ...]) -> Tensor:
     """The engine's log-probabilities of the canary's tokens but the first."""
     sampling = SamplingParams(max_new_tokens=0, prompt_logprobs=True)
     (output,) = await engine.agenerate(GenerateRequest(canary, sampling, name))

@@ -1,28 +1,28 @@
 """Weights to engines in other processes, by any way, each proved by its engine.
 
     attend(channel, receiver, EngineHolder(engine, name))        in the engine's process
+    answer(message, receiver, holder, timeout_s)                 one publication of it
     publish_remotely(channels, sender, policy, version, canary)  in the trainer's
     release(channels)                                            ends those that attend
 
-A channel is a `multiprocessing.connection.Connection` with JSON on it; the weights go by the sender
-(`shared_memory`, `broadcast`, `delta`). The trainer asks, sends, and waits for each answer: the
-digest of what the engine holds, and its log-probabilities of the canary.
+A channel is a `multiprocessing.connection.Connection`, or what is used like one, with JSON on it;
+the weights go by the sender (`shared_memory`, `broadcast`, `delta`). The trainer asks, sends, and
+waits for each answer: the digest of what the engine holds, and its log-probabilities of the canary.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
-from evolute.engine import Engine
 from evolute.models import LoraWeights, ModelWeights
-from evolute.train.policy import Policy
 from evolute.train.sync.proof import PublishProof, check_canary, check_digest
-from evolute.train.sync.publish import load
+from evolute.train.sync.publish import LiveEngine, load
 from evolute.train.sync.wire import Packed, pack, unpack
 from evolute.types import EvoluteError, SamplingParams, TrainingError
 
@@ -41,10 +41,27 @@ class Receiver(Protocol):
     def receive(self, version: int, timeout_s: float) -> Packed: ...
 
 
+@runtime_checkable
+class Publishable(Protocol):
+    """What is published: a policy, or what was taken of one."""
+
+    def snapshot(self) -> LoraWeights | ModelWeights: ...
+    def logprobs(self, ids: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Channel(Protocol):
+    """The trainer's end of a way to one engine, as of a `Connection`."""
+
+    def send_bytes(self, buf: bytes, /) -> None: ...
+    def poll(self, timeout: float, /) -> bool: ...
+    def recv_bytes(self) -> bytes: ...
+
+
 class EngineHolder:
     """An engine that gets the adapter `name`, or without a name the base weights."""
 
-    def __init__(self, engine: Engine, name: str | None) -> None:
+    def __init__(self, engine: LiveEngine, name: str | None) -> None:
         self.engine, self.name = engine, name
 
     def load(self, weights: LoraWeights | ModelWeights, version: int) -> str:
@@ -76,24 +93,32 @@ def attend(
             return
         if asked["kind"] == "release":
             return
-        try:
-            packed = receiver.receive(asked["version"], timeout_s)
-            held = holder.load(unpack(packed), asked["version"])
-            answer: dict[str, Any] = {
-                "version": asked["version"],
-                "fingerprint": held,
-                "logprobs": holder.logprobs(asked["canary"]),
-                "precision": holder.precision,
-            }
-        except EvoluteError as error:
-            answer = {"version": asked["version"], "error": f"{type(error).__name__}: {error}"}
-        channel.send_bytes(json.dumps(answer).encode())
+        channel.send_bytes(answer(asked, receiver, holder, timeout_s))
+
+
+def answer(
+    asked: Mapping[str, Any], receiver: Receiver, holder: EngineHolder, timeout_s: float
+) -> bytes:
+    """Receive and load what was asked for; what is held then, or why it is not."""
+    version = asked["version"]
+    try:
+        packed = receiver.receive(version, timeout_s)
+        held = holder.load(unpack(packed), version)
+        found: dict[str, Any] = {
+            "version": version,
+            "fingerprint": held,
+            "logprobs": holder.logprobs(asked["canary"]),
+            "precision": holder.precision,
+        }
+    except EvoluteError as error:
+        found = {"version": version, "error": f"{type(error).__name__}: {error}"}
+    return json.dumps(found).encode()
 
 
 def publish_remotely(
-    channels: Sequence[Connection],
+    channels: Sequence[Channel],
     sender: Sender,
-    policy: Policy,
+    policy: Publishable,
     version: int,
     canary: Sequence[int],
     timeout_s: float = 60.0,
@@ -116,7 +141,7 @@ def publish_remotely(
     return proofs
 
 
-def release(channels: Sequence[Connection]) -> None:
+def release(channels: Sequence[Channel]) -> None:
     """Let those that attend end; one that is gone is no error."""
     for channel in channels:
         try:
@@ -128,7 +153,7 @@ def release(channels: Sequence[Connection]) -> None:
 # -- internals ---------------------------------------------------------------
 
 
-def _tell(channel: Connection, message: bytes, number: int, version: int) -> None:
+def _tell(channel: Channel, message: bytes, number: int, version: int) -> None:
     try:
         channel.send_bytes(message)
     except OSError as error:
@@ -138,7 +163,7 @@ def _tell(channel: Connection, message: bytes, number: int, version: int) -> Non
         ) from error
 
 
-def _answer(channel: Connection, number: int, version: int, timeout_s: float) -> dict[str, Any]:
+def _answer(channel: Channel, number: int, version: int, timeout_s: float) -> dict[str, Any]:
     try:
         if not channel.poll(timeout_s):
             raise TrainingError(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evolute.train.control.run import step_back
+from evolute.train.control.priority import step_back
 from evolute.train.tinker import passes, results
 from evolute.train.tinker.actions import Actions
 from evolute.train.tinker.models import Models, adam_of
