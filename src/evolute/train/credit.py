@@ -212,8 +212,7 @@ def _weights(members: Sequence[Numbered], config: TrainConfig) -> list[float]:
     lengths: dict[int, int] = defaultdict(int)
     groups: dict[int, int] = {}
     for member in members:
-        turns = (len(list(run)) for said, run in groupby(member.sample.loss_mask) if said)
-        lengths[member.place] = max(lengths[member.place], *turns, 0)
+        lengths[member.place] += sum(member.sample.loss_mask)
         groups[member.place] = member.rollout.group
     longest = config.algorithm.max_length or config.max_new_tokens
     longest = longest or max(lengths.values(), default=1)
