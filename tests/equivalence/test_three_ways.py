@@ -111,16 +111,19 @@ def test_tokens_masks_and_logprobs_are_the_same_bits(ways):
     assert all(r.failure is None for r in (*here, *there, *api)) and trained > 6 * 3
 
 
-def test_the_update_is_the_same(ways, tmp_path):
+def test_the_updates_are_the_same(ways, tmp_path):
+    """Two steps, as the first of Adam has the gradient's signs alone; and its norms, which Adam
+    does not show."""
     here, there, api, client = ways
     rewards = [1.0, 0.0, 0.5, 0.0, 1.0, 0.25]  # the model earns none; contrast is what is learned
-    trained = [_trained_here(_with(rewards, rollouts)) for rollouts in (here, there)]
-    through = _trained_through_the_api(client, api, rewards, tmp_path)
+    (ours, norms), (theirs, _) = (_trained_here(_with(rewards, r)) for r in (here, there))
+    through, told = _trained_through_the_api(client, api, rewards, tmp_path)
     begin = dict(_policy().lora.named_parameters())
-    assert trained[0].keys() == through.keys() == begin.keys()
-    for name, ours in trained[0].items():
-        assert torch.equal(ours, trained[1][name]), name
-        torch.testing.assert_close(through[name], ours, rtol=0, atol=1e-6, msg=name)
+    assert told == pytest.approx(norms, rel=1e-4) and norms[0] > 0
+    assert ours.keys() == through.keys() == begin.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+        torch.testing.assert_close(through[name], value, rtol=0, atol=1e-6, msg=name)
     assert max(float((v - begin[n]).detach().abs().max()) for n, v in through.items()) > LR / 2
 
 
@@ -141,9 +144,11 @@ def _policy():
 
 
 def _trained_here(rollouts):
+    """Adapters after two steps: on all rollouts, then on those of the first problem."""
     trainer = Trainer(_policy(), _config())
-    assert trainer.update(rollouts).num_tokens > 0
-    return {n: p.detach().clone() for n, p in trainer.policy.lora.named_parameters()}
+    parts = (rollouts, rollouts[:3])
+    norms = [trainer.update(part).metrics["grad_norm"] for part in parts]
+    return {n: p.detach().clone() for n, p in trainer.policy.lora.named_parameters()}, norms
 
 
 def _trained_through_the_api(client, rollouts, rewards, directory):
@@ -155,15 +160,17 @@ def _trained_through_the_api(client, rollouts, rewards, directory):
             others = [rewards[j] for j in group if j != i]
             (sample,) = rollouts[i].samples
             data.append(_datum(sample, rewards[i] - sum(others) / 2))
-    passed = client.result(client.train(model, data, "importance_sampling"))
-    assert "error" not in passed, passed
     adam = {"learning_rate": LR, "beta2": BETA2, "eps": EPS, "grad_clip_norm": CLIP}
-    assert client.result(client.step(model, **adam))["metrics"]["grad_norm"] > 0
+    norms = []
+    for part in (data, data[:3]):
+        passed = client.result(client.train(model, part, "importance_sampling"))
+        assert "error" not in passed, passed
+        norms.append(client.result(client.step(model, **adam))["metrics"]["grad_norm"])
     client.sampler(model, path="after")
     place = f"/api/v1/training_runs/{model}/checkpoints/sampler_weights/after/archive"
     with tarfile.open(fileobj=io.BytesIO(client.http.get(place).content)) as tar:
         tar.extractall(directory, filter="data")
-    return dict(load_peft(directory).named_parameters())
+    return dict(load_peft(directory).named_parameters()), norms
 
 
 def _datum(sample, advantage):
