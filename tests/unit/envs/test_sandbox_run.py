@@ -1,6 +1,7 @@
 """One program in each sandbox that can be had here: what comes back, and how it ended."""
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -106,6 +107,15 @@ def test_what_is_no_utf_8_is_replaced(sandbox):
 
 def test_a_stdin_that_nobody_reads_blocks_nothing(sandbox):
     assert run(sandbox, "print(1)", stdin="x" * 10**7).stdout == "1\n"
+
+
+def test_a_stdin_that_a_survivor_holds_open_is_let_go(sandbox):
+    source = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.closerange(1, 3)\n"
+        "    time.sleep(1)\n    os._exit(0)\nprint(1)"
+    )
+    assert run(sandbox, source, stdin="x" * 10**7).stdout == "1\n"
+    gc.collect()  # a pipe still open would warn, and a warning fails
 
 
 def test_a_file_is_limited(sandbox):

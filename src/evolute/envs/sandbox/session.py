@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from evolute.envs.sandbox.contract import Ending, SandboxLimits
-from evolute.envs.sandbox.watch import END_S, MIB, SETUP_S, Launch, rlimits
+from evolute.envs.sandbox.watch import END_S, MIB, SETUP_S, Launch, closed, drop, rlimits
 from evolute.types import ConfigError, SandboxError
 
 INSIDE = Path(__file__).with_name("session_inside.py")
@@ -172,10 +172,11 @@ class Session:
             return
         handle, self._handle = self._handle, -1
         assert self._launch.kill is not None and self._process.stdin is not None
-        self._process.stdin.close()
+        drop(self._process.stdin)
         self._launch.kill(self._process.pid)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), END_S)
+        await closed(self._process.stdin)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         os.close(handle)

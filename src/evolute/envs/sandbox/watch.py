@@ -133,11 +133,12 @@ class _Run:
         """Whatever happened: nothing of it runs on."""
         if self._process is not None:
             assert self._process.stdin is not None
-            self._process.stdin.close()
+            drop(self._process.stdin)
             if not self._has_ended:
                 self._kill()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), END_S)
+            await closed(self._process.stdin)
             self._kill_command()
             os.close(self._handle)
         for stream in self._streams:
@@ -218,6 +219,20 @@ class _Run:
     @property
     def _cpu(self) -> int:
         return math.ceil(self._limits.cpu_seconds)
+
+
+def drop(stdin: asyncio.StreamWriter) -> None:
+    """Close a pipe with all that nobody has read; `close` alone waits for a reader."""
+    if stdin.transport.get_write_buffer_size():
+        stdin.transport.abort()
+    else:  # a transport that is closed already cannot abort
+        stdin.close()
+
+
+async def closed(stdin: asyncio.StreamWriter) -> None:
+    """Until a pipe that was told to close has done so."""
+    with contextlib.suppress(TimeoutError, OSError):
+        await asyncio.wait_for(stdin.wait_closed(), END_S)
 
 
 def header_of(launch: Launch, script: Script, limits: SandboxLimits) -> dict[str, Any]:
