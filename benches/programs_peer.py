@@ -23,6 +23,7 @@ from typing import Any
 SHAPES = Path(__file__).parents[1] / "src" / "evolute" / "lang" / "shapes"
 FILES = {"multi_turn_short": "multi_turn", "multi_turn_long": "multi_turn"}
 SEED = 1
+UNTRACED: list[Any] = []
 
 
 def main() -> None:
@@ -125,14 +126,28 @@ def run_under_sglang(command: dict[str, Any]) -> dict[str, Any]:
     program = getattr(module, name)
     began = time.perf_counter()
     try:
-        states = program.run_batch(command["arguments"], temperature=0)
-        for state in states:
+        for state in batch(program, command["arguments"]):
             state.sync()
             if state.error() is not None:
                 return {"error": f"{name}: {state.error()}"}
     except Exception as error:
         return {"error": f"{name}: {type(error).__name__}: {error}"}
     return {"seconds": time.perf_counter() - began}
+
+
+def batch(program: Any, arguments: list[dict[str, Any]]) -> Any:
+    """A program that sglang cannot trace (its text depends on an argument in more ways than by
+    standing in it) runs without its prefix put into the cache first."""
+    from sglang.lang.global_config import global_config
+
+    global_config.enable_precache_with_tracing = program not in UNTRACED
+    try:
+        return program.run_batch(arguments, temperature=0)
+    except (KeyError, ValueError, IndexError):
+        if program in UNTRACED:
+            raise
+        UNTRACED.append(program)
+        return batch(program, arguments)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@
     stale        on rollouts of the weights `lag` updates ago, as if they were fresh
     corrected    the same, with the ratio to the sampler clipped and truncated
 
-The world pays for tokens with even numbers. Prints one JSON: the mean reward of the last tenth of
-the steps, by way and seed, sampled with the weights that are trained.
+The world pays for tokens with even numbers. Prints one JSON: by way and seed, the mean reward of
+the last tenth of the steps and of all of them, and the first of three steps with a mean of 0.9,
+sampled with the weights that are trained. Each way learns an easy task in the end: what staleness
+costs is seen in the steps until then.
 """
 
 from __future__ import annotations
@@ -46,8 +48,19 @@ def main() -> None:
             curve = train(model, _settings(way, args.steps, args.lr, seed), lag)
             found[way].append(statistics.fmean(curve[-max(args.steps // 10, 1) :]))
             curves[f"{way}/{seed}"] = [round(x, 3) for x in curve]
+    speed = {key: (statistics.fmean(curve), _first(curve)) for key, curve in curves.items()}
     means = {way: statistics.fmean(values) for way, values in found.items()}
-    print(json.dumps({"means": means, "by_seed": found, "curves": curves, **vars(args)}))
+    print(
+        json.dumps(
+            {"means": means, "by_seed": found, "speed": speed, "curves": curves, **vars(args)}
+        )
+    )
+
+
+def _first(curve: list[float], level: float = 0.9) -> int | None:
+    """The first of three steps whose mean reaches a level."""
+    spans = (i for i in range(len(curve) - 2) if statistics.fmean(curve[i : i + 3]) >= level)
+    return next(spans, None)
 
 
 def train(model: LoadedModel, settings: TrainConfig, lag: int) -> list[float]:

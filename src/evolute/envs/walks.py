@@ -21,8 +21,9 @@ from evolute.types.settings import nearest
 
 PREFIX = "walk"
 WORDS = {"+": "add", "-": "take"}
+COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _QUESTION = re.compile(
-    r"Begin with (\d+), (add|take) (\d+) and (add|take) (\d+) in turn, (\d+) times, mod (\d+)\. "
+    r"Begin with (\d+), (add|take) (\d+) and (add|take) (\d+) in turn, (\w+) times, mod (\d+)\. "
     r"What is the end\?"
 )
 _OPTIONS = {"times": (5, 8), "modulus": (10, 10)}
@@ -65,7 +66,7 @@ class Walk:
     def question(self) -> str:
         first, second = self.rules
         return (
-            f"Begin with {self.start}, {first} and {second} in turn, {self.times} times, "
+            f"Begin with {self.start}, {first} and {second} in turn, {count_of(self.times)} times, "
             f"mod {self.modulus}. What is the end?"
         )
 
@@ -124,7 +125,17 @@ def read_walk(question: str) -> Walk:
         raise ValueError(f"{question!r} is no walk")
     signs = {word: sign for sign, word in WORDS.items()}
     rules = Rule(signs[found[2]], int(found[3])), Rule(signs[found[4]], int(found[5]))
-    return Walk(int(found[1]), rules, int(found[6]), int(found[7]))
+    return Walk(int(found[1]), rules, read_count(found[6]), int(found[7]))
+
+
+def count_of(number: int) -> str:
+    """A number of steps in words (up to ten): digits are then only what is reckoned."""
+    return COUNTS[number] if number < len(COUNTS) else str(number)
+
+
+def read_count(text: str) -> int:
+    """The number that `count_of` wrote. Raises ValueError for another word."""
+    return COUNTS.index(text) if text in COUNTS else int(text)
 
 
 def grade_walk(action: str, gold: str) -> float:

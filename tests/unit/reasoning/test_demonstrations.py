@@ -212,8 +212,8 @@ def test_the_trainer_reads_what_is_written_and_knows_the_same_tag():
 
 def test_the_student_writes_a_digit_as_a_token_and_phrases_whole():
     tokenizer = student().tokenizer
-    text = "Begin with 7, add 3 and take 5 in turn, 6 times, mod 10. What is the end?" + render(
+    text = "Begin with 7, add 3 and take 5 in turn, six times, mod 10. What is the end?" + render(
         Trace((), (), "5")
     )
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert len(tokenizer.encode("7 + 3 = 0, 5 left: take 5, add 3.\n\n")) == 11
+    assert len(tokenizer.encode("7 + 3 = 0, five left: take 5, add 3.\n\n")) == 11

@@ -3,8 +3,8 @@
 student(seed) -> LoadedModel        untrained; about 0.8 million weights
 
 Its vocabulary is bytes and phrases, each a token: those of `walk` unless others are given. A digit
-is a token, and so is a digit with the word or sign beside it (`add 3`, ` + 3`, `4 left`), as in a
-vocabulary of words.
+is a token, and so is a digit with the word or sign beside it (`add 3`, ` + 3`) and a count with its
+word (`four left`), as in a vocabulary of words.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from evolute.envs.walks import COUNTS
 from evolute.models import LoadedModel, ModelConfig
 from evolute.models.tiny import tiny_weights
 from evolute.models.token_bytes import byte_alphabet
@@ -29,7 +30,7 @@ PHRASES = (
     *(f"{THOUGHT}\n\n", f"{THOUGHT_END}\n\n{SOLUTION}\n\n", f"\n\n{SOLUTION_END}"),
     *(f" {sign} {digit}" for sign in "+-" for digit in DIGITS),
     *(f"{word} {digit}" for word in ("Begin with", "add", "take") for digit in DIGITS),
-    *(f"{digit} {word}" for word in ("left", "times") for digit in DIGITS),
+    *(f"{count} {word}" for word in ("left", "times") for count in COUNTS),
     *(", ", " and ", " in turn, ", ", mod ", "What is the end?", "Single steps", "Plan: "),
     *(
         "So the end is ",

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from evolute.envs.chains import compute
-from evolute.envs.walks import Rule, Walk, draw_walk
+from evolute.envs.walks import COUNTS, Rule, Walk, count_of, draw_walk, read_count
 from evolute.reasoning.demonstrations.chains import StepCheck, Style
 from evolute.reasoning.demonstrations.trace import Step, Trace
 from evolute.types import Message
@@ -26,7 +26,10 @@ from evolute.types import Message
 DOMAIN = "walk"
 NUM_SINGLE, NUM_SUMS = 4, 24  # steps of an exercise, and of sums
 _INVERSE = {"+": "-", "-": "+"}
-_STEP = re.compile(r"(?:^|\n\n)(?:Check: |Going back: )?(\d+) ([-+]) (\d+) = (\d+), (\d+) left:")
+_COUNT = "|".join((*COUNTS, r"\d+"))
+_STEP = re.compile(
+    rf"(?:^|\n\n)(?:Check: |Going back: )?(\d+) ([-+]) (\d+) = (\d+), ({_COUNT}) left:"
+)
 
 
 def demonstrate_walk(walk: Walk, rng: random.Random, style: Style | None = None) -> Trace:
@@ -77,7 +80,7 @@ def check_walk(text: str, walk: Walk) -> StepCheck:
     known, true = {walk.times: walk.start}, walk.values
     steps = grounded = right = truly = 0
     for before, operation, number, value, left in _STEP.findall(text):
-        place, rule = int(left), Rule(operation, int(number))
+        place, rule = read_count(left), Rule(operation, int(number))
         steps += 1
         is_rule = rule == walk.rules[(walk.times - place - 1) % 2]
         grounded += is_rule and known.get(place + 1) == int(before)
@@ -135,7 +138,7 @@ def _line(walk: Walk, done: int, before: int, value: int) -> str:
 def _state(walk: Walk, done: int, value: int) -> str:
     """Where the walk stands, how many steps are left, and the rules in the order of their turns."""
     rules = f"{walk.rules[done % 2]}, {walk.rules[(done + 1) % 2]}"
-    return f"{value}, {walk.times - done} left: {rules}."
+    return f"{value}, {count_of(walk.times - done)} left: {rules}."
 
 
 def _finished(walk: Walk, steps: list[Step], answer: int) -> Trace:
