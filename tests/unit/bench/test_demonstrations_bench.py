@@ -16,7 +16,7 @@ from evolute.envs.walks import read_walk
 from evolute.models import load_model
 from evolute.types import ConfigError
 
-SMALL = Sizes(width=64, num_layers=1, skills=32, sums=32, traces=6, epochs=1, heldout=2)
+SMALL = Sizes(width=64, num_layers=1, skills=32, sums=32, mixed=8, traces=6, heldout=2)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_each_variant_has_its_figures_and_a_killed_run_goes_on(tmp_path, monkeyp
     del told[:]
     monkeypatch.setattr(lab_module, "_train", lambda *a: (told.append(a[1].name), train(*a))[1])
     again = run(True, sizes=SMALL, variants=variants, repeats=2, keep=tmp_path / "cut")
-    assert told == ["skills", "sums", "wrong", "lora"]  # the first two have nothing left to do
+    assert told == ["skills", "sums", "mixed", "wrong", "lora"]  # three have nothing left to do
     assert again.figures == whole.figures
     other = dataclasses.replace(SMALL, traces=7)
     with pytest.raises(ConfigError, match="other sizes"):

@@ -37,7 +37,7 @@ FEW = (
     *("correct", "shuffle-67", "wrong", "delete-67", "digits-50", "insert-67", "keywords-100"),
     *("shuffle-100", "delete-100", "insert-100", "lora", "short", "digits-70", "digits-100"),
 )
-QUICK = Sizes(skills=640, sums=480, traces=50, epochs=1, heldout=20)
+QUICK = Sizes(skills=640, sums=640, mixed=240, traces=100, heldout=20)
 
 
 def run(

@@ -39,7 +39,8 @@ from evolute.train.settings import OptimizerConfig
 from evolute.train.sft import SftConfig, SftController, SftReport
 
 LORA = LoraConfig(rank=2, alpha=8.0)  # 4 % of the weights
-EXERCISES, SUMS = 0.6, 0.6  # of the talks of phase A; SUMS of the second half of them
+EXERCISES = 0.6  # of the talks of phase A that are no sums
+SUMS = {"skills": 0.0, "sums": 0.9, "mixed": 0.3}  # of the talks of each stage of it
 TOLD = 25  # steps between two lines of progress
 
 
@@ -50,12 +51,15 @@ class Sizes:
     width: int = 64
     num_layers: int = 2
     skills: int = 12_800
-    sums: int = 19_200
     skill_batch: int = 32
     skill_lr: float = 5e-3
+    sums: int = 12_800
+    mixed: int = 4_800
+    sum_batch: int = 8
+    sum_lr: float = 3e-3
     short: tuple[int, int] = (1, 2)
-    traces: int = 300
-    epochs: int = 9
+    traces: int = 8_000
+    epochs: int = 1
     lr: float = 1e-3
     lora_lr: float = 1e-2
     batch_size: int = 8
@@ -125,14 +129,17 @@ class Lab:
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
     """The taught student that all variants start from: first how a step is written, at any place,
     and whole thoughts on walks of one or two; then the sums, among all of that, since what is not
-    seen for a while is forgotten."""
+    seen for a while is forgotten. Sums are learned by many small updates: four times as many talks
+    at once learn them later, or not."""
     rng = random.Random("skills")
-    wide = replace(sizes, batch_size=sizes.skill_batch)
+    wide = sizes.skill_batch, sizes.skill_lr
     model = student(0, sizes.width, sizes.num_layers, spread=sizes.width**-0.5)
-    for name, count, share in (("skills", sizes.skills, 0.0), ("sums", sizes.sums, SUMS)):
-        talks = [_talk(rng, sizes, share) for _ in range(count)]
-        model = _train(model, folder / name, talks, wide, 1, sizes.skill_lr, 0)
-    file = folder / "sums" / "skills.json"
+    for name, share in SUMS.items():
+        talks = [_talk(rng, sizes, share) for _ in range(getattr(sizes, name))]
+        batch, lr = (sizes.sum_batch, sizes.sum_lr) if share else wide
+        stage = replace(sizes, batch_size=batch)
+        model = _train(model, folder / name, talks, stage, 1, lr, 0)
+    file = folder / "mixed" / "skills.json"
     if not file.exists():
         share = skill_share(model, sizes.heldout, sizes.modulus, sizes.times[1], config)
         _write(file, {"skills": share})

@@ -66,12 +66,17 @@ def exercise(rng: random.Random, modulus: int, times: int) -> Trace:
 
 
 def sums(rng: random.Random, modulus: int) -> Trace:
-    """Sums and differences that have nothing to do with each other."""
-    walks = [draw_walk(rng, (1, 1), modulus) for _ in range(NUM_SUMS)]
-    told = [(w.start, w.rules[0].operation, w.rules[0].number, w.values[1]) for w in walks]
-    steps = tuple(Step("STEP", f"{a} {sign} {b} = {value}.") for a, sign, b, value in told)
+    """Sums and differences that have nothing to do with each other. Small numbers come more often
+    (the lesser of two): if all were alike, neither number alone would tell anything about the sum,
+    and nothing would be learned for long."""
+    steps, value = [], 0
+    for _ in range(NUM_SUMS):
+        before, sign = rng.randrange(modulus), rng.choice("+-")
+        number = min(rng.randrange(1, modulus), rng.randrange(1, modulus))
+        value = compute(before, sign, number, modulus)
+        steps.append(Step("STEP", f"{before} {sign} {number} = {value}."))
     question = f"Sums, mod {modulus}."
-    return Trace(_asked(question), steps, f"The end is {told[-1][-1]}", "", "sums")
+    return Trace(_asked(question), tuple(steps), f"The end is {value}", "", "sums")
 
 
 def check_walk(text: str, walk: Walk) -> StepCheck:
