@@ -128,9 +128,9 @@ class Lab:
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
     """The taught student that all variants start from: first how a step is written, at any place,
-    and whole thoughts on walks of one or two; then the sums, among all of that, since what is not
-    seen for a while is forgotten. Sums are learned by many small updates: four times as many talks
-    at once learn them later, or not."""
+    and whole thoughts on walks of one or two; then the sums, by many small updates (four
+    times as many talks at once learn them later, or not); then all of it mixed, since what is not
+    seen for a while is forgotten."""
     rng = random.Random("skills")
     wide = sizes.skill_batch, sizes.skill_lr
     model = student(0, sizes.width, sizes.num_layers, spread=sizes.width**-0.5)
