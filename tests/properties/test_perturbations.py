@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evolute.envs.chains import draw_chain
-from evolute.envs.walks import draw_walk, read_walk
+from evolute.envs.walks import COUNTS, draw_walk, read_walk
 from evolute.reasoning.demonstrations import perturb as module
 from evolute.reasoning.demonstrations.chains import (
     Style,
@@ -45,6 +45,7 @@ from evolute.reasoning.demonstrations.walks import (
     check_walk,
     demonstrate_walk,
     exercise,
+    sums,
     wrong_walk,
 )
 from evolute.types import ConfigError
@@ -267,9 +268,11 @@ def test_shuffled_chains_lose_their_coherence_and_corrupted_ones_their_arithmeti
 
 @given(SEEDS, st.sampled_from([3, 10, 100]))
 def test_traces_of_walks_are_right_coherent_and_read_back(rng, modulus):
-    walk = draw_walk(rng, (1, 9), modulus)
+    walk = draw_walk(rng, (1, 14), modulus)  # counts are words up to ten
     assert read_walk(walk.question) == walk
     trace = demonstrate_walk(walk, rng)
+    told = {word for text in (walk.question, trace.thought) for word in text.split()}
+    assert walk.times > 10 or COUNTS[walk.times] in told  # in words: digits are what is reckoned
     assert trace.solution == f"The end is {walk.values[-1]}"
     found = check_walk(trace.thought, walk)
     assert found.num_grounded == found.num_steps >= walk.times
@@ -277,6 +280,23 @@ def test_traces_of_walks_are_right_coherent_and_read_back(rng, modulus):
     assert found.num_steps - found.num_right == found.num_steps - found.num_true == slips
     args = (trace.prompt, trace.problem_id, trace.domain)
     assert parse(render(trace), *args, by="paragraphs") == trace
+
+
+@pytest.mark.parametrize("question", ["What is the end?", "Begin with 1, add 2 and take 3 in turn, "
+                                      "some times, mod 10. What is the end?"])  # fmt: skip
+def test_what_tells_of_no_walk_is_refused(question):
+    with pytest.raises(ValueError, match="is no walk"):
+        read_walk(question)
+
+
+@given(SEEDS)
+def test_sums_are_right_and_small_numbers_come_more_often(rng):
+    numbers = Counter()
+    for _ in range(40):
+        steps = [step.text.rstrip(".").split() for step in sums(rng, 10).steps]
+        assert all((int(a) + int(sign + b) - int(c)) % 10 == 0 for a, sign, b, _, c in steps)
+        numbers.update(int(b) for _, _, b, _, _ in steps)
+    assert set(numbers) <= set(range(1, 10)) and numbers[1] > 2 * numbers[8]
 
 
 @given(SEEDS, st.sampled_from(["slip", "random"]))

@@ -22,9 +22,10 @@ from evolute.types.settings import nearest
 PREFIX = "walk"
 WORDS = {"+": "add", "-": "take"}
 COUNTS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+COUNT = "|".join((*COUNTS, r"\d+"))  # what `count_of` writes, as a regular expression
 _QUESTION = re.compile(
-    r"Begin with (\d+), (add|take) (\d+) and (add|take) (\d+) in turn, (\w+) times, mod (\d+)\. "
-    r"What is the end\?"
+    r"Begin with (\d+), (add|take) (\d+) and (add|take) (\d+) in turn, "
+    rf"({COUNT}) times, mod (\d+)\. What is the end\?"
 )
 _OPTIONS = {"times": (5, 8), "modulus": (10, 10)}
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from evolute.envs.chains import compute
-from evolute.envs.walks import COUNTS, Rule, Walk, count_of, draw_walk, read_count
+from evolute.envs.walks import COUNT, Rule, Walk, count_of, draw_walk, read_count
 from evolute.reasoning.demonstrations.chains import StepCheck, Style
 from evolute.reasoning.demonstrations.trace import Step, Trace
 from evolute.types import Message
@@ -26,9 +26,8 @@ from evolute.types import Message
 DOMAIN = "walk"
 NUM_SINGLE, NUM_SUMS = 4, 24  # steps of an exercise, and of sums
 _INVERSE = {"+": "-", "-": "+"}
-_COUNT = "|".join((*COUNTS, r"\d+"))
 _STEP = re.compile(
-    rf"(?:^|\n\n)(?:Check: |Going back: )?(\d+) ([-+]) (\d+) = (\d+), ({_COUNT}) left:"
+    rf"(?:^|\n\n)(?:Check: |Going back: )?(\d+) ([-+]) (\d+) = (\d+), ({COUNT}) left:"
 )
 
 
