@@ -51,6 +51,20 @@ def test_each_variant_has_its_figures_and_a_killed_run_goes_on(tmp_path, monkeyp
         run(True, sizes=other, variants=variants, keep=tmp_path / "cut")
 
 
+def test_sums_are_taught_by_many_small_updates(tmp_path, monkeypatch):
+    """In large ones they were not learned (docs/lab.md)."""
+    stages = {}
+
+    def train(model, place, talks, sizes, epochs, lr, seed):
+        stages[place.name] = (len(talks), sizes.batch_size, lr)
+        return model
+
+    monkeypatch.setattr(lab_module, "_train", train)
+    monkeypatch.setattr(lab_module, "skill_share", lambda *_: 0.5)
+    assert lab_module.teach(tmp_path, SMALL, EngineConfig()).skills == 0.5
+    assert stages == {"skills": (32, 32, 5e-3), "sums": (32, 8, 3e-3), "mixed": (8, 8, 3e-3)}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"model": "tiny"}, "student of its own"), ({"variants": ["shufle-67"]}, "shuffle-67")],

@@ -10,6 +10,7 @@ from sandboxes import needs_bwrap
 from evolute.envs.sandbox.bubblewrap import Bubblewrap
 from evolute.envs.sandbox.contract import Ending, Sandbox, SandboxLimits, Script
 from evolute.envs.sandbox.unsafe import Unprotected
+from evolute.envs.sandbox.watch import END_S, closed, drop
 from evolute.types import ConfigError
 
 QUICK = SandboxLimits(seconds=10, cpu_seconds=10)
@@ -116,6 +117,23 @@ def test_a_stdin_that_a_survivor_holds_open_is_let_go(sandbox):
     )
     assert run(sandbox, source, stdin="x" * 10**7).stdout == "1\n"
     gc.collect()  # a pipe still open would warn, and a warning fails
+
+
+def test_a_pipe_is_dropped_at_once_with_what_nobody_read():
+    async def main():
+        sleeper = await asyncio.create_subprocess_exec("sleep", "60", stdin=asyncio.subprocess.PIPE)
+        try:
+            sleeper.stdin.write(b"x" * 10**7)
+            drop(sleeper.stdin)
+            await closed(sleeper.stdin)
+            drop(sleeper.stdin)  # once more does nothing
+            return sleeper.returncode, sleeper.stdin.transport.get_write_buffer_size()
+        finally:
+            sleeper.kill()
+            await sleeper.wait()
+
+    began = time.monotonic()
+    assert asyncio.run(main()) == (None, 0) and time.monotonic() - began < END_S
 
 
 def test_a_file_is_limited(sandbox):
