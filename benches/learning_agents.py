@@ -41,7 +41,7 @@ def main() -> None:
     recipe = options.recipe or RECIPES / f"learn-{options.world}.toml"
     train = load(TrainConfig, files=[recipe], overrides=options.set)
     place = options.run_dir / options.world
-    sizes = Sizes(lessons=options.lessons, epochs=options.epochs)
+    sizes = Sizes(lessons=options.lessons, exercises=options.exercises, epochs=options.epochs)
     pupil = taught(
         place / "pupil", WORLDS[options.world], train, sizes, options.pupil, _say("lessons")
     )
@@ -123,8 +123,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--pupil", type=int, default=0, help="seed of the pupil")
-    parser.add_argument("--lessons", type=int, default=1600)
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the lessons")
+    parser.add_argument("--lessons", type=int, default=3000)
+    parser.add_argument("--exercises", type=int, default=9000, help="in worlds that have some")
+    parser.add_argument("--epochs", type=int, default=1, help="passes over both")
     parser.add_argument("--count", type=int, default=200, help="held-out problems")
     parser.add_argument("--train-turns", type=int, nargs="*", help="default: the recipe's")
     parser.add_argument("--turns", type=int, nargs="*", help="of evaluation; default: training's")

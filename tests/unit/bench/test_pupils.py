@@ -19,8 +19,8 @@ from evolute.bench.pupils import (
     tool_pupil,
 )
 from evolute.bench.pupils.pupil import written
+from evolute.bench.pupils.sql_world import found_rows, spelt_queries
 from evolute.bench.pupils.teacher import lessons
-from evolute.bench.pupils.worlds import found_rows, spelt_queries
 from evolute.envs.tools.registry import make_tool_task
 from evolute.models import load_model
 from evolute.train import TrainConfig
@@ -28,6 +28,7 @@ from evolute.train.sft import read
 from evolute.types import BackendError, ConfigError, GenerateRequest, SamplingParams
 
 TASKS = {
+    "repair": "repair?modules=1&functions=1&steps=2&told=function&tools=editor",
     "sql": "sql?level=0&schema=hidden&spelling=drawn&domains=2&rows=4&queries=6",
     "memory": "memory-qa?parts=2&lines=4&hops=1&names=short&decoys=no&answers=colours",
     "search": "search-qa?hops=1&docs=10&browser=no&results=1&names=short",

@@ -113,13 +113,13 @@ class OwnCalls:
 
     features = SandboxFeatures(isolates=False, seccomp=False)
 
-    def __init__(self):
-        self.runs = 0
+    def __init__(self, *also):
+        self.runs, self.known = 0, {*map(program, BODIES), *also}
 
     async def run(self, script, limits):
         told = json.loads(script.files["_calls.json"])
         source = script.files["_program.py"].decode()
-        assert any(source == program(quality) for quality in BODIES)
+        assert source in self.known
         out = io.StringIO()
         for index, text in enumerate(told["inputs"]):
             self.runs += 1

@@ -6,10 +6,14 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_code import BODIES, OwnCalls, is_right, problem, program, roles
+from scripted_code import BODIES, PUBLIC, OwnCalls, is_right, problem, program, roles
 
+from evolute.envs.code.problem import CodeProblem, packed
 from evolute.lang.account import Account, Budget
+from evolute.reasoning.method import Roles
 from evolute.reasoning.s_star import SStar, SStarConfig
+from evolute.reasoning.s_star.prompts import repair
+from evolute.testing import ScriptedTextBackend
 from evolute.types import BackendError, ConfigError, Problem
 
 TABLE = {  # problem -> what its four threads are
@@ -203,3 +207,26 @@ def test_other_problems_are_refused():
     other = Problem("1+1", ({"role": "user", "content": "1+1"},), "2")
     with pytest.raises(ConfigError, match="no programming problem"):
         asyncio.run(method.solve(other, Account()))
+
+
+STARTER = 'def f(x):\n    """Square x."""\n'
+TALKATIVE = " return x * x\n```\n\nIt squares x:\n```python\nprint(f(2))\n```"
+
+
+def test_a_body_that_was_begun_is_gone_on_with_until_the_talk_begins():
+    code = CodeProblem("p", STARTER, "function", "f", STARTER, PUBLIC)
+    asked = Problem("p", ({"role": "user", "content": STARTER},), "", {"code": packed(code)})
+    backend = ScriptedTextBackend(lambda request: TALKATIVE)
+    config = SStarConfig(samples=1, rounds=0, style="body")
+    whole = STARTER + "    return x * x\n"
+    method = SStar(Roles(backend), lambda: OwnCalls(whole), config)
+    solution = asyncio.run(method.solve(asked, Account()))
+    assert backend.requests[0].prompt.text == STARTER + "   "
+    assert whole in solution.text and "print" not in solution.text
+    assert solution.reason == "passed"
+
+
+def test_a_repair_begins_the_body_too():
+    code = CodeProblem("p", STARTER, "function", "f", STARTER, PUBLIC)
+    for style, end in (("complete", STARTER), ("body", STARTER + "   ")):
+        assert repair(code, [("x", ("input 1: wrong",))], style).text.endswith(end)

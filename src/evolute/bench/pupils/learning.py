@@ -22,7 +22,7 @@ from typing import Any
 from evolute.agents.run import AgentsConfig, run_agents
 from evolute.bench.pupils.pupil import tool_pupil
 from evolute.bench.pupils.teacher import lessons
-from evolute.bench.pupils.worlds import TOLD_OF, World
+from evolute.bench.pupils.world import TOLD_OF, World
 from evolute.engine import Engine, EngineConfig
 from evolute.envs import paired_difference, wilson
 from evolute.envs.tools.registry import make_tool_task
@@ -40,9 +40,9 @@ ENGINE = EngineConfig(page_size=4, precision="float32", num_threads=1)
 class Sizes:
     """The pupil and its lessons."""
 
-    lessons: int = 1_600
-    exercises: int = 1_600  # in worlds that have some
-    epochs: int = 4
+    lessons: int = 3_000
+    exercises: int = 9_000  # in worlds that have some; new ones teach more than the same again
+    epochs: int = 1
     batch: int = 8
     lr: float = 2e-3
     width: int = 128

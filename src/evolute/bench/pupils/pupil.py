@@ -40,7 +40,7 @@ def tool_pupil(
 ) -> LoadedModel:
     """The same for the same arguments."""
     known = tuple(dict.fromkeys((*PHRASES, *phrases)))
-    model = student(seed, width, num_layers, known)
+    model = student(seed, width, num_layers, known, width**-0.5)
     tokenizer = ChatTokenizer(
         model.tokenizer.tokenizers, eos_token_id=model.tokenizer.eos_token_id, template=TEMPLATE
     )

@@ -85,10 +85,7 @@ class RepairTask:
     # -- internals ---------------------------------------------------------------
 
     def _repository(self, problem: Problem) -> Repository:
-        key = problem.extras.get("repair")
-        if not isinstance(key, str) or "/" not in key:
-            raise ConfigError(f"problem {problem.id[:80]!r} is none of {self.name!r}.")
-        return draw_repository(random.Random(key), self.shape, key.partition("/")[0])
+        return draw_case(problem, self.shape)
 
     def _problem(self, key: str) -> Problem:
         repository = draw_repository(random.Random(key), self.shape, key.partition("/")[0])
@@ -162,6 +159,14 @@ def repair_task(name: str, sandbox: Bubblewrap) -> RepairTask:
     told = choice(FAMILY, options, "told", ("symptom", "function", "line"))
     tools = choice(FAMILY, options, "tools", ("all", "editor"))
     return RepairTask(name, shape, told, tools, sandbox)
+
+
+def draw_case(problem: Problem, shape: Shape) -> Repository:
+    """The problem's repository. Raises ConfigError for a problem of another family."""
+    key = problem.extras.get("repair")
+    if not isinstance(key, str) or "/" not in key:
+        raise ConfigError(f"problem {problem.id[:80]!r} is none of {FAMILY!r}.")
+    return draw_repository(random.Random(key), shape, key.partition("/")[0])
 
 
 def issue_of(repository: Repository, told: str) -> str:

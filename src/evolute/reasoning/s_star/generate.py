@@ -18,7 +18,7 @@ from evolute.envs.sandbox.calls import CallReport
 from evolute.lang.account import Account
 from evolute.lang.metered import Metered
 from evolute.reasoning.method import Roles, seed_of
-from evolute.reasoning.s_star.prompts import put, repair, write
+from evolute.reasoning.s_star.prompts import GOES_ON, begun, put, repair, write
 from evolute.reasoning.s_star.runs import Runs
 from evolute.reasoning.s_star.settings import SStarConfig
 from evolute.reasoning.s_star.together import together
@@ -101,7 +101,9 @@ class _Thread:
             told = [(one.source, one.feedback) for one in self._attempts]
             question, model = repair(self._code, told, config.style), self._debugger
         text = await put(model, question, sampling)
-        goes_on = self._code.completes or config.style == "complete"
+        goes_on = self._code.completes or config.style in GOES_ON
+        if config.style == "body":
+            text = begun(config.style) + text.partition("\n```")[0]
         source = code_of(text, self._code.starter, completes=goes_on)
         reports = await self._runs.check(source) if source else []
         self._seconds = sum(report.seconds for report in reports)

@@ -21,6 +21,8 @@ from evolute.lang.backend import TextBackend
 from evolute.reasoning.asking import log_likelihoods
 from evolute.reasoning.method import seed_of
 from evolute.reasoning.s_star.prompts import (
+    GOES_ON,
+    begun,
     put,
     to_prompt,
     value_of,
@@ -102,7 +104,7 @@ class Judge:
             asked, form = value_of(self._code, question.shown_input, style)
             sides = [repr(decode(side)) for side in (question.one, question.other)]
         else:
-            asked, form = write(self._code, style), "{}" if style == "complete" else BLOCK_OF
+            asked, form = write(self._code, style), "{}" if style in GOES_ON else BLOCK_OF
             sides = [self._body(side) for side in (question.one, question.other)]
         prompt = await to_prompt(self._model, asked)
         scores = await log_likelihoods(self._model, prompt, [form.format(one) for one in sides])
@@ -112,8 +114,10 @@ class Judge:
 
     def _body(self, source: str) -> str:
         """What a model that completes would have written of a program."""
-        is_completed = self._config.style == "complete"
-        return source.removeprefix(self._code.starter) if is_completed else source
+        style = self._config.style
+        if style not in GOES_ON:
+            return source
+        return source.removeprefix(self._code.starter).removeprefix(begun(style))
 
     async def _ask(self, question: Question, one: str, other: str, turn: int) -> int:
         if question.shown_input:

@@ -7,6 +7,7 @@ which_output, which_program          a judge's question; the answer ends in A, B
 value_of                             what a right program gives: its probability is a vote
 await put(model, question, sampling) one answer
 await to_prompt(model, question)     what the answer continues
+begun(style)                         what of a function's body the prompt has written already
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from evolute.reasoning.asking import ask, prompt_of
 from evolute.types import Message, SamplingParams
 
 Question = str | Prompt  # a text is said by the user; a prompt is gone on with
+GOES_ON = ("complete", "body")  # styles of models that go on where the header ends
+INDENT = "   "  # of a body's first line, but the space that belongs to its first word's token
 SHOWN = 2000  # characters of a value that a judge is shown
 BLOCK = "Answer with one Python code block that holds the whole program."
 
@@ -38,9 +41,13 @@ async def to_prompt(model: TextBackend, question: Question) -> Prompt:
     return await prompt_of(model, [{"role": "user", "content": question}])
 
 
+def begun(style: str) -> str:
+    return INDENT if style == "body" else ""
+
+
 def write(code: CodeProblem, style: str) -> Question:
-    if style == "complete":
-        return Prompt.of(_header(code))
+    if style in GOES_ON:
+        return Prompt.of(_header(code) + begun(style))
     return f"{_task(code)}\n\n{BLOCK}"
 
 
@@ -48,10 +55,11 @@ def repair(
     code: CodeProblem, attempts: Sequence[tuple[str, tuple[str, ...]]], style: str
 ) -> Question:
     """With every earlier program and what each public test said of it."""
-    if style == "complete":
+    if style in GOES_ON:
         source, lines = attempts[-1]
         told = "\n".join(f"# {line}" for line in [*source.splitlines(), *lines])
-        return Prompt.of(f"# A wrong attempt:\n{told}\n\n# The right program:\n{_header(code)}")
+        header = _header(code) + begun(style)
+        return Prompt.of(f"# A wrong attempt:\n{told}\n\n# The right program:\n{header}")
     told = "\n\n".join(
         f"Attempt {k}:\n```python\n{source}```\nIts tests:\n" + "\n".join(lines)
         for k, (source, lines) in enumerate(attempts, 1)
@@ -100,7 +108,7 @@ def which_program(code: CodeProblem, one: str, other: str) -> str:
 def value_of(code: CodeProblem, shown_input: str, style: str) -> tuple[Question, str]:
     """What comes before a value, and how a value is written there ("{}"): between marks, since a
     number that begins another one would always be more probable."""
-    if style == "complete":
+    if style in GOES_ON:
         told = f"{_commented(code)}\n# {code.entry_point or 'program'}({shown_input}) == "
         return Prompt.of(told), "{}\n"
     asked = (

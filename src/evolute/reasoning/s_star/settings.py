@@ -31,7 +31,9 @@ class SStarConfig:
     judge_accuracy: float = 0.75  # as `calibrate` measured it; weighs votes in s_star_plus
     judge_at_least: float = 0.55  # below it the judge is not asked
     size_prior: float = 0.0  # of a cluster's log-size, in s_star_plus
-    style: Literal["chat", "complete"] = "chat"  # complete: models that only go on
+    # complete: models that only go on; body: such as would rather talk of the function than write
+    # it, so the prompt has begun its body
+    style: Literal["chat", "complete", "body"] = "chat"
     seed: int = 0
     records: str = ""  # a JSONL file of candidates: written, and read instead of sampling again
     limits: SandboxLimits = field(default_factory=SandboxLimits)
