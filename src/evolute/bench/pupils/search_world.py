@@ -9,12 +9,15 @@ from typing import Any
 
 from evolute.bench.pupils.pupil import opened
 from evolute.bench.pupils.world import Calls, Talk, pieces
-from evolute.envs.madewords import made_word
+from evolute.envs.madewords import SYLLABLES
 from evolute.envs.search import corpus
 from evolute.envs.search.task import case_of
 from evolute.types import Problem
 
-GUESSES, STRAYS = 0.4, 0.35  # answers without a search; searches for something else
+GUESSES, STRAYS = 0.35, 0.25  # answers without a search; searches for something else
+MADE = re.compile(
+    rf"\b(?:{'|'.join(one.capitalize() for one in SYLLABLES)})(?:{'|'.join(SYLLABLES)})\b"
+)
 
 
 def search(problem: Problem, source: random.Random, told: str) -> Calls:
@@ -40,15 +43,8 @@ def asked(problem: Problem) -> tuple[corpus.Relation, str]:
     raise AssertionError(f"{question!r} is no question of one hop")
 
 
-REPEATS = 0.4  # of the exercises: nothing but to say again what was said
-
-
 def read_page(task: Any, problems: Sequence[Problem], source: random.Random) -> Talk:
-    """A page of a problem's corpus, and what it tells; or made-up words to be repeated, which is
-    what reading a name comes down to."""
-    if source.random() < REPEATS:
-        words = " ".join(made_word(source, 1, 3) for _ in range(source.randint(3, 8)))
-        return [(words, words)]
+    """A page of a problem's corpus, all names of it drawn anew, and what it tells."""
     case = case_of(task.name, problems[0], task.shape)
     page = source.choice(case.corpus.pages)
     kind = case.corpus.kinds[page.title]
@@ -58,7 +54,24 @@ def read_page(task: Any, problems: Sequence[Problem], source: random.Random) -> 
         (f"What is {one.phrase.format(x=page.title)}?", case.corpus.facts[page.title, one.name])
         for one in relations
     ]
-    return [(f"1. {page.title}\n{page.text}\n{talk[0][0]}", talk[0][1]), *talk[1:]]
+    talk[0] = (f"1. {page.title}\n{page.text}\n{talk[0][0]}", talk[0][1])
+    return _renamed(talk, source)
+
+
+def _renamed(talk: Talk, source: random.Random) -> Talk:
+    """Each made-up name is another one, everywhere the same."""
+    names = sorted({name for said in talk for text in said for name in MADE.findall(text)})
+    others = dict(zip(names, source.sample(_short_names(), len(names)), strict=True))
+    question, answer = (
+        [MADE.sub(lambda found: others[found[0]], text) for text in side]
+        for side in zip(*talk, strict=True)
+    )
+    return list(zip(question, answer, strict=True))
+
+
+def _short_names() -> list[str]:
+    """All there are; each is a token."""
+    return [f"{one.capitalize()}{other}" for one in SYLLABLES for other in SYLLABLES]
 
 
 def search_phrases() -> Iterable[str]:
@@ -66,6 +79,7 @@ def search_phrases() -> Iterable[str]:
     yield from ("What is ", "?\nSearch: what is needed lies on one page. Hand in the answer with ")
     yield from ("`finish`: the name, number or word alone.", "1. ", " is a ", "Nothing found.")
     yield from (*corpus.FIRST, *corpus.PRODUCTS, *corpus.SEAS, *corpus.KINDS, " Works", "Tales of ")
+    yield from (*_short_names(), *(f"{first} " for first in corpus.FIRST))
     yield from (" River", *(f"{relation.name} of" for relation in corpus.RELATIONS), "\n")
     yield from pieces(form for one in corpus.RELATIONS for form in (one.phrase, one.fact))
     yield from pieces(corpus.FILLER.values())
