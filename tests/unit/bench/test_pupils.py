@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,8 +20,10 @@ from evolute.bench.pupils import (
     tool_pupil,
 )
 from evolute.bench.pupils.pupil import written
+from evolute.bench.pupils.search_world import MADE
 from evolute.bench.pupils.sql_world import found_rows, spelt_queries
 from evolute.bench.pupils.teacher import lessons
+from evolute.envs.repair.task import draw_case
 from evolute.envs.tools.registry import make_tool_task
 from evolute.models import load_model
 from evolute.train import TrainConfig
@@ -101,6 +104,58 @@ def test_an_exercise_asks_what_its_text_tells():
     assert any(len(talk) > 2 for talk in talks)
     for talk in filter(None, talks):
         assert all(answer and answer in talk[0][0] for _, answer in talk)
+
+
+def called(text):
+    """Name and arguments of the one call in a text."""
+    call = json.loads(text.partition("<tool_call>\n")[2].partition("\n</tool_call>")[0])
+    return call["name"], call["arguments"]
+
+
+def test_an_exercise_of_sql_asks_for_a_word_that_no_question_asks_for():
+    task, source = make_tool_task(TASKS["sql"]), random.Random(0)
+    problems = task.problems("train", 40)
+    real = {p.id.partition(": ")[2] for p in [*problems, *task.problems("heldout", 40)]}
+    ways = set()
+    for problem in problems:
+        talk = WORLDS["sql"].exercise(task, [problem], source)
+        asked = talk[0][0].partition("Question: ")[2].partition("\n")[0]
+        word = asked.removesuffix("?").rpartition(" ")[2]
+        assert asked not in real
+        assert spelt(problem, word) >= {
+            next(iter(called(answer)[1].values())) for _, answer in talk
+        }
+        ways.add(tuple(called(answer)[0] for _, answer in talk))
+        assert found_rows(talk[-1][0]) or len(talk) == 1
+    assert ways == {("finish",), ("sql", "finish")}
+
+
+def spelt(problem, word):
+    """The problem's queries, of another word."""
+    own = re.search(r"(\w+)\?", problem.id)[1]
+    return {query.replace(own, word) for query in spelt_queries(problem)}
+
+
+def test_an_exercise_of_repair_is_the_right_edit():
+    task, source = make_tool_task(TASKS["repair"]), random.Random(0)
+    for problem in task.problems("train", 20):
+        [(asked, answer)] = WORLDS["repair"].exercise(task, [problem], source)
+        name, edit = called(answer)
+        repository = draw_case(problem, task.shape)
+        before, after = (repository.files(is_mended=is_mended) for is_mended in (False, True))
+        changed = before[edit["path"]].replace(edit["old_str"], edit["new_str"])
+        assert name == "editor" and changed == after[edit["path"]] != before[edit["path"]]
+        assert edit["path"] in asked
+
+
+def test_names_of_an_exercise_of_search_are_tokens():
+    task, source = make_tool_task(TASKS["search"]), random.Random(0)
+    problems, model = task.problems("train", 9), tool_pupil(0, WORLDS["search"].phrases)
+    for k in range(30):
+        talk = WORLDS["search"].exercise(task, problems[k % 7 : k % 7 + 3], source)
+        said = " ".join(text for pair in talk for text in pair)
+        names = [name for name in re.findall(r"[A-Z][a-z]+", said) if MADE.fullmatch(name)]
+        assert names and all(len(model.tokenizer.encode(name)) == 1 for name in names)
 
 
 def test_a_script_that_ends_too_early_is_an_error():

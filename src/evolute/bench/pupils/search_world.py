@@ -15,6 +15,7 @@ from evolute.envs.search.task import case_of
 from evolute.types import Problem
 
 GUESSES, STRAYS = 0.35, 0.25  # answers without a search; searches for something else
+REPEATS = 0.5  # of the exercises: they teach to copy whatever name it is
 MADE = re.compile(
     rf"\b(?:{'|'.join(one.capitalize() for one in SYLLABLES)})(?:{'|'.join(SYLLABLES)})\b"
 )
@@ -44,7 +45,11 @@ def asked(problem: Problem) -> tuple[corpus.Relation, str]:
 
 
 def read_page(task: Any, problems: Sequence[Problem], source: random.Random) -> Talk:
-    """A page of a problem's corpus, all names of it drawn anew, and what it tells."""
+    """A page of a problem's corpus, all names of it drawn anew, and what it tells; or names alone,
+    to be said again."""
+    if source.random() < REPEATS:
+        names = "".join(source.sample(_short_names(), source.randint(4, 24)))
+        return [(names, names)]
     case = case_of(task.name, problems[0], task.shape)
     page = source.choice(case.corpus.pages)
     kind = case.corpus.kinds[page.title]
