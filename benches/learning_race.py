@@ -2,14 +2,14 @@
 
     python benches/learning_race.py --trl-python VENV/bin/python --rounds 1 --plot race.html
 
-TRL needs an environment that has Evolute, too, for the task's rewards: pip install . trl==1.16.0
-transformers==5.23.0 peft==0.21.2. Both train the embedded model with LoRA of rank 16 by the recipe
-(default: that of `evolute train rl`), each alone on the machine, one after the other; every round
-has another seed and the other order. The clock starts when the model is loaded and runs through
-rollouts, updates and, on our side, publication. Two curves are compared by the reward that TRL ends
-with, the mean of its last `--window` steps: when does the mean of so many steps first reach it? TRL
-generates with `transformers` in float32; ours in `--precision`, and trains in float32. One JSON
-object comes out.
+TRL needs an environment of its own that has Evolute, too, for the task's rewards: pip install .
+trl==1.16.0 transformers==5.23.0 peft==0.21.2. Both train the embedded model with LoRA of rank 16 by
+the recipe (default: that of `evolute train rl`), each alone on the machine, one after the other;
+every round has another seed and the other order. The clock starts when the model is loaded and runs
+through rollouts, updates and, on our side, publication. Two curves are compared by the reward that
+TRL ends with, the mean of its last `--window` steps: when does the mean of so many steps first
+reach it? TRL generates with `transformers` in float32; ours in `--precision`, and trains in
+float32. One JSON object comes out.
 """
 
 from __future__ import annotations
@@ -246,7 +246,11 @@ def _page(rounds: list[dict[str, Curve]]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trl-python", required=True, help="the interpreter that has TRL")
+    parser.add_argument(
+        "--trl-python",
+        default=sys.executable,
+        help="the interpreter that has TRL; default: this one",
+    )
     parser.add_argument("--recipe", type=Path, help="a TOML file; default: the defaults")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--rounds", type=int, default=1)
