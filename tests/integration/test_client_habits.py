@@ -200,7 +200,10 @@ def test_hints_about_the_cache_are_taken(both: Any) -> None:
     made = both(["ok"])
     chat = made.openai.chat.completions.create(**ASK, prompt_cache_key="a")
     turn = made.openai.responses.create(model="base", input="hi", prompt_cache_key="a")
-    assert chat.choices[0].message.content == turn.output_text == "ok"
+    hint = {"prompt_cache_key": "a"}  # completions have it with us alone
+    text = made.openai.completions.create(model="base", prompt="hi", extra_body=hint)
+    assert chat.choices[0].message.content == turn.output_text == text.choices[0].text == "ok"
+    assert [request.session for request in made.backend.requests] == ["a", "a", "a"]
 
 
 def test_anthropics_own_loop_runs_the_tools(both: Any) -> None:

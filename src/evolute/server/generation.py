@@ -44,7 +44,7 @@ class Call:
         prefix: str,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
-        **settings: Any,  # adapter, tenant, cache_salt, deadline_s
+        **settings: Any,  # adapter, tenant, cache_salt, deadline_s, session
     ) -> Call:
         id = f"{prefix}-{uuid.uuid4().hex}"
         several = len(prompts) > 1

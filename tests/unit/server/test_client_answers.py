@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -34,6 +35,13 @@ def test_another_endpoint_gets_standard_fields_only() -> None:
     known = {"model", "prompt", "max_tokens", "temperature", "top_p", "n", "seed", "logprobs"}
     assert set(body) == known | {"frequency_penalty", "presence_penalty"}
     assert (body["model"], body["prompt"], body["seed"]) == ("ann", [1, 2], 4)
+
+
+def test_a_session_is_a_hint_that_our_own_servers_get() -> None:
+    asked = dataclasses.replace(REQUEST, session="talk 7")
+    assert answers.payload(asked, "gpt", Dialect.EVOLUTE)["prompt_cache_key"] == "talk 7"
+    assert "prompt_cache_key" not in answers.payload(REQUEST, "gpt", Dialect.EVOLUTE)
+    assert "prompt_cache_key" not in answers.payload(asked, "gpt", Dialect.OPENAI)
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 4}, {"regex": "a"}, {"top_logprobs": 1}])

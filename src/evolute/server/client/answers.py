@@ -65,7 +65,8 @@ class Dialect(StrEnum):
 
 
 def payload(request: GenerateRequest, model: str, dialect: Dialect) -> dict[str, Any]:
-    """Raises NotSupported when another endpoint has no field for a setting in use."""
+    """Raises NotSupported when another endpoint has no field for a setting in use. A session is a
+    hint where to go, which another endpoint is not told."""
     settings = {f.name: getattr(request.sampling, f.name) for f in dataclasses.fields(PLAIN)}
     changed = {name: v for name, v in settings.items() if v != getattr(PLAIN, name)}
     body = {field: settings[name] for name, field in STANDARD.items()}
@@ -85,6 +86,8 @@ def payload(request: GenerateRequest, model: str, dialect: Dialect) -> dict[str,
             body["cache_salt"] = request.cache_salt
         if request.priority:
             body["priority"] = request.priority
+        if request.session:
+            body["prompt_cache_key"] = request.session
         if request.deadline_s is not None:
             body["deadline_s"] = request.deadline_s
         if request.adapter:

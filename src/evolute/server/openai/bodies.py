@@ -94,7 +94,7 @@ class GenerationBody(StrictBody):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     user: str | None = None  # the tenant who is billed for fairness
-    prompt_cache_key: str | None = None  # a hint; what prompts share is found without one
+    prompt_cache_key: str | None = None  # a hint: where several engines serve, to the same one
     response_format: ResponseFormat | None = None
     # ours, with the names that SGLang and vLLM use
     top_k: int | None = Field(None, ge=-1)  # -1 and 0: off

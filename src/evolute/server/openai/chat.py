@@ -64,6 +64,7 @@ async def converse(
         cache_salt=body.cache_salt or "",
         priority=body.priority or 0,
         deadline_s=body.deadline_s,
+        session=body.prompt_cache_key or "",
     )
     reading = _Reading(toolset, tool_format)
     model = names.shown(body.model)

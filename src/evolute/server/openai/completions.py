@@ -56,6 +56,7 @@ async def complete(request: Request, engine: Backend, names: ModelNames) -> Resp
         cache_salt=body.cache_salt or "",
         priority=body.priority or 0,
         deadline_s=body.deadline_s,
+        session=body.prompt_cache_key or "",
     )
     answer = _Answer(body, engine.tokenizer, call, names.shown(body.model), int(time.time()))
     if body.stream:

@@ -85,7 +85,7 @@ class ResponseBody(StrictBody):
     stream: bool | None = None
     user: str | None = None  # the tenant who is billed for fairness
     deadline_s: float | None = Field(None, ge=0, le=MAX_DEADLINE_S)  # ours: to the first token
-    prompt_cache_key: str | None = None  # a hint; what prompts share is found without one
+    prompt_cache_key: str | None = None  # a hint: where several engines serve, to the same one
     metadata: dict[str, str] | None = None  # given back as it came
     # ours, with the names that the other endpoints have
     stop: str | Many[str] | None = None

@@ -209,7 +209,8 @@ async def _turn(
     )
     tenant = enter(request, user=body.user, adapter=adapter)
     settings = {"adapter": adapter, "tenant": tenant, "deadline_s": body.deadline_s}
-    call = Call.of("resp", [prompt], sampling, **settings)
+    session = body.prompt_cache_key or ""
+    call = Call.of("resp", [prompt], sampling, session=session, **settings)
     id = f"resp_{uuid.uuid4().hex}"
     answer = Answer(id, body, toolset, names.shown(body.model), parser(toolset, tool_format))
     return _Turn(body, call, answer, engine, store, _owner(request), asked.messages)
