@@ -3,6 +3,7 @@
     bounded        P whole lifecycles at once
     pipeline       P in each stage, so more live worlds
     equal_live     the pipeline with no more live worlds than the bounded batch: about 1.0
+    ..._predicted_s    what the simulator says of each, from the stages' times in the bounded batch
 
 Each trajectory is an agent of `evolute.agents` whose model is a script. Its world is a sandbox that
 starts with a service that takes a while, its tool waits within the sandbox, and a fresh sandbox
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from evolute.agents import AgentConfig, AgentPlayer, DispatchConfig, Dispatcher
+from evolute.agents.simulation import Recorded, recorded, replay
 from evolute.bench.result import BenchResult, summarize
 from evolute.engine import EngineConfig
 from evolute.envs.sandbox import make_sandbox
@@ -78,8 +80,14 @@ def run(
     rounds = []
     for _ in range(repeats):
         found: dict[str, float] = {}
+        taken: dict[str, list[Recorded]] = {}
         for name, limits in schedules.items():
-            found |= asyncio.run(_measure(name, limits, load, tokenizer))
+            figures, taken[name] = asyncio.run(_measure(name, limits, load, tokenizer))
+            found |= figures
+        for name, limits in schedules.items():
+            predicted = replay(taken["bounded"], range(load.trajectories), limits).makespan_s
+            found[f"{name}_predicted_s"] = predicted
+            found[f"{name}_error"] = predicted / found[f"{name}_s"] - 1
         found["ratio"] = found["bounded_s"] / found["pipeline_s"]
         found["ratio_equal_live"] = found["bounded_s"] / found["equal_live_s"]
         rounds.append(found)
@@ -92,26 +100,27 @@ def run(
 
 async def _measure(
     name: str, limits: DispatchConfig, load: Load, tokenizer: Tokenizer
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[Recorded]]:
     task, backend = SandboxTask(load), ScriptedModel(tokenizer, load.model_s)
     problems = task.problems("train", load.trajectories)
     began = time.perf_counter()
     async with Dispatcher(limits) as dispatcher:
         player = AgentPlayer(task, backend, AgentConfig(), dispatcher=dispatcher)
         plays = [
-            player.play(problem, group=group, index=0, seed=0)
+            player.play_timed(problem, group=group, index=0, seed=0)
             for group, problem in enumerate(problems)
         ]
-        rollouts = await asyncio.gather(*plays)
+        played = await asyncio.gather(*plays)
         seconds, stats = time.perf_counter() - began, dispatcher.stats()
-    wrong = [rollout for rollout in rollouts if rollout.reward != 1.0]
+    wrong = [rollout for _, rollout in played if rollout.reward != 1.0]
     if wrong:
         raise RuntimeError(f"{len(wrong)} trajectories were not right: {wrong[0].metadata}")
-    return {
+    figures = {
         f"{name}_s": seconds,
         f"{name}_peak_live": stats["live/peak"],
         f"{name}_peak_run": stats["run/peak"],
     }
+    return figures, [recorded(ending) for ending, _ in played]
 
 
 class SandboxTask:

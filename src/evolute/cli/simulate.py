@@ -83,7 +83,21 @@ def _training(file: Path, changes: list[str], print_config: bool) -> dict[str, A
     }
 
 
+def _replay(file: Path, changes: list[str], print_config: bool) -> dict[str, Any]:
+    from evolute.agents.simulation import ReplayConfig, compared
+
+    config = settings(ReplayConfig, [file], changes, print_config=print_config)
+    found = compared(config)
+    width = max(map(len, found))
+    print(f"{'schedule'.ljust(width)}  makespan s  peak live")
+    for name, row in found.items():
+        print(f"{name.ljust(width)}  {row.makespan_s:10.2f}  {row.peak_live:9.0f}")
+    rows = {name: dataclasses.asdict(row) for name, row in found.items()}
+    return {"kind": "replay", "schedules": rows, "config": dataclasses.asdict(config)}
+
+
 KINDS: dict[str, Callable[[Path, list[str], bool], dict[str, Any]]] = {
     "dispatch": _dispatch,
     "training": _training,
+    "replay": _replay,
 }
