@@ -6,10 +6,11 @@ TRL needs an environment of its own that has Evolute, too, for the task's reward
 trl==1.16.0 transformers==5.23.0 peft==0.21.2. Both train the embedded model with LoRA of rank 16 by
 the recipe (default: that of `evolute train rl`), each alone on the machine, one after the other;
 every round has another seed and the other order. The clock starts when the model is loaded and runs
-through rollouts, updates and, on our side, publication. Two curves are compared by the reward that
-TRL ends with, the mean of its last `--window` steps: when does the mean of so many steps first
-reach it? TRL generates with `transformers` in float32; ours in `--precision`, and trains in
-float32. One JSON object comes out.
+through rollouts, updates and, on our side, publication. It is a race by time, so ours may take more
+steps (`--our-steps`) than TRL has time for. Two curves are compared by the reward that TRL ends
+with, the mean of its last `--window` steps: when does the mean of so many steps first reach it? TRL
+generates with `transformers` in float32; ours in `--precision`, and trains in float32. One JSON
+object comes out.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _evolute(options: argparse.Namespace) -> Curve:
     from evolute.train import Controller
 
     torch.set_num_threads(options.threads)
-    config = dataclasses.replace(_recipe(options), update_nice=0)
+    recipe = _recipe(options)
+    steps = options.our_steps or recipe.steps
+    config = dataclasses.replace(recipe, update_nice=0, steps=steps)
     model = load_model(config.model)
     engine_config = EngineConfig(
         precision=options.precision, page_size=4, num_threads=options.threads
@@ -190,6 +193,7 @@ def _run(side: str, options: argparse.Namespace, seed: int, model: Path) -> Curv
     python = options.trl_python if side == "trl" else sys.executable
     command = [python, "-P", "-W", "ignore", __file__, "--worker", side, "--seed", str(seed)]
     command += ["--threads", str(options.threads), "--precision", options.precision]
+    command += ["--our-steps", str(options.our_steps)]
     command += ["--recipe", str(options.recipe)] if options.recipe else []
     command += [part for one in options.set for part in ("--set", one)]
     given = {
@@ -254,6 +258,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, help="a TOML file; default: the defaults")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--our-steps", type=int, default=0, help="0: as many as TRL's")
     parser.add_argument("--window", type=int, default=4, help="steps that a mean is taken of")
     parser.add_argument("--precision", default="float32", choices=["float32", "quantized"])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
