@@ -36,7 +36,7 @@ def test_the_recipe_of_human_eval_holds_settings_that_exist():
         else:
             own[key] = value
     method = make_method("s_star_plus", Roles(ScriptedTextBackend()), Unprotected, own)
-    assert method.name == "s_star_plus" and method.config.style == "complete"
+    assert method.name == "s_star_plus" and method.config.style == "body"
 
 
 @pytest.mark.parametrize(
