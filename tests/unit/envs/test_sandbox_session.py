@@ -92,6 +92,25 @@ def test_a_program_cannot_end_or_see_the_session():
     assert f"\n{os.getuid()}\n" not in report.stdout or os.getuid() != 0
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "echo hi > a; chmod 000 .",
+        "echo hi > a; chmod 000 /box/home; cd /",
+        "mkdir d; cd d; echo hi > ../a; chmod 000 . ..",
+        "cd /; rm -rf /box/home; mkdir /box/home; echo hi > /box/home/a; chmod 100 /box/home",
+        "mkdir d; echo hi > a; cd d; rm -r ../d",
+    ],
+)
+def test_a_program_that_shuts_its_folder_does_not_shut_out_the_next(spoil):
+    async def play(session):
+        first = await session.run(shell(spoil))
+        return await session.run(shell("chmod 700 /box/home; cat /box/home/a", first.folder))
+
+    report = in_session(play)
+    assert (report.exit_code, report.stdout) == (0, "hi\n"), report
+
+
 def test_files_are_read_and_written_inside_the_folder_only():
     async def play(session):
         await session.run(shell("ln -s / root; ln -s a.py inside; mkfifo pipe; mkdir d"))

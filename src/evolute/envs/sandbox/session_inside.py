@@ -146,11 +146,7 @@ def begin_program(
             most = resource.getrlimit(number)[1]
             hard = hard if most == resource.RLIM_INFINITY else min(hard, most)
             resource.setrlimit(number, (min(soft, hard), hard))
-        try:
-            os.chdir(request["folder"])
-        except OSError:  # gone, or never there
-            os.makedirs(session["folder"], exist_ok=True)
-            os.chdir(session["folder"])
+        enter(request["folder"], session["folder"])
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
         os.execvpe(arguments[0], arguments, environment)
     except BaseException as error:
@@ -158,6 +154,21 @@ def begin_program(
         os.write(2, f"{name} cannot be started: {why}\n".encode("utf-8", "replace"))
     finally:
         os._exit(127)
+
+
+def enter(folder: str, home: str) -> None:
+    """The folder, or the session's own where that is gone or shut: made anew, opened again."""
+    try:
+        os.chdir(folder)
+        return
+    except OSError:
+        pass
+    os.makedirs(home, exist_ok=True)
+    try:
+        os.chdir(home)
+    except PermissionError:  # a program has taken its own rights away
+        os.chmod(home, 0o700)
+        os.chdir(home)
 
 
 def drop(session: dict[str, Any]) -> None:
