@@ -38,7 +38,7 @@ from evolute.reasoning.demonstrations.walks import (
 from evolute.train.settings import OptimizerConfig
 from evolute.train.sft import SftConfig, SftController, SftReport
 
-LORA = LoraConfig(rank=2, alpha=8.0)  # 4 % of the weights
+LORA = LoraConfig(rank=16, alpha=32.0)  # 32 % as many weights as this small student has
 EXERCISES = 0.6  # of the talks of phase A that are no sums
 SUMS = {"skills": 0.0, "sums": 0.9, "mixed": 0.3}  # of the talks of each stage of it
 TOLD = 25  # steps between two lines of progress
@@ -61,7 +61,8 @@ class Sizes:
     traces: int = 8_000
     epochs: int = 1
     lr: float = 1e-3
-    lora_lr: float = 1e-2
+    lora_lr: float = 5e-3
+    lora_epochs: int = 3  # in one an adapter may stay on the plateau that all weights leave
     batch_size: int = 8
     heldout: int = 200
     times: tuple[int, int] = (5, 8)
@@ -121,9 +122,9 @@ class Lab:
 
     def _student_of(self, name: str) -> LoadedModel:
         sizes, lora = self._sizes, LORA if name == "lora" else None
-        lr = sizes.lora_lr if lora else sizes.lr
+        lr, epochs = (sizes.lora_lr, sizes.lora_epochs) if lora else (sizes.lr, sizes.epochs)
         place, traces = self._folder / name, self.variant(name)
-        return _train(self._taught.model, place, traces, sizes, sizes.epochs, lr, self._seed, lora)
+        return _train(self._taught.model, place, traces, sizes, epochs, lr, self._seed, lora)
 
 
 def teach(folder: Path, sizes: Sizes, config: EngineConfig) -> Taught:
