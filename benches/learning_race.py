@@ -31,6 +31,8 @@ SIDES = ("evolute", "trl")
 TIMEOUT_S = 3 * 3600
 PROBLEMS = 2048  # that TRL draws from
 THEIR_BATCH = 16  # rows of a micro-batch; one of 64 takes 19 GB
+RULES = {"grpo": "group", "dr_grpo": "none"}  # what TRL divides advantages by
+SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
 Curve = list[tuple[float, float]]  # seconds, mean reward of a step
 
 
@@ -41,6 +43,8 @@ def main() -> None:
         run = _evolute if options.worker == "evolute" else _trl
         print(json.dumps(run(options)), file=out, flush=True)
         return
+    if not 1 <= options.window <= _recipe(options).steps:
+        sys.exit(f"--window is {options.window}; it must be 1 to the recipe's number of steps.")
     from evolute.bench import BenchResult
     from evolute.bench.peers import model_directory
 
@@ -96,14 +100,14 @@ def _trl(options: argparse.Namespace) -> Curve:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from evolute.envs import make_task
     from evolute.envs.step import read_step
 
     torch.set_num_threads(options.threads)
     recipe = _recipe(options)
-    task, adam = make_task(recipe.task), recipe.optimizer
+    task = make_task(recipe.task)
     problems = task.problems("train", PROBLEMS, seed=recipe.seed)
     known = {problem.messages[-1]["content"]: problem for problem in problems}
     curve: Curve = []
@@ -128,26 +132,11 @@ def _trl(options: argparse.Namespace) -> Curve:
                 curve.append((time.perf_counter() - started[0], logs["reward"]))
                 _say(options, curve)
 
-    rows = recipe.prompts_per_step * recipe.samples_per_prompt
     with tempfile.TemporaryDirectory() as folder:
         GRPOTrainer(
             model=os.environ["PEER_MODEL"],
             reward_funcs=reward,
-            args=GRPOConfig(
-                output_dir=folder, use_cpu=True, bf16=False, seed=recipe.seed,
-                per_device_train_batch_size=THEIR_BATCH,
-                gradient_accumulation_steps=rows // THEIR_BATCH,
-                num_generations=recipe.samples_per_prompt,
-                max_completion_length=recipe.max_new_tokens or task.max_new_tokens,
-                max_steps=recipe.steps, learning_rate=adam.lr, adam_beta1=adam.beta1,
-                adam_beta2=adam.beta2, max_grad_norm=adam.max_grad_norm,
-                warmup_steps=adam.warmup_steps, lr_scheduler_type="linear",
-                temperature=recipe.temperature, beta=0.0, loss_type=LOSSES[_rule(recipe)],
-                scale_rewards="group" if recipe.algorithm.advantage == "grpo" else "none",
-                model_init_kwargs={"dtype": "float32"}, logging_steps=1, report_to=[],
-                save_strategy="no", dataloader_pin_memory=False, gradient_checkpointing=False,
-                disable_tqdm=True,
-            ),
+            args=_their_settings(recipe, task.max_new_tokens, folder),
             train_dataset=Dataset.from_list([{"prompt": list(p.messages)} for p in problems]),
             peft_config=LoraConfig(
                 r=recipe.lora.rank, lora_alpha=recipe.lora.alpha, target_modules="all-linear",
@@ -158,15 +147,29 @@ def _trl(options: argparse.Namespace) -> Curve:
     return curve
 
 
-LOSSES = {"grpo": "dapo", "dr_grpo": "dapo"}  # what TRL calls a mean over the batch's tokens
+def _their_settings(recipe: Any, max_new_tokens: int, folder: str) -> Any:
+    """The recipe in TRL's words. Raises SystemExit for one that TRL is not told how to follow."""
+    from trl import GRPOConfig
 
-
-def _rule(recipe: Any) -> str:
-    """Raises SystemExit for a recipe that TRL is not told how to follow."""
-    rule = recipe.algorithm
-    if rule.advantage not in LOSSES or rule.reduction != "token_mean" or recipe.method != "lora":
+    rule, adam = recipe.algorithm, recipe.optimizer
+    rows = recipe.prompts_per_step * recipe.samples_per_prompt
+    if rule.advantage not in RULES or rule.reduction != "token_mean" or recipe.method != "lora":
         sys.exit("the race knows grpo and dr_grpo with token_mean and LoRA; take another recipe.")
-    return str(rule.advantage)
+    if rows % THEIR_BATCH:
+        sys.exit(f"{rows} rollouts a step are no multiple of {THEIR_BATCH}, TRL's micro-batch.")
+    return GRPOConfig(
+        output_dir=folder, use_cpu=True, bf16=False, seed=recipe.seed,
+        per_device_train_batch_size=THEIR_BATCH, gradient_accumulation_steps=rows // THEIR_BATCH,
+        num_generations=recipe.samples_per_prompt,
+        max_completion_length=recipe.max_new_tokens or max_new_tokens,
+        max_steps=recipe.steps, learning_rate=adam.lr, adam_beta1=adam.beta1,
+        adam_beta2=adam.beta2, weight_decay=adam.weight_decay, max_grad_norm=adam.max_grad_norm,
+        warmup_steps=adam.warmup_steps, lr_scheduler_type=SCHEDULES[adam.decay],
+        temperature=recipe.temperature, beta=0.0, loss_type="dapo",  # a mean over all tokens
+        scale_rewards=RULES[rule.advantage], model_init_kwargs={"dtype": "float32"},
+        logging_steps=1, report_to=[], save_strategy="no", dataloader_pin_memory=False,
+        gradient_checkpointing=False, disable_tqdm=True,
+    )  # fmt: skip
 
 
 def _recipe(options: argparse.Namespace) -> Any:

@@ -27,7 +27,8 @@ def simulate(
     print_config: PrintConfig = False,
     json: Json = False,
 ) -> None:
-    """Predict makespan, idle share and live worlds for machines that one does not have."""
+    """Predict makespan, idle share and live worlds for machines that one does not have, or of a
+    recorded run under other limits."""
     found = KINDS[_kind(file)](file, set_ or [], print_config)
     if json:
         emit(found)

@@ -151,3 +151,24 @@ def test_updates_are_timed_on_the_same_examples():
     assert sft.samples(4, 259, 1) == sft.samples(4, 259, 1) != sft.samples(4, 259, 2)
     with pytest.raises(ConfigError, match="no engine"):
         sft.run(True, model="tiny", config=EngineConfig(page_size=4))
+
+
+def test_an_adapter_reads_the_traces_more_often_and_at_a_rate_of_its_own(tmp_path, monkeypatch):
+    made = {}
+
+    def train(model, place, traces, sizes, epochs, lr, seed, lora=None):
+        made[place.name] = (epochs, lr, lora is not None)
+        return model
+
+    answers = Answers([True], *[0.0] * 6)
+    monkeypatch.setattr(lab_module, "_train", train)
+    monkeypatch.setattr(lab_module, "ask", lambda *_: answers)
+    taught = Taught(load_model("tiny"), 1.0)
+    lab = Lab(tmp_path, 0, SMALL, EngineConfig(), taught)
+    for name in ("correct", "lora"):
+        lab.answers(name)
+    assert made == {
+        "correct": (SMALL.epochs, SMALL.lr, False),
+        "lora": (SMALL.lora_epochs, SMALL.lora_lr, True),
+    }
+    assert SMALL.lora_epochs != SMALL.epochs

@@ -23,7 +23,7 @@ from evolute.bench.pupils.pupil import written
 from evolute.bench.pupils.search_world import MADE
 from evolute.bench.pupils.sql_world import found_rows, spelt_queries
 from evolute.bench.pupils.teacher import lessons
-from evolute.envs.repair.task import draw_case
+from evolute.envs.repair.task import repository_of
 from evolute.envs.tools.registry import make_tool_task
 from evolute.models import load_model
 from evolute.train import TrainConfig
@@ -141,7 +141,7 @@ def test_an_exercise_of_repair_is_the_right_edit():
     for problem in task.problems("train", 20):
         [(asked, answer)] = WORLDS["repair"].exercise(task, [problem], source)
         name, edit = called(answer)
-        repository = draw_case(problem, task.shape)
+        repository = repository_of(problem, task.shape)
         before, after = (repository.files(is_mended=is_mended) for is_mended in (False, True))
         changed = before[edit["path"]].replace(edit["old_str"], edit["new_str"])
         assert name == "editor" and changed == after[edit["path"]] != before[edit["path"]]

@@ -55,7 +55,7 @@ def test_it_is_charged_and_held_to_the_budget():
 
 def test_a_number_that_begins_another_has_no_advantage():
     code = solved_code()
-    for style in ("chat", "complete"):
+    for style in ("chat", "complete", "body"):
         _, form = value_of(code, "2", style)
         assert not form.format("41").startswith(form.format("4"))
 

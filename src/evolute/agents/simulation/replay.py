@@ -75,7 +75,9 @@ def recorded(ending: Ending[Any]) -> Recorded:
 
 def read_recorded(path: Path) -> tuple[list[Recorded], list[int]]:
     """And their groups. Trajectories that did not get through are left out. Raises ConfigError
-    when none is left."""
+    when none is left, or there is no such file."""
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}; set trajectories to that of a run.")
     found, groups = [], []
     for record in read_records(path):
         times = {name: value["service_s"] for name, value in record.get("times", {}).items()}

@@ -11,7 +11,7 @@ from evolute.bench.pupils.pupil import written
 from evolute.bench.pupils.world import Calls, Talk
 from evolute.envs.code.list_operations import OPERATIONS
 from evolute.envs.repair.repository import MODULES, NOUNS, PACKAGES, VERBS
-from evolute.envs.repair.task import draw_case
+from evolute.envs.repair.task import repository_of
 from evolute.envs.sandbox.session import FOLDER
 from evolute.envs.tools.shown import numbered
 from evolute.types import Problem
@@ -35,7 +35,7 @@ def repair(problem: Problem, source: random.Random, told: str) -> Calls:
 
 def mend(task: Any, problems: Sequence[Problem], source: random.Random) -> Talk:
     """A file as the editor shows it, and the right edit."""
-    repository = draw_case(problems[0], task.shape)
+    repository = repository_of(problems[0], task.shape)
     path = f"{repository.package}/{repository.buggy.module}.py"
     seen = numbered(repository.files()[path].splitlines())
     told = WHERE.search(problems[0].messages[0]["content"])

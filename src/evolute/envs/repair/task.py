@@ -68,10 +68,10 @@ class RepairTask:
 
     def world(self, problem: Problem) -> RepairWorld:
         """Raises ConfigError for a problem of another family."""
-        return RepairWorld(self, problem, self._repository(problem))
+        return RepairWorld(self, problem, repository_of(problem, self.shape))
 
     def gold_calls(self, problem: Problem) -> Sequence[Call]:
-        repository = self._repository(problem)
+        repository = repository_of(problem, self.shape)
         bug = repository.buggy
         old, new = (_body(repository, is_mended) for is_mended in (False, True))
         edit = {
@@ -83,9 +83,6 @@ class RepairTask:
         return (("editor", edit), ("finish", {}))
 
     # -- internals ---------------------------------------------------------------
-
-    def _repository(self, problem: Problem) -> Repository:
-        return draw_case(problem, self.shape)
 
     def _problem(self, key: str) -> Problem:
         repository = draw_repository(random.Random(key), self.shape, key.partition("/")[0])
@@ -161,7 +158,7 @@ def repair_task(name: str, sandbox: Bubblewrap) -> RepairTask:
     return RepairTask(name, shape, told, tools, sandbox)
 
 
-def draw_case(problem: Problem, shape: Shape) -> Repository:
+def repository_of(problem: Problem, shape: Shape) -> Repository:
     """The problem's repository. Raises ConfigError for a problem of another family."""
     key = problem.extras.get("repair")
     if not isinstance(key, str) or "/" not in key:
