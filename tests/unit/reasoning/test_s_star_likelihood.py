@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from scripted_code import OwnCalls, Weighing, is_right, problem
+from scripted_code import PUBLIC, OwnCalls, Weighing, is_right, problem
 
+from evolute.envs.code.problem import CodeProblem, packed
 from evolute.lang.account import Account, Budget
 from evolute.lang.backend import Capabilities
 from evolute.reasoning.method import Roles
@@ -12,7 +13,7 @@ from evolute.reasoning.s_star import SStar, SStarConfig
 from evolute.reasoning.s_star.judge import calibrate, case_of
 from evolute.reasoning.s_star.prompts import value_of
 from evolute.testing import ScriptedTextBackend
-from evolute.types import ConfigError, NotSupported
+from evolute.types import ConfigError, NotSupported, Problem
 
 ROW = ("TRAP", "TWIN", "RIGHT", "WRONG")
 
@@ -51,6 +52,19 @@ def test_it_is_charged_and_held_to_the_budget():
     spent = Account(Budget(calls=len(ROW)))
     solution = solve(Weighing({"p": ROW}), spent)
     assert solution.reason == "budget" and spent.spent.calls == len(ROW)
+
+
+def test_a_begun_body_is_weighed_from_where_the_prompt_ends():
+    starter = 'def f(x):\n    """Square x."""\n'
+    code = CodeProblem("p", starter, "function", "f", starter, PUBLIC)
+    asked = Problem("p", ({"role": "user", "content": starter},), "", {"code": packed(code)})
+    bodies, backend = [" return x * x\n", " return abs(x) ** 3\n"], Weighing({})
+    config = SStarConfig(samples=2, rounds=0, judge="likelihood", style="body", selector="judge")
+    backend._script = lambda request: bodies[len(backend.requests) % 2]
+    wholes = [f"{starter}   {body}" for body in bodies]
+    asyncio.run(SStar(Roles(backend), lambda: OwnCalls(*wholes), config).solve(asked, Account()))
+    (before, texts), *_ = backend.weighed
+    assert before.endswith(starter + "   ") and sorted(texts) == sorted(bodies)
 
 
 def test_a_number_that_begins_another_has_no_advantage():
